@@ -1,0 +1,572 @@
+package main
+
+// The HTTP API (https://pusher.com/docs/channels/library_auth_reference/rest-api/): a route table, one authenticating
+// wrapper, one handler for each call, one reply writer.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
+)
+
+// api answers the calls for one app.
+type api struct {
+	app *App
+	now func() time.Time // the wall clock, which callers sign
+}
+
+// routes enters the calls into mux.
+func (a *api) routes(mux *http.ServeMux) {
+	for pattern, handle := range map[string]func(*call) error{
+		"POST /apps/{app}/events":                             a.postEvents,
+		"POST /apps/{app}/batch_events":                       a.postBatchEvents,
+		"GET /apps/{app}/channels":                            a.getChannels,
+		"GET /apps/{app}/channels/{channel}":                  a.getChannel,
+		"GET /apps/{app}/channels/{channel}/users":            a.getUsers,
+		"POST /apps/{app}/users/{user}/terminate_connections": a.postTerminate,
+		"POST /users/{user}/terminate_connections":            a.postTerminate, // the Python library leaves the app out
+		"POST /apps/{app}/channels/{channel}/events":          a.postChannelEvents,
+		"GET /apps/{app}/channels/{channel}/stats":            a.getStats,
+	} {
+		mux.HandleFunc(pattern, a.authenticated(handle))
+	}
+}
+
+// call is one request on its way through a handler, which writes a JSON object to out or returns an error.
+type call struct {
+	*http.Request
+	params params
+	body   []byte // valid until the handler returns
+	out    []byte
+	status int
+}
+
+// apiError is an error with the HTTP status it has for the caller.
+type apiError struct {
+	status int
+	text   string
+}
+
+func (e *apiError) Error() string { return e.text }
+
+func badRequest(format string, args ...any) error {
+	return &apiError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// authenticated is the way to every handler: it checks app, signature and body.
+func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		buffer := bodyBuffers.Get().(*[]byte)
+		c := &call{Request: r, status: http.StatusOK}
+		err := a.check(c, buffer)
+		if err == nil {
+			err = handle(c)
+		}
+		a.reply(w, c, err)
+		if cap(*buffer) <= maxBatchBuf {
+			bodyBuffers.Put(buffer)
+		}
+	}
+}
+
+var bodyBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// check fills c from its request and authenticates it. The signature comes before the body is read.
+func (a *api) check(c *call, buffer *[]byte) (err error) {
+	if id := c.PathValue("app"); a.app.id != "" && id != "" && id != a.app.id {
+		return &apiError{http.StatusNotFound, fmt.Sprintf("Unknown app id %q", id)}
+	}
+	if c.params, err = parseParams(c.URL.RawQuery); err != nil {
+		return badRequest("%v", err)
+	}
+	paths := []string{c.URL.EscapedPath(), c.URL.Path}
+	if err := a.app.keys.checkRequest(c.Method, paths, c.params, a.now(), a.app.limits.authWindow); err != nil {
+		return &apiError{http.StatusUnauthorized, err.Error()}
+	}
+	if c.body, err = readBody(c.Request, buffer, a.bodyLimit()); err != nil {
+		return err
+	}
+	if err := checkBodyMD5(c.params, c.body); err != nil {
+		return &apiError{http.StatusUnauthorized, err.Error()}
+	}
+	return nil
+}
+
+// bodyLimit is the size of the largest legal request, a batch of ten: data escaped to twice its size, and the rest.
+func (a *api) bodyLimit() int { return 64<<10 + maxBatch*2*a.app.limits.eventSize }
+
+// readBody reads the body into the buffer, which it lets grow.
+func readBody(r *http.Request, buffer *[]byte, limit int) ([]byte, error) {
+	b := (*buffer)[:0]
+	tooLarge := &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body exceeds the allowed maximum (%d bytes)", limit)}
+	if r.ContentLength > int64(limit) {
+		return nil, tooLarge
+	}
+	b = slices.Grow(b, int(max(r.ContentLength, 0))+1) // one more, so that the end is found without growing
+	defer func() { *buffer = b }()
+	for {
+		n, err := r.Body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case len(b) > limit:
+			return nil, tooLarge
+		case err == io.EOF:
+			return b, nil
+		case err != nil:
+			return nil, badRequest("The request body could not be read")
+		case len(b) == cap(b):
+			b = slices.Grow(b, len(b)+1)
+		}
+	}
+}
+
+// reply writes the answer: a JSON object, or the error as a line of text as the hosted service does.
+func (a *api) reply(w http.ResponseWriter, c *call, err error) {
+	kind, body := "application/json", c.out
+	if err != nil {
+		e := &apiError{http.StatusInternalServerError, err.Error()}
+		errors.As(err, &e)
+		a.app.logf("%s %q refused: %d %q", c.Method, c.URL.Path, e.status, e.text)
+		c.status, kind, body = e.status, "text/plain; charset=utf-8", []byte(e.text+"\n")
+	}
+	w.Header()["Content-Type"] = []string{kind}
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(c.status)
+	w.Write(body) // if it fails, the caller is gone
+}
+
+// info is a set of attributes that a caller asks for.
+type info uint8
+
+const (
+	infoUserCount info = 1 << iota
+	infoSubscriptionCount
+	infoCache
+)
+
+// parseInfo reads a list with commas; what is unknown is passed over.
+func parseInfo(list string) (i info) {
+	for token := range strings.SplitSeq(list, ",") {
+		switch strings.TrimSpace(token) {
+		case "user_count":
+			i |= infoUserCount
+		case "subscription_count":
+			i |= infoSubscriptionCount
+		case "cache":
+			i |= infoCache
+		}
+	}
+	return i
+}
+
+// appendAttributes appends the attributes i as members of an object that is still open, after others if more is set.
+func appendAttributes(dst []byte, i info, k kind, ci channelInfo, more bool) []byte {
+	member := func(name string) {
+		if more {
+			dst = append(dst, ',')
+		}
+		more = true
+		dst = append(append(append(dst, '"'), name...), `":`...)
+	}
+	if i&infoUserCount != 0 && k&kindPresence != 0 {
+		member("user_count")
+		dst = strconv.AppendInt(dst, int64(ci.users), 10)
+	}
+	if i&infoSubscriptionCount != 0 {
+		member("subscription_count")
+		dst = strconv.AppendInt(dst, int64(ci.subscriptions), 10)
+	}
+	if i&infoCache == 0 || k&kindCache == 0 {
+		return dst
+	}
+	member("cache")
+	if ci.cached == nil {
+		return append(dst, "null"...)
+	}
+	dst = append(append(dst, `{"data":`...), ci.cached.data...)
+	dst = append(dst, `,"ttl":`...)
+	dst = strconv.AppendInt(dst, int64(time.Until(ci.cached.expires).Round(time.Second)/time.Second), 10)
+	return append(dst, '}')
+}
+
+// trigger is one event of a request, checked.
+type trigger struct {
+	event    Event
+	channels []string
+	kinds    []kind
+	info     info
+}
+
+func (a *api) postEvents(c *call) error {
+	p := messageParsers.Get()
+	defer freeParser(p, len(c.body))
+	var f [len(eventFields)]*fastjson.Value
+	if err := parseBody(p, c.body, eventFields[:], f[:]); err != nil {
+		return err
+	}
+	fromQuery(c.params, f[:])
+	t, err := a.parseTrigger(f[:])
+	if err != nil {
+		return err
+	}
+	a.publish(t)
+	c.out = append(c.out, '{')
+	if t.info != 0 {
+		c.out = append(a.appendChannels(append(c.out, `"channels":{`...), t), '}')
+	}
+	c.out = append(c.out, '}')
+	return nil
+}
+
+// The fields of an event, and their places in the array that parseTrigger takes.
+var eventFields = [...]string{"name", "data", "channel", "channels", "socket_id", "info"}
+
+const fieldName, fieldData, fieldChannel, fieldChannels, fieldSocketID, fieldInfo = 0, 1, 2, 3, 4, 5
+
+// parseBody parses a body that must be a JSON object, and finds its fields. An empty body has none.
+func parseBody(p *fastjson.Parser, body []byte, names []string, found []*fastjson.Value) error {
+	if len(body) == 0 {
+		return nil
+	}
+	if err := checkJSON(body, apiDepth, apiValues); err != nil {
+		return badRequest("The request body is %v", err)
+	}
+	v, err := p.ParseBytes(body)
+	if err == nil {
+		err = fields(v, names, found)
+	}
+	if err != nil {
+		return badRequest("Invalid request body: %v", err)
+	}
+	return nil
+}
+
+func freeParser(p *fastjson.Parser, used int) {
+	if used <= largeMessage {
+		messageParsers.Put(p)
+	}
+}
+
+// fromQuery takes fields that are not in the body from the query string, which the docs allow and discourage.
+func fromQuery(ps params, f []*fastjson.Value) {
+	for i, name := range eventFields {
+		switch {
+		case f[i] != nil:
+		case i == fieldChannels:
+			f[i] = channelsFromQuery(ps)
+		case ps.has(name):
+			f[i] = jsonString(ps.get(name))
+		}
+	}
+}
+
+// channelsFromQuery reads channels[]=a&channels[]=b, and channels=a,b as PHP writes it.
+func channelsFromQuery(ps params) *fastjson.Value {
+	list := []byte{'['}
+	for _, p := range ps {
+		if p.name != "channels[]" && p.name != "channels" {
+			continue
+		}
+		for name := range strings.SplitSeq(p.value, ",") {
+			if len(list) > 1 {
+				list = append(list, ',')
+			}
+			list = appendString(list, name)
+		}
+	}
+	if len(list) == 1 {
+		return nil
+	}
+	return fastjson.MustParseBytes(append(list, ']'))
+}
+
+// jsonString makes text a value as if it had come in a body.
+func jsonString[T string | []byte](text T) *fastjson.Value {
+	return fastjson.MustParseBytes(appendString(nil, text))
+}
+
+// parseTrigger checks one event, completely, before anything is published.
+func (a *api) parseTrigger(f []*fastjson.Value) (t trigger, err error) {
+	if t.event.name, err = a.parseEventName(f[fieldName]); err != nil {
+		return t, err
+	}
+	if f[fieldData] == nil {
+		return t, badRequest("Missing required parameter: data")
+	}
+	if err := a.parseChannels(&t, f[fieldChannel], f[fieldChannels]); err != nil {
+		return t, err
+	}
+	socketID, err := stringField(f[fieldSocketID], "socket_id")
+	if err != nil {
+		return t, badRequest("%v", err)
+	}
+	if len(socketID) > 0 {
+		id, ok := parseSocketID(socketID)
+		if !ok {
+			return t, badRequest("Invalid socket id: %q", socketID)
+		}
+		t.event.except = a.app.socket(id)
+	}
+	list, err := stringField(f[fieldInfo], "info")
+	if err != nil {
+		return t, badRequest("%v", err)
+	}
+	t.info = parseInfo(string(list))
+	t.event.keep = true
+	t.event.data = appendLiteral(nil, f[fieldData])
+	return t, a.checkData(t.event.data)
+}
+
+func (a *api) parseEventName(v *fastjson.Value) ([]byte, error) {
+	if v == nil {
+		return nil, badRequest("Missing required parameter: name")
+	}
+	name, err := stringField(v, "name")
+	switch {
+	case err != nil || v.Type() == fastjson.TypeNull:
+		return nil, badRequest("Expected name parameter to be a string")
+	case len(name) == 0:
+		return nil, badRequest("Missing required parameter: name")
+	case utf8.RuneCount(name) > maxEventName:
+		return nil, badRequest("The event name exceeds the allowed maximum (%d characters)", maxEventName)
+	case reservedEvent(name):
+		return nil, badRequest("Event names beginning with pusher: or pusher_internal: are reserved: %q", name)
+	}
+	return name, nil
+}
+
+func (a *api) checkData(literal []byte) error {
+	if decodedLen(literal) <= a.app.limits.eventSize {
+		return nil
+	}
+	return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The data content of this event exceeds the allowed maximum (%d bytes). "+
+		"See https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info", a.app.limits.eventSize)}
+}
+
+// parseChannels reads channel or channels. A name that stands twice counts once.
+func (a *api) parseChannels(t *trigger, one, several *fastjson.Value) error {
+	list := several.GetArray()
+	if several != nil && several.Type() != fastjson.TypeArray {
+		return badRequest("Expected channels parameter to be an array of strings")
+	}
+	if one != nil {
+		list = append(list, one)
+	}
+	switch {
+	case len(list) == 0:
+		return badRequest("Missing required parameter: channel")
+	case len(list) > maxTriggerChannels:
+		return badRequest("Too many channels (%d > %d)", len(list), maxTriggerChannels)
+	}
+	for _, v := range list {
+		name, err := stringField(v, "channel")
+		if err != nil {
+			return badRequest("Expected channel parameter to be a string")
+		}
+		k, ok := parseChannel(name, a.app.limits.channelName)
+		if !ok {
+			return badRequest("Invalid channel name: %q", name)
+		}
+		if slices.Contains(t.channels, string(name)) {
+			continue
+		}
+		t.channels, t.kinds = append(t.channels, string(name)), append(t.kinds, k)
+	}
+	for _, k := range t.kinds {
+		if k&kindEncrypted != 0 && len(t.kinds) > 1 {
+			return badRequest("An encrypted channel cannot be triggered together with others: each has its own key")
+		}
+	}
+	return nil
+}
+
+func (a *api) publish(t trigger) {
+	for i, name := range t.channels {
+		a.app.trigger(name, t.kinds[i], t.event)
+	}
+}
+
+// appendChannels appends what t asks to know, a member for each channel.
+func (a *api) appendChannels(dst []byte, t trigger) []byte {
+	for i, name := range t.channels {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(appendString(dst, name), `:{`...)
+		dst = appendAttributes(dst, t.info&^infoCache, t.kinds[i], a.app.channelInfo(name), false)
+		dst = append(dst, '}')
+	}
+	return dst
+}
+
+func (a *api) postBatchEvents(c *call) error {
+	p := messageParsers.Get()
+	defer freeParser(p, len(c.body))
+	var batch [1]*fastjson.Value
+	if err := parseBody(p, c.body, []string{"batch"}, batch[:]); err != nil {
+		return err
+	}
+	events := batch[0].GetArray()
+	switch {
+	case batch[0] == nil || len(events) == 0:
+		return badRequest("Missing required parameter: batch, an array of events")
+	case len(events) > maxBatch:
+		return badRequest("Batch too large (%d > %d)", len(events), maxBatch)
+	}
+	triggers := make([]trigger, len(events))
+	var asked info
+	for i, v := range events {
+		var f [len(eventFields)]*fastjson.Value
+		err := fields(v, eventFields[:], f[:])
+		if err == nil && f[fieldChannels] != nil {
+			err = errors.New("an event of a batch has one channel, not channels")
+		}
+		if err != nil {
+			return badRequest("Invalid event %d of the batch: %v", i, err)
+		}
+		if triggers[i], err = a.parseTrigger(f[:]); err != nil {
+			return err
+		}
+		asked |= triggers[i].info
+	}
+	for _, t := range triggers {
+		a.publish(t)
+	}
+	c.out = a.appendBatch(c.out, triggers, asked)
+	return nil
+}
+
+// appendBatch appends the answer to a batch: empty unless an event asked for something, else one object for each event.
+func (a *api) appendBatch(dst []byte, triggers []trigger, asked info) []byte {
+	if asked == 0 {
+		return append(dst, "{}"...)
+	}
+	dst = append(dst, `{"batch":[`...)
+	for i, t := range triggers {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, '{')
+		dst = appendAttributes(dst, t.info&^infoCache, t.kinds[0], a.app.channelInfo(t.channels[0]), false)
+		dst = append(dst, '}')
+	}
+	return append(dst, "]}"...)
+}
+
+func (a *api) getChannels(c *call) error {
+	prefix, i := c.params.get("filter_by_prefix"), parseInfo(c.params.get("info"))
+	if i&infoUserCount != 0 && !strings.HasPrefix(prefix, "presence-") {
+		return badRequest("user_count may only be requested for presence channels - please supply filter_by_prefix begining with presence-")
+	}
+	c.out = append(c.out, `{"channels":{`...)
+	first := true
+	a.app.occupied(prefix, func(name string, ci channelInfo) {
+		if !first {
+			c.out = append(c.out, ',')
+		}
+		first = false
+		k, _ := parseChannel(name, len(name))
+		c.out = append(appendString(c.out, name), `:{`...)
+		c.out = append(appendAttributes(c.out, i&^infoCache, k, ci, false), '}')
+	})
+	c.out = append(c.out, "}}"...)
+	return nil
+}
+
+// channel returns the name and kind of the channel in the path.
+func (a *api) channel(c *call) (name string, k kind, err error) {
+	name = c.PathValue("channel")
+	k, ok := parseChannel(name, a.app.limits.channelName)
+	if !ok {
+		return "", 0, badRequest("Invalid channel name: %q", name)
+	}
+	return name, k, nil
+}
+
+func (a *api) getChannel(c *call) error {
+	name, k, err := a.channel(c)
+	if err != nil {
+		return err
+	}
+	i := parseInfo(c.params.get("info"))
+	switch {
+	case i&infoUserCount != 0 && k&kindPresence == 0:
+		return badRequest("Cannot retrieve the user count unless the channel is a presence channel")
+	case i&infoCache != 0 && k&kindCache == 0:
+		return badRequest("Cannot retrieve the cache unless the channel is a cache channel")
+	}
+	ci := a.app.channelInfo(name)
+	c.out = strconv.AppendBool(append(c.out, `{"occupied":`...), ci.subscriptions > 0)
+	c.out = append(appendAttributes(c.out, i, k, ci, true), '}')
+	return nil
+}
+
+func (a *api) getUsers(c *call) error {
+	name, k, err := a.channel(c)
+	if err != nil {
+		return err
+	}
+	if k&kindPresence == 0 {
+		return badRequest("Users can only be retrieved for presence channels")
+	}
+	var ids []string
+	if ch := a.app.channel(name); ch != nil {
+		ids = ch.userIDs()
+	}
+	c.out = append(c.out, `{"users":[`...)
+	for i, id := range ids {
+		if i > 0 {
+			c.out = append(c.out, ',')
+		}
+		c.out = append(appendString(append(c.out, `{"id":`...), id), '}')
+	}
+	c.out = append(c.out, "]}"...)
+	return nil
+}
+
+func (a *api) postTerminate(c *call) error {
+	a.app.terminate(c.PathValue("user"))
+	c.out = append(c.out, "{}"...)
+	return nil
+}
+
+// postChannelEvents is the call of 2012: the body is the data, the rest stands in the query.
+func (a *api) postChannelEvents(c *call) error {
+	if !utf8.Valid(c.body) {
+		return badRequest("The request body is not UTF-8")
+	}
+	var f [len(eventFields)]*fastjson.Value
+	f[fieldChannel], f[fieldData] = jsonString(c.PathValue("channel")), jsonString(c.body)
+	for _, i := range []int{fieldName, fieldSocketID} {
+		if c.params.has(eventFields[i]) {
+			f[i] = jsonString(c.params.get(eventFields[i]))
+		}
+	}
+	t, err := a.parseTrigger(f[:])
+	if err != nil {
+		return err
+	}
+	a.publish(t)
+	c.status, c.out = http.StatusAccepted, append(c.out, "{}"...)
+	return nil
+}
+
+// getStats is the other call of 2012.
+func (a *api) getStats(c *call) error {
+	name, _, err := a.channel(c)
+	if err != nil {
+		return err
+	}
+	ci := a.app.channelInfo(name)
+	c.out = fmt.Appendf(c.out, `{"occupied":%t,"user_count":%d,"connection_count":%d}`, ci.subscriptions > 0, ci.users, ci.subscriptions)
+	return nil
+}

@@ -1,0 +1,380 @@
+package main
+
+// App is one app: its keys and limits, and its live tables of channels, connections and users. It knows neither HTTP nor
+// JSON. No two of its locks, or of a channel's, are ever held at once.
+
+import (
+	"errors"
+	"log"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+type App struct {
+	// Static after construction.
+	id     string // "" accepts any in API paths
+	keys   Keys
+	limits Limits
+	log    *log.Logger // what happens, for -verbose; nil for nobody
+
+	channels sync.Map      // name → *Channel; read without a lock
+	cuts     atomic.Uint64 // connections cut for reading too slowly
+
+	socketsMu sync.Mutex           // guards the following
+	sockets   map[socketID]*Socket // every connection that was established and has not left
+	closing   bool                 // no more are let in
+
+	usersMu   sync.Mutex                      // guards the following
+	users     map[string]map[*Socket]struct{} // connections signed in, by user id
+	watchers  map[string]map[*Socket]struct{} // connections that watch a user, by the user's id
+	watchOut  []watchFrame                    // watchlist events not yet written, in order
+	watchBusy bool                            // someone is writing them
+}
+
+// User is what a connection signed in as. It never changes.
+type User struct {
+	id        string
+	info      []byte // JSON
+	watchlist []string
+}
+
+type watchFrame struct {
+	to    *Socket
+	frame []byte
+}
+
+// Reasons for which a connection or a subscription is turned away.
+var (
+	errGone     = errors.New("channel is gone")
+	errFull     = errors.New("presence channel is full")
+	errQuota    = errors.New("over the connection limit")
+	errShutdown = errors.New("shutting down")
+)
+
+func newApp(id string, keys Keys, limits Limits) *App {
+	return &App{
+		id: id, keys: keys, limits: limits,
+		sockets:  make(map[socketID]*Socket),
+		users:    make(map[string]map[*Socket]struct{}),
+		watchers: make(map[string]map[*Socket]struct{}),
+	}
+}
+
+// logf says what happens if someone wants to know. Strings from outside must be printed with %q.
+func (a *App) logf(format string, args ...any) {
+	if a.log != nil {
+		a.log.Printf(format, args...)
+	}
+}
+
+// addSocket gives s an id that no other connection has and enters it into the table.
+func (a *App) addSocket(s *Socket) error {
+	a.socketsMu.Lock()
+	defer a.socketsMu.Unlock()
+	if a.closing {
+		return errShutdown
+	}
+	if len(a.sockets) >= a.limits.maxConnections {
+		return errQuota
+	}
+	for s.id = newSocketID(); a.sockets[s.id] != nil; s.id = newSocketID() {
+	}
+	a.sockets[s.id] = s
+	return nil
+}
+
+// removeSocket undoes addSocket. It may be called for a socket that is not in the table.
+func (a *App) removeSocket(s *Socket) {
+	a.socketsMu.Lock()
+	defer a.socketsMu.Unlock()
+	if a.sockets[s.id] == s {
+		delete(a.sockets, s.id)
+	}
+}
+
+func (a *App) socket(id socketID) *Socket {
+	a.socketsMu.Lock()
+	defer a.socketsMu.Unlock()
+	return a.sockets[id]
+}
+
+// closeSockets lets no more connections in and returns those there are.
+func (a *App) closeSockets() []*Socket {
+	a.socketsMu.Lock()
+	defer a.socketsMu.Unlock()
+	a.closing = true
+	return slices.Collect(maps.Values(a.sockets))
+}
+
+// channel finds a channel without a lock; nil if it does not exist.
+func (a *App) channel(name string) *Channel {
+	if c, ok := a.channels.Load(name); ok {
+		return c.(*Channel)
+	}
+	return nil
+}
+
+// openChannel finds or makes the channel. It may be gone by the time it is used: then the caller drops it and tries again.
+func (a *App) openChannel(name string, k kind) *Channel {
+	if c := a.channel(name); c != nil {
+		return c
+	}
+	name = strings.Clone(name) // it may be a part of something large
+	c, _ := a.channels.LoadOrStore(name, &Channel{name: name, kind: k})
+	return c.(*Channel)
+}
+
+// dropChannel takes a channel that is gone out of the table, unless another has its place by now.
+func (a *App) dropChannel(c *Channel) { a.channels.CompareAndDelete(c.name, c) }
+
+// subscribe subscribes s, which must not be subscribed already, and returns when the subscription has been answered.
+func (a *App) subscribe(s *Socket, name string, k kind, m *Member, quiet bool) (*Subscription, error) {
+	for {
+		c := a.openChannel(name, k)
+		sub, err := c.subscribe(s, m, &a.limits, quiet)
+		if err != errGone {
+			return sub, err
+		}
+		a.dropChannel(c)
+	}
+}
+
+func (a *App) unsubscribe(sub *Subscription) {
+	if sub.channel.unsubscribe(sub, &a.limits) {
+		a.dropChannel(sub.channel)
+	}
+}
+
+// Event is what is triggered on a channel, over HTTP or by a client.
+type Event struct {
+	name   []byte
+	data   []byte // JSON string literal
+	userID string // of the sender of a client event on a presence channel
+	except *Socket
+	keep   bool // keep it as the cached event of a cache channel: those from HTTP
+}
+
+// trigger is the one door to fan-out: it gives the event to the subscriptions the channel has now, in the order in which
+// trigger is called for this channel. It returns before the event is delivered, but may wait while the channel has more
+// pending than it can send. The event's slices may be reused afterwards.
+func (a *App) trigger(name string, k kind, e Event) {
+	keep := e.keep && k&kindCache != 0
+	c := a.channel(name)
+	if c == nil && !keep {
+		return
+	}
+	buffer := frameBuffers.Get().(*[]byte)
+	frame := appendEvent((*buffer)[:0], e.name, name, e.data, e.userID)
+	var cached *cachedEvent
+	if keep {
+		cached = a.cachedEvent(frame, e.data)
+	}
+	for c != nil || keep {
+		if c == nil {
+			c = a.openChannel(name, k)
+		}
+		if c.publish(frame, e.except, cached) {
+			if keep {
+				a.expireLater(c)
+			}
+			break
+		}
+		a.dropChannel(c)
+		c = a.channel(name)
+	}
+	*buffer = frame
+	freeFrameBuffer(buffer)
+}
+
+// frameBuffers are for building frames that are copied or written before the buffer is given back.
+var frameBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+func freeFrameBuffer(b *[]byte) {
+	if cap(*b) <= maxBatchBuf {
+		frameBuffers.Put(b)
+	}
+}
+
+func (a *App) cachedEvent(frame, data []byte) *cachedEvent {
+	return &cachedEvent{
+		frame:   slices.Clone(frame),
+		data:    slices.Clone(data),
+		expires: time.Now().Add(a.limits.cacheTTL),
+	}
+}
+
+// expireLater sees to it that a cached event does not outlive its time. There is one timer for each channel that has one,
+// however often the event is replaced.
+func (a *App) expireLater(c *Channel) {
+	if c.expiring.CompareAndSwap(false, true) {
+		time.AfterFunc(a.limits.cacheTTL, func() { a.expire(c) })
+	}
+}
+
+func (a *App) expire(c *Channel) {
+	c.expiring.Store(false) // before looking, so that an event cached from now on starts its own timer
+	wait, gone := c.expire()
+	if gone {
+		a.dropChannel(c)
+	}
+	if wait > 0 && c.expiring.CompareAndSwap(false, true) {
+		time.AfterFunc(wait, func() { a.expire(c) })
+	}
+}
+
+// channelInfo is what is known of a channel; zeros if it does not exist.
+func (a *App) channelInfo(name string) channelInfo {
+	if c := a.channel(name); c != nil {
+		return c.info()
+	}
+	return channelInfo{}
+}
+
+// occupied calls f for every channel with a subscription whose name begins with prefix, in the order of the names.
+// The channels of signed-in users are not among them.
+func (a *App) occupied(prefix string, f func(name string, info channelInfo)) {
+	var found []*Channel
+	a.channels.Range(func(name, c any) bool {
+		if c := c.(*Channel); c.kind&kindUser == 0 && strings.HasPrefix(c.name, prefix) {
+			found = append(found, c)
+		}
+		return true
+	})
+	slices.SortFunc(found, func(x, y *Channel) int { return strings.Compare(x.name, y.name) })
+	for _, c := range found {
+		if info := c.info(); info.subscriptions > 0 {
+			f(c.name, info)
+		}
+	}
+}
+
+// signIn makes s a connection of the user: it will get the events sent to the user, is told which of those it watches are
+// online, and tells those who watch the user. The caller has sent signin_success.
+func (a *App) signIn(s *Socket, u *User) *Subscription {
+	// Events for the user reach every signed-in connection, whether it subscribes to #server-to-user-{id} or not.
+	sub, _ := a.subscribe(s, userChannelPrefix+u.id, kindUser, nil, true) // fails only on presence channels
+	a.usersMu.Lock()
+	first := len(a.users[u.id]) == 0
+	addTo(a.users, u.id, s)
+	if first {
+		a.tellWatchersLocked(u.id, appendWatchlist(nil, []string{u.id}, nil))
+	}
+	var online, offline []string
+	for _, id := range u.watchlist {
+		addTo(a.watchers, id, s)
+		if len(a.users[id]) > 0 {
+			online = append(online, id)
+		} else {
+			offline = append(offline, id)
+		}
+	}
+	if frame := appendWatchlist(nil, online, offline); frame != nil {
+		a.watchOut = append(a.watchOut, watchFrame{s, frame})
+	}
+	a.usersMu.Unlock()
+	a.writeWatchFrames()
+	return sub
+}
+
+// signOut undoes signIn when the connection is gone.
+func (a *App) signOut(s *Socket, u *User, sub *Subscription) {
+	a.unsubscribe(sub)
+	a.usersMu.Lock()
+	for _, id := range u.watchlist {
+		removeFrom(a.watchers, id, s)
+	}
+	removeFrom(a.users, u.id, s)
+	if len(a.users[u.id]) == 0 {
+		a.tellWatchersLocked(u.id, appendWatchlist(nil, nil, []string{u.id}))
+	}
+	a.usersMu.Unlock()
+	a.writeWatchFrames()
+}
+
+// tellWatchersLocked queues a watchlist event about the user with this id. The caller holds usersMu.
+func (a *App) tellWatchersLocked(id string, frame []byte) {
+	for s := range a.watchers[id] {
+		a.watchOut = append(a.watchOut, watchFrame{s, frame})
+	}
+}
+
+// writeWatchFrames writes what is queued, in the order in which it was queued, without holding usersMu while it writes.
+// If another goroutine is at it already, that one writes ours too.
+func (a *App) writeWatchFrames() {
+	for {
+		a.usersMu.Lock()
+		out := a.watchOut
+		if a.watchBusy || len(out) == 0 {
+			a.usersMu.Unlock()
+			return
+		}
+		a.watchOut, a.watchBusy = nil, true
+		a.usersMu.Unlock()
+		for _, w := range out {
+			w.to.deliver(w.frame)
+		}
+		a.usersMu.Lock()
+		a.watchBusy = false
+		a.usersMu.Unlock()
+	}
+}
+
+// terminate closes every connection that is signed in as the user, and returns how many there were.
+func (a *App) terminate(id string) int {
+	a.usersMu.Lock()
+	sockets := slices.Collect(maps.Keys(a.users[id]))
+	a.usersMu.Unlock()
+	for _, s := range sockets {
+		s.close(codeUnauthorized, "You got disconnected by the app.")
+	}
+	return len(sockets)
+}
+
+func addTo(m map[string]map[*Socket]struct{}, id string, s *Socket) {
+	if m[id] == nil {
+		m[id] = make(map[*Socket]struct{})
+	}
+	m[id][s] = struct{}{}
+}
+
+func removeFrom(m map[string]map[*Socket]struct{}, id string, s *Socket) {
+	if delete(m[id], s); len(m[id]) == 0 {
+		delete(m, id)
+	}
+}
+
+// flush waits until every event triggered before it has been handed to the kernel or to the queue of its connection.
+func (a *App) flush() {
+	a.channels.Range(func(_, c any) bool {
+		c.(*Channel).flush()
+		return true
+	})
+}
+
+// allowsOrigin reports whether a browser page of this origin may connect. Clients that are not browsers send none.
+// An allowed value is an origin, a host name, or *.host for every name below it.
+func (a *App) allowsOrigin(origin string) bool {
+	if len(a.limits.origins) == 0 || origin == "" {
+		return true
+	}
+	origin = strings.ToLower(origin)
+	_, host, _ := strings.Cut(origin, "://")
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host = host[:i]
+	}
+	for _, allowed := range a.limits.origins {
+		allowed = strings.ToLower(allowed)
+		below, wild := strings.CutPrefix(allowed, "*.")
+		switch {
+		case allowed == "*", allowed == origin, host != "" && allowed == host:
+			return true
+		case wild && strings.HasSuffix(host, "."+below):
+			return true
+		}
+	}
+	return false
+}

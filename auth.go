@@ -1,0 +1,234 @@
+package main
+
+// Signatures: hex HMAC-SHA256 with an app's secret (https://pusher.com/docs/channels/library_auth_reference/auth-signatures/).
+
+import (
+	"crypto/hmac"
+	"crypto/md5"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Key is one key of an app with its secret. The secret never leaves it.
+type Key struct {
+	name string // the public part
+	macs sync.Pool
+}
+
+// mac is the working memory of one signature: a keyed hash costs more to make than to reset.
+type mac struct {
+	hash hash.Hash
+	text []byte
+	sum  [sha256.Size]byte
+}
+
+func newKey(name, secret string) *Key {
+	k := &Key{name: name}
+	k.macs.New = func() any { return &mac{hash: hmac.New(sha256.New, []byte(secret))} }
+	return k
+}
+
+// sign appends the signature of the concatenated parts.
+func (k *Key) sign(dst []byte, parts ...[]byte) []byte {
+	m := k.macs.Get().(*mac)
+	m.hash.Reset()
+	for _, p := range parts {
+		m.hash.Write(p)
+	}
+	dst = hex.AppendEncode(dst, m.hash.Sum(m.sum[:0]))
+	k.macs.Put(m)
+	return dst
+}
+
+// valid reports, in constant time, whether signature is the one sign would make.
+func (k *Key) valid(signature []byte, parts ...[]byte) bool {
+	var b [2 * sha256.Size]byte
+	return subtle.ConstantTimeCompare(k.sign(b[:0], parts...), signature) == 1
+}
+
+// Keys are the keys of an app, all of them valid.
+type Keys []*Key
+
+func (ks Keys) find(name string) *Key {
+	for _, k := range ks {
+		if k.name == name {
+			return k
+		}
+	}
+	return nil
+}
+
+// checkToken checks the auth of a subscription or signin, "KEY:SIGNATURE", made over text. It returns "" or what is wrong.
+// The expected signature is never part of the answer.
+func (ks Keys) checkToken(auth, text []byte) string {
+	name, signature, ok := strings.Cut(string(auth), ":")
+	key := ks.find(name)
+	switch {
+	case !ok || key == nil:
+		return fmt.Sprintf("Invalid key in subscription auth data: '%s'", name)
+	case !key.valid([]byte(signature), text):
+		return fmt.Sprintf("Invalid signature: Expected HMAC SHA256 hex digest of %s, but got %s", text, signature)
+	}
+	return ""
+}
+
+// channelText is what is signed for a subscription. channelData counts byte for byte as it was received, on any kind of
+// channel; an empty one is absent.
+func channelText(dst []byte, id socketID, channel, channelData []byte) []byte {
+	dst = append(id.append(dst), ':')
+	dst = append(dst, channel...)
+	if len(channelData) > 0 {
+		dst = append(dst, ':')
+		dst = append(dst, channelData...)
+	}
+	return dst
+}
+
+// userText is what is signed for a signin.
+func userText(dst []byte, id socketID, userData []byte) []byte {
+	dst = append(id.append(dst), "::user::"...)
+	return append(dst, userData...)
+}
+
+// param is one parameter of a query string, decoded, its name in lower case.
+type param struct{ name, value string }
+
+// params are the parameters of a request, sorted by name; those of the same name keep their order.
+type params []param
+
+// parseParams decodes a query string. A name may stand twice only if it is an array (name[]): which of two would count is
+// undefined, so signing one and acting on the other is ruled out here.
+func parseParams(query string) (ps params, err error) {
+	for part := range strings.SplitSeq(query, "&") {
+		if part == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(part, "=")
+		if name, err = url.QueryUnescape(name); err != nil {
+			return nil, fmt.Errorf("Invalid query parameter %q", part)
+		}
+		if value, err = url.QueryUnescape(value); err != nil {
+			return nil, fmt.Errorf("Invalid query parameter %q", part)
+		}
+		name = strings.ToLower(name)
+		if !strings.HasSuffix(name, "[]") && ps.has(name) {
+			return nil, fmt.Errorf("Duplicate query parameter: %s", name)
+		}
+		ps = append(ps, param{name, value})
+	}
+	slices.SortStableFunc(ps, func(a, b param) int { return strings.Compare(a.name, b.name) })
+	return ps, nil
+}
+
+func (ps params) has(name string) bool {
+	return slices.ContainsFunc(ps, func(p param) bool { return p.name == name })
+}
+
+// get returns the value of the first parameter of this name, or "".
+func (ps params) get(name string) string {
+	for _, p := range ps {
+		if p.name == name {
+			return p.value
+		}
+	}
+	return ""
+}
+
+// requestText is what is signed for an API request: method, path and the decoded parameters without the signature.
+func requestText(dst []byte, method, path string, ps params) []byte {
+	dst = append(dst, method...)
+	dst = append(dst, '\n')
+	dst = append(dst, path...)
+	sep := byte('\n')
+	for _, p := range ps {
+		if p.name == "auth_signature" {
+			continue
+		}
+		dst = append(dst, sep)
+		dst = append(dst, p.name...)
+		dst = append(dst, '=')
+		dst = append(dst, p.value...)
+		sep = '&'
+	}
+	if sep == '\n' {
+		dst = append(dst, sep)
+	}
+	return dst
+}
+
+// checkRequest authenticates an API request but for its body, which checkBodyMD5 is for. paths are the spellings of the
+// path that may have been signed. The error says which part failed, in the words of Pusher's own library where it has any.
+func (ks Keys) checkRequest(method string, paths []string, ps params, now time.Time, window time.Duration) error {
+	key := ks.find(ps.get("auth_key"))
+	switch {
+	case !ps.has("auth_key"):
+		return errors.New("Missing parameter: auth_key")
+	case key == nil:
+		return fmt.Errorf("Unknown auth_key %q", ps.get("auth_key"))
+	case !ps.has("auth_version"):
+		return errors.New("Version required: auth_version=1.0")
+	case ps.get("auth_version") != "1.0":
+		return fmt.Errorf("Version not supported: auth_version=%q, only 1.0 is", ps.get("auth_version"))
+	}
+	if err := checkTimestamp(ps.get("auth_timestamp"), now, window); err != nil {
+		return err
+	}
+	return key.checkSignature(method, paths, ps)
+}
+
+func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
+	if stamp == "" {
+		return errors.New("Timestamp required: auth_timestamp")
+	}
+	seconds, err := strconv.ParseInt(stamp, 10, 64)
+	if err != nil || seconds < 0 || seconds > 1<<40 {
+		return fmt.Errorf("Timestamp invalid: auth_timestamp=%q is not in seconds since 1970", stamp)
+	}
+	given := time.Unix(seconds, 0).UTC()
+	if off := now.Sub(given).Abs(); off > window {
+		return fmt.Errorf("Timestamp expired: Given timestamp (%s) not within %ds of server time (%s): off by %s",
+			given.Format(time.RFC3339), int(window.Seconds()), now.UTC().Format(time.RFC3339), off.Round(time.Second))
+	}
+	return nil
+}
+
+func (k *Key) checkSignature(method string, paths []string, ps params) error {
+	signature := []byte(ps.get("auth_signature"))
+	var text []byte
+	for _, path := range paths {
+		text = requestText(text[:0], method, path, ps)
+		if k.valid(signature, text) {
+			return nil
+		}
+	}
+	text = requestText(text[:0], method, paths[0], ps)
+	return fmt.Errorf("Invalid signature: you should have sent HmacSHA256Hex(%q, your_secret_key), but you sent %q", text, signature)
+}
+
+// checkBodyMD5 compares body_md5, which is signed, with the body, which is not. The Python library sends it with an empty
+// body too.
+func checkBodyMD5(ps params, body []byte) error {
+	given := ps.get("body_md5")
+	if !ps.has("body_md5") {
+		if len(body) == 0 {
+			return nil
+		}
+		return errors.New("Missing parameter: body_md5, required when there is a body")
+	}
+	var b [2 * md5.Size]byte
+	sum := md5.Sum(body)
+	if want := hex.AppendEncode(b[:0], sum[:]); string(want) != given {
+		return fmt.Errorf("Invalid body_md5: the MD5 of the body is %s, but you sent %q", want, given)
+	}
+	return nil
+}

@@ -1,0 +1,439 @@
+package main
+
+// A channel and its fan-out.
+//
+// publish appends a frame to the channel's batch and starts the pump if none runs. The pump takes the whole batch and gives
+// it to every subscription in one write each, and repeats until nothing is left; then it ends. So a quiet channel has no
+// goroutine, and under load one write carries many events.
+//
+// Only the pump writes to subscriptions, the answer to a subscribe included. That is why every subscriber sees one order,
+// gets subscription_succeeded before any event, and has a list of members that agrees exactly with the member_added and
+// member_removed that follow.
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	maxPending  = 64 << 10               // bytes of a batch beyond which publishers wait for the pump
+	gatherAfter = 300 * time.Microsecond // a round as long as this makes the pump pause before the next,
+	gatherShare = 12                     // for this part of the round's duration
+	maxBatchBuf = 128 << 10              // larger buffers are not kept in the pool
+)
+
+// Channel is one channel of an app, from its first subscription (or cached event) to its last.
+type Channel struct {
+	// Static after construction.
+	name string
+	kind kind
+
+	expiring atomic.Bool // a timer of the App runs that will call expire
+
+	mu      sync.Mutex      // guards the following
+	gone    bool            // out of use: look the name up again
+	subs    []*Subscription // appended to in place, replaced when many have left: the pump reads it without mu
+	count   int             // subscriptions that have not left
+	members []*Member       // in the order they joined; presence channels only
+	cached  *cachedEvent
+
+	batch   *batch        // what the pump has not yet taken; nil if there is nothing
+	joining []join        // subscriptions the pump has not yet answered
+	pumping bool          // a pump runs; if not, nothing is pending
+	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
+
+	countSent    time.Time // when subscription_count was last sent, and whether a timer runs to send it
+	countPending bool
+}
+
+// Subscription is one connection's membership of a channel.
+type Subscription struct {
+	// Static after construction.
+	socket  *Socket
+	channel *Channel
+	member  *Member // nil unless a presence channel
+
+	left atomic.Bool // set under Channel.mu, read by the pump
+}
+
+// Member is a user of a presence channel, who may have several connections.
+type Member struct {
+	// Static after construction.
+	id   string
+	info []byte // JSON
+
+	connections int // guarded by Channel.mu
+}
+
+// cachedEvent is the last event of a cache channel. It never changes.
+type cachedEvent struct {
+	frame   []byte
+	data    []byte // JSON string literal, a part of frame's payload
+	expires time.Time
+}
+
+// batch is a run of frames on their way to every subscription. Once the pump has taken it, it never changes.
+type batch struct {
+	frames []byte
+	skips  []skip // who must not get which part of frames
+}
+
+// skip says that socket must not get the bytes from…to of a batch.
+type skip struct {
+	socket   *Socket
+	from, to int
+}
+
+// join is a subscription that waits for its answer, and gets what is in the batch from at on.
+type join struct {
+	sub    *Subscription // nil for one who only waits until everything before has been written (flush)
+	answer []byte
+	at     int
+	done   chan struct{} // closed when the answer is written; nil if nobody waits
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// subscribe adds a subscription of s and returns when it has been answered; a quiet one is not answered. m is the member of
+// a presence channel, or nil; a member who is there already keeps his first info. The error is errGone, or errFull if the
+// channel has as many other members as the limits allow.
+func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, quiet bool) (sub *Subscription, err error) {
+	c.mu.Lock()
+	if c.gone {
+		err = errGone
+	} else if m != nil {
+		m, err = c.joinMemberLocked(m, limits.presenceMembers)
+	}
+	if err != nil {
+		c.mu.Unlock()
+		return nil, err
+	}
+	sub = &Subscription{socket: s, channel: c, member: m}
+	j := join{sub: sub, at: c.pendingLocked()}
+	if !quiet {
+		j.answer = c.answerLocked()
+	}
+	c.count++
+	c.noteCountLocked(limits)
+	alone := !c.pumping && c.batch == nil
+	if !alone {
+		j.done = make(chan struct{})
+	}
+	c.joining = append(c.joining, j)
+	if alone {
+		// The usual case: nobody else has anything to be told, and the answer goes out from here.
+		c.pumping = true
+		c.mu.Unlock()
+		if c.round() {
+			go c.pump() // ends when nothing is pending; flush waits for it
+		}
+		return sub, nil
+	}
+	c.startLocked()
+	c.mu.Unlock()
+	<-j.done // the pump never blocks, so this is at most two of its rounds
+	return sub, nil
+}
+
+// joinMemberLocked counts one more connection of the member and returns the one that represents the user.
+func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
+	for _, old := range c.members {
+		if old.id == m.id {
+			old.connections++
+			return old, nil
+		}
+	}
+	if len(c.members) >= limit {
+		return nil, errFull
+	}
+	m.connections = 1
+	c.members = append(c.members, m)
+	if c.count > 0 {
+		c.batchLocked(appendMemberAdded(nil, c.name, m))
+	}
+	return m, nil
+}
+
+// answerLocked builds what a new subscriber is sent first.
+func (c *Channel) answerLocked() []byte {
+	answer := appendSucceeded(nil, c.name, c.members)
+	switch {
+	case c.kind&kindCache == 0:
+		return answer
+	case c.cached != nil && time.Now().Before(c.cached.expires):
+		return append(answer, c.cached.frame...)
+	}
+	return appendEvent(answer, eventCacheMiss, c.name, emptyData, "")
+}
+
+// unsubscribe ends a subscription. It reports whether the channel is gone now, so that the caller takes it out of its table.
+func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (gone bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sub.left.Store(true)
+	c.count--
+	if m := sub.member; m != nil {
+		if m.connections--; m.connections == 0 {
+			i := slices.Index(c.members, m)
+			c.members = slices.Delete(c.members, i, i+1)
+			if c.count > 0 {
+				c.batchLocked(appendMemberRemoved(nil, c.name, m))
+			}
+		}
+	}
+	if c.count == 0 {
+		c.subs = nil
+		c.gone = c.cached == nil
+		return c.gone
+	}
+	c.noteCountLocked(limits)
+	if listed := len(c.subs); c.count < listed/2 {
+		live := make([]*Subscription, 0, c.count+c.count/4)
+		for _, s := range c.subs {
+			if !s.left.Load() {
+				live = append(live, s)
+			}
+		}
+		c.subs = live
+	}
+	c.startLocked()
+	return false
+}
+
+// publish appends a frame for every subscription but except's, and starts the pump. It waits while too much is pending, and
+// reports false if the channel is gone. It does not wait for delivery.
+func (c *Channel) publish(frame []byte, except *Socket, keep *cachedEvent) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.batch != nil && c.pendingLocked()+len(frame) > maxPending {
+		c.waitLocked()
+	}
+	if c.gone {
+		return false
+	}
+	if keep != nil {
+		c.cached = keep
+	}
+	if c.count == 0 {
+		return true
+	}
+	at := c.pendingLocked()
+	c.batchLocked(frame)
+	if except != nil {
+		c.batch.skips = append(c.batch.skips, skip{except, at, at + len(frame)})
+	}
+	c.startLocked()
+	return true
+}
+
+// waitLocked gives mu up until the pump has taken the batch.
+func (c *Channel) waitLocked() {
+	if c.taken == nil {
+		c.taken = make(chan struct{})
+	}
+	taken := c.taken
+	c.mu.Unlock()
+	<-taken // a pump runs whenever something is pending
+	c.mu.Lock()
+}
+
+func (c *Channel) batchLocked(frame []byte) {
+	if c.batch == nil {
+		c.batch = batches.Get().(*batch)
+	}
+	c.batch.frames = append(c.batch.frames, frame...)
+}
+
+// pendingLocked returns how many bytes wait to be taken.
+func (c *Channel) pendingLocked() int {
+	if c.batch == nil {
+		return 0
+	}
+	return len(c.batch.frames)
+}
+
+// startLocked starts the pump if something is pending and none runs.
+func (c *Channel) startLocked() {
+	if c.pumping || c.batch == nil && len(c.joining) == 0 {
+		return
+	}
+	c.pumping = true
+	go c.pump() // ends when nothing is pending; flush waits for it
+}
+
+// pump delivers until nothing is pending.
+//
+// When a round took long and left new frames waiting, the channel is hot, and the next round is worth a pause: whoever
+// published them is likely to have more, and every frame that comes along in the same write is almost free.
+func (c *Channel) pump() {
+	for {
+		began := time.Now()
+		if !c.round() {
+			return
+		}
+		if took := time.Since(began); took > gatherAfter {
+			time.Sleep(took / gatherShare)
+		}
+	}
+}
+
+// round delivers what is pending and reports whether more is. If not, the caller is no longer the pump.
+func (c *Channel) round() (more bool) {
+	b, subs, joining := c.take()
+	kept := false
+	if b != nil {
+		for _, sub := range subs {
+			if !sub.left.Load() && b.deliver(sub.socket, 0) {
+				kept = true
+			}
+		}
+	}
+	for _, j := range joining {
+		if j.sub != nil {
+			j.sub.socket.deliver(j.answer)
+			if b != nil && b.deliver(j.sub.socket, j.at) {
+				kept = true
+			}
+		}
+		if j.done != nil {
+			close(j.done)
+		}
+	}
+	if b != nil && !kept {
+		b.free()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pumping = c.batch != nil || len(c.joining) > 0
+	return c.pumping
+}
+
+// take takes everything that is pending, and lets publishers go on.
+func (c *Channel) take() (b *batch, subs []*Subscription, joining []join) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b, subs, joining = c.batch, c.subs, c.joining
+	c.batch, c.joining = nil, nil
+	for _, j := range joining {
+		if j.sub != nil {
+			c.subs = append(c.subs, j.sub) // beyond the length of subs, so that this round does not see it there
+		}
+	}
+	if c.taken != nil {
+		close(c.taken)
+		c.taken = nil
+	}
+	return b, subs, joining
+}
+
+// deliver writes the frames from at on to s, without those that s must not get. It reports whether s kept a reference.
+func (b *batch) deliver(s *Socket, at int) (kept bool) {
+	for _, skip := range b.skips {
+		if skip.socket != s || skip.to <= at {
+			continue
+		}
+		if at < skip.from && s.deliver(b.frames[at:skip.from]) {
+			kept = true
+		}
+		at = skip.to
+	}
+	if at < len(b.frames) && s.deliver(b.frames[at:]) {
+		kept = true
+	}
+	return kept
+}
+
+// free gives b, which nobody refers to any more, back to the pool.
+func (b *batch) free() {
+	if cap(b.frames) > maxBatchBuf {
+		return
+	}
+	clear(b.skips)
+	b.frames, b.skips = b.frames[:0], b.skips[:0]
+	batches.Put(b)
+}
+
+// flush waits until everything published before it has been written.
+func (c *Channel) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.pumping {
+		return
+	}
+	done := make(chan struct{})
+	c.joining = append(c.joining, join{done: done})
+	c.mu.Unlock()
+	<-done
+	c.mu.Lock()
+}
+
+// noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
+// that at most every five seconds, the last change always included.
+func (c *Channel) noteCountLocked(limits *Limits) {
+	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 || c.countPending || c.count == 0 {
+		return
+	}
+	if wait := subscriptionCountEvery - time.Since(c.countSent); c.count > allOfSubscriptionCountUpTo && wait > 0 {
+		c.countPending = true
+		time.AfterFunc(wait, c.sendCount)
+		return
+	}
+	c.countSent = time.Now()
+	c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+}
+
+func (c *Channel) sendCount() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.countPending = false
+	if c.count > 0 {
+		c.countSent = time.Now()
+		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+		c.startLocked()
+	}
+}
+
+// expire forgets the cached event when its time has come. It returns how long that still is, or 0, and whether the channel
+// is gone now.
+func (c *Channel) expire() (wait time.Duration, gone bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cached == nil || c.gone {
+		return 0, c.gone
+	}
+	if wait = time.Until(c.cached.expires); wait > 0 {
+		return wait, false
+	}
+	c.cached = nil
+	c.gone = c.count == 0
+	return 0, c.gone
+}
+
+// channelInfo is what the API tells about a channel.
+type channelInfo struct {
+	subscriptions, users int
+	cached               *cachedEvent // nil if there is none
+}
+
+func (c *Channel) info() channelInfo {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := channelInfo{subscriptions: c.count, users: len(c.members)}
+	if c.cached != nil && time.Now().Before(c.cached.expires) {
+		i.cached = c.cached
+	}
+	return i
+}
+
+// userIDs returns the ids of the members, in the order they joined.
+func (c *Channel) userIDs() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := make([]string, len(c.members))
+	for i, m := range c.members {
+		ids[i] = m.id
+	}
+	return ids
+}

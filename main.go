@@ -1,0 +1,395 @@
+// Command edge is a Pusher Channels server: WebSocket channels and the HTTP API that triggers events on them, in one small
+// binary that keeps everything in memory.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// version is set by the linker for releases.
+var version = "0.1.0"
+
+const (
+	shutdownTimeout = 10 * time.Second
+	requestsTimeout = 3 * time.Second // of it, for API requests that are under way
+	closeSpread     = 2 * time.Second // of it at most, between the first and the last connection to be closed
+	closeInterval   = time.Millisecond
+)
+
+// options are what the command line and the environment say.
+type options struct {
+	addr, id, key, secret string
+	madeKey, madeSecret   bool // not given, made up
+	limits                Limits
+	verbose, version      bool
+}
+
+func main() {
+	log.SetFlags(log.LstdFlags)
+	os.Exit(command(os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+}
+
+// command is main without the process: it returns the exit code.
+func command(args []string, getenv func(string) (string, bool), stdout, stderr io.Writer) int {
+	o, err := parseOptions(args, getenv)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		printHelp(stdout)
+		return 0
+	case err != nil:
+		fmt.Fprintln(stderr, "edge:", err)
+		return 2
+	case o.version:
+		fmt.Fprintf(stdout, "edge %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return 0
+	}
+	// While a channel's pump writes, someone must read the next requests, on a machine with one core too.
+	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := run(ctx, o, stdout); err != nil {
+		fmt.Fprintln(stderr, "edge:", err)
+		return 1
+	}
+	return 0
+}
+
+// run listens and serves until ctx is done.
+func run(ctx context.Context, o options, stdout io.Writer) error {
+	l, err := net.Listen("tcp", o.addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("the address %s is in use by another program; choose one with -addr", o.addr)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s: %w", o.addr, err)
+	}
+	app := newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits)
+	if o.verbose {
+		app.log = log.New(stdout, "", log.LstdFlags)
+	}
+	io.WriteString(stdout, banner(o, l.Addr()))
+	return serve(ctx, l, app)
+}
+
+// serve serves app on l, which it closes, until ctx is done and everyone has been told.
+func serve(ctx context.Context, l net.Listener, app *App) error {
+	up := newUpgrader(app)
+	srv := &http.Server{
+		Handler:           handler(app, up),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      20 * time.Second,
+		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs, so that none sends into a closing one
+		MaxHeaderBytes:    8 << 10,
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(listener{l}) }() // ends when srv is shut down below
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	return shutdown(srv, app, up)
+}
+
+// handler is the route table of everything but the API's calls.
+func handler(app *App, up *upgrader) http.Handler {
+	mux := http.NewServeMux()
+	(&api{app: app, now: time.Now}).routes(mux)
+	mux.HandleFunc("/app/{key}", func(w http.ResponseWriter, r *http.Request) {
+		code, reason := 0, ""
+		if key := r.PathValue("key"); app.keys.find(key) == nil {
+			code, reason = codeUnknownKey, fmt.Sprintf("App key %.100s does not exist on this server", key)
+		} else if code, reason = checkVersion(r.URL.Query().Get("protocol")); code == 0 && !app.allowsOrigin(r.Header.Get("Origin")) {
+			code, reason = codeUnauthorized, "Origin not allowed"
+		}
+		up.upgrade(w, r, code, reason)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case isUpgrade(r):
+			up.upgrade(w, r, codePathNotFound, "Path not found: connect to /app/{key}")
+		case r.URL.Path == "/":
+			io.WriteString(w, welcome)
+		default:
+			http.Error(w, "not found: the API is under /apps/{id}, WebSocket connections under /app/{key}", http.StatusNotFound)
+		}
+	})
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
+	return mux
+}
+
+// shutdown ends in this order: no new connections and requests, the requests under way, the events they triggered, every
+// WebSocket connection with 4200, after which official clients reconnect at once, and therefore spread over a moment.
+func shutdown(srv *http.Server, app *App, up *upgrader) error {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
+	defer cancelRequests()
+	srv.Shutdown(requests) // those that take longer are cut off below
+	app.flush()
+	sockets := app.closeSockets()
+	every := min(closeInterval, closeSpread/time.Duration(max(1, len(sockets))))
+	for began, i := time.Now(), 0; i < len(sockets); i++ {
+		// Sleeping for the whole distance so far keeps the pace whatever the machine's timers are like.
+		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
+		sockets[i].close(codeReconnect, "Please reconnect immediately")
+	}
+	done := make(chan struct{})
+	go func() { // ends with the last connection, or with the process
+		up.running.Wait()
+		close(done)
+	}()
+	defer srv.Close()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("some connections did not close within %s", shutdownTimeout)
+	}
+}
+
+// optionTable is every option: flag, default, help. The flag -send-buffer is also the variable EDGE_SEND_BUFFER.
+func optionTable(o *options) []option {
+	l := &o.limits
+	return []option{
+		{"addr", ":6001", "address to listen on, host:port; without a host on all addresses", text(&o.addr)},
+		{"id", "", "app id; without it any id is accepted in API paths", text(&o.id)},
+		{"key", "", "app key; without it one is made up and printed", text(&o.key)},
+		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", text(&o.secret)},
+		{"client-events", "true", "allow client events on private and presence channels", boolean(&l.clientEvents)},
+		{"max-connections", strconv.Itoa(defaultConnections()), "WebSocket connections at once; more are refused with 4004", number(&l.maxConnections, 1)},
+		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", list(&l.origins)},
+		{"activity-timeout", "120s", "silence after which a client is pinged", duration(&l.activityTimeout, time.Second)},
+		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", duration(&l.pongTimeout, 0)},
+		{"auth-window", "600s", "how far the clock of an API client may be off", duration(&l.authWindow, time.Second)},
+		{"event-size", "10240", "bytes of data an event may have", number(&l.eventSize, 1)},
+		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", number(&l.channelName, 1)},
+		{"presence-members", "100", "users a presence channel may have", number(&l.presenceMembers, 1)},
+		{"presence-user-size", "1024", "bytes of user_info a member may have", number(&l.presenceUserSize, 2)},
+		{"cache-ttl", "30m", "how long a cache channel keeps its last event", duration(&l.cacheTTL, time.Second)},
+		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", number(&l.sendBuffer, 4096)},
+		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", boolean(&l.subscriptionCount)},
+		{"error-events", "true", "send pusher:error after pusher:subscription_error, as the hosted service does", boolean(&l.errorEvents)},
+		{"verbose", "false", "print connections, subscriptions and everything refused", boolean(&o.verbose)},
+		{"version", "false", "print the version and end", boolean(&o.version)},
+	}
+}
+
+type option struct {
+	name, value, help string
+	set               func(string) error
+}
+
+func text(to *string) func(string) error {
+	return func(s string) error { *to = s; return nil }
+}
+
+func list(to *[]string) func(string) error {
+	return func(s string) error {
+		*to = nil
+		for item := range strings.SplitSeq(s, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*to = append(*to, item)
+			}
+		}
+		return nil
+	}
+}
+
+func boolean(to *bool) func(string) error {
+	return func(s string) (err error) {
+		if *to, err = strconv.ParseBool(s); err != nil {
+			return errors.New("it must be true or false")
+		}
+		return nil
+	}
+}
+
+func number(to *int, least int) func(string) error {
+	return func(s string) (err error) {
+		if *to, err = strconv.Atoi(s); err != nil || *to < least || *to > math.MaxInt32 {
+			return fmt.Errorf("it must be a whole number from %d up", least)
+		}
+		return nil
+	}
+}
+
+// duration takes 90s, 2m or 1h30m; a number alone counts seconds.
+func duration(to *time.Duration, least time.Duration) func(string) error {
+	return func(s string) (err error) {
+		if isInteger([]byte(s)) {
+			s += "s"
+		}
+		if *to, err = time.ParseDuration(s); err != nil || *to < least || *to == 0 {
+			return fmt.Errorf("it must be a time like 30s or 2m, at least %s", max(least, time.Millisecond))
+		}
+		return nil
+	}
+}
+
+// parseOptions reads flags, then the environment for what no flag says, then defaults.
+func parseOptions(args []string, getenv func(string) (string, bool)) (o options, err error) {
+	fs := flag.NewFlagSet("edge", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	given := make(map[string]bool)
+	table := optionTable(&o)
+	for _, opt := range table {
+		set := func(s string) error {
+			given[opt.name] = true
+			return opt.set(s)
+		}
+		if opt.value == "true" || opt.value == "false" {
+			fs.BoolFunc(opt.name, opt.help, set)
+		} else {
+			fs.Func(opt.name, opt.help, set)
+		}
+	}
+	if err := fs.Parse(args); err != nil {
+		return o, optionError(err)
+	}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q; edge -help lists the options", fs.Arg(0))
+	}
+	for _, opt := range table {
+		if given[opt.name] {
+			continue
+		}
+		value, from := opt.value, "the default"
+		if v, ok := getenv(envName(opt.name)); ok && v != "" {
+			value, from = v, envName(opt.name)
+		}
+		if err := opt.set(value); err != nil {
+			return o, fmt.Errorf("invalid value %q of %s: %v", value, from, err)
+		}
+	}
+	return o, o.complete()
+}
+
+// optionError words flag's errors for a reader who does not know Go.
+func optionError(err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	msg := err.Error()
+	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: "); ok {
+		return fmt.Errorf("unknown option %s; edge -help lists the options", name)
+	}
+	if name, ok := strings.CutPrefix(msg, "flag needs an argument: "); ok {
+		return fmt.Errorf("option %s needs a value", name)
+	}
+	return errors.New(strings.Replace(msg, " for flag -", " for option -", 1))
+}
+
+func envName(option string) string {
+	return "EDGE_" + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
+}
+
+// complete checks what no single option can, and makes up a key and a secret where there is none.
+func (o *options) complete() error {
+	if _, port, err := net.SplitHostPort(o.addr); err != nil || port == "" {
+		return fmt.Errorf("invalid value %q for option -addr: it must be host:port or :port", o.addr)
+	}
+	if o.madeKey = o.key == ""; o.madeKey {
+		o.key = strings.ToLower(rand.Text()[:20])
+	}
+	if o.madeSecret = o.secret == ""; o.madeSecret {
+		o.secret = strings.ToLower(rand.Text()[:20])
+	}
+	for _, c := range o.key {
+		if c <= ' ' || c > '~' || strings.ContainsRune(`/:?#%"\&`, c) {
+			return fmt.Errorf("invalid value %q for option -key: it is part of a URL and must not contain %q", o.key, c)
+		}
+	}
+	return nil
+}
+
+// defaultConnections leaves descriptors for API requests and whatever else needs one.
+func defaultConnections() int { return max(64, descriptorLimit()-128) }
+
+func printHelp(w io.Writer) {
+	fmt.Fprint(w, "edge is a Pusher Channels server. Official Pusher clients and server libraries work with it unchanged.\n\n"+
+		"  edge -key KEY -secret SECRET    serve on port 6001\n"+
+		"  edge                            the same, with a key and a secret made up for you\n\n"+
+		"Options, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER); a flag goes before a variable:\n\n")
+	for _, opt := range optionTable(new(options)) {
+		fmt.Fprintf(w, "  -%-20s %s", opt.name, opt.help)
+		if opt.value != "" {
+			fmt.Fprintf(w, " (default %s)", opt.value)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// banner is what a person needs after starting edge.
+func banner(o options, addr net.Addr) string {
+	host, port, _ := net.SplitHostPort(addr.String())
+	ip := net.ParseIP(host)
+	elsewhere := ""
+	if ip == nil || ip.IsUnspecified() {
+		host, elsewhere = "localhost", lanAddresses(port)
+	}
+	base := net.JoinHostPort(host, port)
+	id, idNote, secret := o.id, "", "your secret"
+	if id == "" {
+		id, idNote = "1", " (any id is accepted)"
+	}
+	if o.madeSecret {
+		secret = o.secret
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "edge %s, a Pusher Channels server\n\n", version)
+	fmt.Fprintf(&b, "  WebSocket  ws://%s/app/%s\n  HTTP API   http://%s/apps/%s\n%s", base, o.key, base, id, elsewhere)
+	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s\n", id, idNote, o.key)
+	if o.madeSecret {
+		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", o.secret)
+	}
+	fmt.Fprintf(&b, "\nIn a page, with pusher-js:\n  new Pusher(%q, { cluster: \"\", wsHost: %q, wsPort: %s, forceTLS: false, enabledTransports: [\"ws\"] })\n", o.key, host, port)
+	fmt.Fprintf(&b, "On a server, with Node's pusher:\n  new Pusher({ appId: %q, key: %q, secret: %q, host: %q, port: %q, useTLS: false })\n\n", id, o.key, secret, host, port)
+	fmt.Fprintf(&b, "Ready on %s. Ctrl-C ends it.\n", addr)
+	return b.String()
+}
+
+// lanAddresses is a line with the addresses under which other machines find this one, or "".
+func lanAddresses(port string) string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "" // only a hint is lost
+	}
+	var found []string
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			found = append(found, net.JoinHostPort(n.IP.String(), port))
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return "  elsewhere  " + strings.Join(found, ", ") + "\n"
+}
+
+const welcome = `This is edge, a Pusher Channels server.
+
+  WebSocket connections   /app/{key}
+  HTTP API                /apps/{id}/events and the other calls of Pusher's HTTP API
+  Is it alive?            /health
+
+Point an official Pusher client or server library at this host and port: edge -help and the README say how.
+`

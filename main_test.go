@@ -1,0 +1,337 @@
+package main
+
+// What the other tests are written with: a server on a free port, and clients that speak raw TCP, so that a test reads like
+// the protocol: send, expect.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/md5"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestMain fails if a goroutine is left when the tests are over.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	http.DefaultClient.CloseIdleConnections()
+	if left := leaked(); left != "" && code == 0 {
+		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leaked waits for goroutines of ours to end and returns the stacks of those that do not.
+func leaked() string {
+	var left []string
+	for range 100 {
+		buf := make([]byte, 1<<20)
+		left = nil
+		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if strings.Contains(g, "\nedge.") && !strings.Contains(g, "edge.TestMain(") {
+				left = append(left, g)
+			}
+		}
+		if left == nil {
+			return ""
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return strings.Join(left, "\n\n")
+}
+
+const patience = 20 * time.Second // how long a test waits for what must come; only a failing test waits that long
+
+// testServer is a running edge.
+type testServer struct {
+	addr string
+	app  *App
+	stop func() // shuts it down and waits; may be called again
+}
+
+// startEdge starts a server with the given flags, and returns its address. It ends with the test.
+func startEdge(t testing.TB, args ...string) (addr string) { return startServer(t, args...).addr }
+
+func startServer(t testing.TB, args ...string) *testServer {
+	t.Helper()
+	noEnv := func(string) (string, bool) { return "", false }
+	o, err := parseOptions(append([]string{"-key", "key", "-secret", "secret"}, args...), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &testServer{addr: l.Addr().String(), app: newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits)}
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, l, s.app) }()
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("server: %v", err)
+		}
+	})
+	t.Cleanup(s.stop)
+	return s
+}
+
+// client is a WebSocket client that checks every frame it gets.
+type client struct {
+	t    testing.TB
+	conn net.Conn
+	in   *bufio.Reader
+	id   string // socket id
+}
+
+// handshake opens a WebSocket connection; rest is sent in the same packet as the request.
+func handshake(t testing.TB, addr, path, rest string) *client {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n%s", path, addr, rest)
+	c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
+	r, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.StatusCode != http.StatusSwitchingProtocols || r.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" {
+		t.Fatalf("handshake for %s: %v", path, r)
+	}
+	return c
+}
+
+// connect opens a connection for the app key and reads connection_established.
+func connect(t testing.TB, addr string) *client {
+	t.Helper()
+	c := handshake(t, addr, "/app/key?protocol=7&client=test&version=1", "")
+	c.established()
+	return c
+}
+
+func (c *client) established() {
+	c.t.Helper()
+	var hello struct{ Event, Data string }
+	var data struct {
+		SocketID string `json:"socket_id"`
+	}
+	json.Unmarshal([]byte(c.text()), &hello)
+	json.Unmarshal([]byte(hello.Data), &data)
+	if hello.Event != "pusher:connection_established" || data.SocketID == "" {
+		c.t.Fatalf("no connection_established: %+v", hello)
+	}
+	c.id = data.SocketID
+}
+
+// maskedFrame is a client frame.
+func maskedFrame(first byte, payload []byte) []byte {
+	b := []byte{first}
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, 0x80|byte(n))
+	case n <= 0xffff:
+		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
+	}
+	mask := [4]byte{0x12, 0x34, 0x56, 0x78}
+	b = append(b, mask[:]...)
+	for i, c := range payload {
+		b = append(b, c^mask[i&3])
+	}
+	return b
+}
+
+func (c *client) raw(b []byte) {
+	c.t.Helper()
+	if _, err := c.conn.Write(b); err != nil {
+		c.t.Fatalf("write: %v", err)
+	}
+}
+
+// send sends a text frame.
+func (c *client) send(format string, args ...any) {
+	c.t.Helper()
+	c.raw(maskedFrame(0x80|opText, fmt.Appendf(nil, format, args...)))
+}
+
+// frame reads one frame of any kind.
+func (c *client) frame() (opcode byte, payload []byte) {
+	c.t.Helper()
+	opcode, payload, err := c.readFrame()
+	if err != nil {
+		c.t.Fatalf("read: %v", err)
+	}
+	return opcode, payload
+}
+
+func (c *client) readFrame() (opcode byte, payload []byte, err error) {
+	var head [2]byte
+	if _, err := io.ReadFull(c.in, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := uint64(head[1])
+	switch head[1] {
+	case 126:
+		var b [2]byte
+		io.ReadFull(c.in, b[:])
+		n = uint64(binary.BigEndian.Uint16(b[:]))
+	case 127:
+		var b [8]byte
+		io.ReadFull(c.in, b[:])
+		n = binary.BigEndian.Uint64(b[:])
+	}
+	if head[1]&0x80 != 0 || head[0]&0x70 != 0 || head[0]&0x80 == 0 {
+		return 0, nil, fmt.Errorf("illegal server frame %x", head)
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(c.in, payload)
+	return head[0] & 0xf, payload, err
+}
+
+// text reads one text frame.
+func (c *client) text() string {
+	c.t.Helper()
+	opcode, payload := c.frame()
+	if opcode != opText {
+		c.t.Fatalf("got opcode %d %q, want a text frame", opcode, payload)
+	}
+	return string(payload)
+}
+
+// expect reads text frames and compares them byte for byte.
+func (c *client) expect(want ...string) {
+	c.t.Helper()
+	for _, w := range want {
+		if got := c.text(); got != w {
+			c.t.Fatalf("got  %s\nwant %s", got, w)
+		}
+	}
+}
+
+// expectClose reads a close frame with this code and then the end of the connection.
+func (c *client) expectClose(code int) (reason string) {
+	c.t.Helper()
+	opcode, payload := c.frame()
+	if opcode != opClose || len(payload) < 2 {
+		c.t.Fatalf("got opcode %d %q, want close %d", opcode, payload, code)
+	}
+	if got := int(binary.BigEndian.Uint16(payload)); got != code {
+		c.t.Fatalf("closed with %d %q, want %d", got, payload[2:], code)
+	}
+	if _, _, err := c.readFrame(); err == nil {
+		c.t.Fatal("a frame after the close frame")
+	}
+	c.conn.Close()
+	return string(payload[2:])
+}
+
+const pong = `{"event":"pusher:pong","data":"{}"}`
+
+// settled checks that nothing is on its way to c: the next frame is the answer to a ping.
+func (c *client) settled() {
+	c.t.Helper()
+	c.send(`{"event":"pusher:ping","data":{}}`)
+	c.expect(pong)
+}
+
+var testKey = newKey("key", "secret")
+
+// token signs a subscription of c.
+func (c *client) token(channel, channelData string) string {
+	id, _ := parseSocketID(c.id)
+	return "key:" + string(testKey.sign(nil, channelText(nil, id, []byte(channel), []byte(channelData))))
+}
+
+// subscribe sends a subscription with a correct signature.
+func (c *client) subscribe(channel, channelData string) {
+	c.t.Helper()
+	data, _ := json.Marshal(map[string]string{"channel": channel, "auth": c.token(channel, channelData), "channel_data": channelData})
+	c.send(`{"event":"pusher:subscribe","data":%s}`, data)
+}
+
+// join subscribes to a channel that is not a presence channel, and reads the answer.
+func (c *client) join(channel string) {
+	c.t.Helper()
+	c.subscribe(channel, "")
+	c.expect(succeeded(channel))
+}
+
+func succeeded(channel string) string {
+	return `{"event":"pusher_internal:subscription_succeeded","channel":"` + channel + `","data":"{}"}`
+}
+
+func event(name, channel, data string) string {
+	return fmt.Sprintf(`{"event":%q,"channel":%q,"data":%s}`, name, channel, quote(data))
+}
+
+func quote(s string) []byte { return appendString(nil, s) }
+
+// signedURL is the address of an API call, with a valid signature of this moment. query is name=value&…, not escaped.
+func signedURL(addr, method, path, query, body string) string {
+	q := fmt.Sprintf("auth_key=key&auth_timestamp=%d&auth_version=1.0", time.Now().Unix())
+	if body != "" {
+		sum := md5.Sum([]byte(body))
+		q += "&body_md5=" + hex.EncodeToString(sum[:])
+	}
+	if query != "" {
+		q += "&" + query
+	}
+	ps, err := parseParams(q)
+	if err != nil {
+		panic(err)
+	}
+	return fmt.Sprintf("http://%s%s?%s&auth_signature=%s", addr, path, q, testKey.sign(nil, requestText(nil, method, path, ps)))
+}
+
+// call makes a signed API call and returns status and body.
+func apiCall(t testing.TB, addr, method, path, query, body string) (status int, answer string) {
+	t.Helper()
+	r, err := http.NewRequest(method, signedURL(addr, method, path, query, body), bytes.NewReader([]byte(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return do(t, r)
+}
+
+func do(t testing.TB, r *http.Request) (status int, answer string) {
+	t.Helper()
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// publish triggers an event over HTTP, which must succeed.
+func publish(t testing.TB, addr, channel, name, data string) {
+	t.Helper()
+	body := fmt.Sprintf(`{"name":%s,"channel":%s,"data":%s}`, quote(name), quote(channel), quote(data))
+	if status, answer := apiCall(t, addr, "POST", "/apps/1/events", "", body); status != 200 || answer != "{}" {
+		t.Fatalf("POST /events: %d %s", status, answer)
+	}
+}
