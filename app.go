@@ -124,7 +124,7 @@ func (a *App) openChannel(name string, k kind) *Channel {
 		return c
 	}
 	name = strings.Clone(name) // it may be a part of something large
-	c, _ := a.channels.LoadOrStore(name, &Channel{name: name, kind: k})
+	c, _ := a.channels.LoadOrStore(name, newChannel(name, k))
 	return c.(*Channel)
 }
 

@@ -29,6 +29,7 @@ type Channel struct {
 	// Static after construction.
 	name string
 	kind kind
+	run  func() // pump, made once: a go statement with a receiver would allocate for every event
 
 	expiring atomic.Bool // a timer of the App runs that will call expire
 
@@ -46,6 +47,12 @@ type Channel struct {
 
 	countSent    time.Time // when subscription_count was last sent, and whether a timer runs to send it
 	countPending bool
+}
+
+func newChannel(name string, k kind) *Channel {
+	c := &Channel{name: name, kind: k}
+	c.run = c.pump
+	return c
 }
 
 // Subscription is one connection's membership of a channel.
@@ -127,7 +134,7 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, quiet bool) (s
 		c.pumping = true
 		c.mu.Unlock()
 		if c.round() {
-			go c.pump() // ends when nothing is pending; flush waits for it
+			go c.run() // ends when nothing is pending; flush waits for it
 		}
 		return sub, nil
 	}
@@ -260,7 +267,7 @@ func (c *Channel) startLocked() {
 		return
 	}
 	c.pumping = true
-	go c.pump() // ends when nothing is pending; flush waits for it
+	go c.run() // ends when nothing is pending; flush waits for it
 }
 
 // pump delivers until nothing is pending.

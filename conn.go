@@ -16,11 +16,13 @@ import (
 )
 
 const (
-	kernelSendBuffer = 64 << 10         // bytes; without a bound the kernel takes 4 MiB for a client that never reads
-	writeTimeout     = 10 * time.Second // for one queued piece to leave
-	lingerTimeout    = time.Second      // for the other side to close too
+	kernelSendBuffer = 64 << 10    // bytes; without a bound the kernel takes 4 MiB for a client that never reads
+	lingerTimeout    = time.Second // for the other side to close too
 	readBufferSize   = 4 << 10
 )
+
+// writeTimeout is the time a queued piece has to leave. Only tests change it.
+var writeTimeout = 10 * time.Second
 
 var (
 	errCut     = errors.New("connection cut: the client reads too slowly")
@@ -242,6 +244,7 @@ func (c *conn) nextPiece() []byte {
 	defer c.mu.Unlock()
 	if len(c.queue) == 0 || c.err != nil {
 		c.draining, c.queue, c.queued, c.owned = false, nil, 0, false
+		c.Conn.SetWriteDeadline(time.Time{}) // or a later write would fail because of this one's
 		if c.last && c.err == nil {
 			c.closeWrite()
 		}

@@ -335,3 +335,13 @@ func publish(t testing.TB, addr, channel, name, data string) {
 		t.Fatalf("POST /events: %d %s", status, answer)
 	}
 }
+
+// waitUntil waits for a state that nothing announces.
+func waitUntil(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}

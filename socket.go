@@ -222,7 +222,9 @@ func (s *Socket) serve(code int, reason string) {
 	s.app.logf("%s connected from %s", s.id, s.conn.RemoteAddr())
 	s.write(appendEstablished(nil, s.id, s.app.limits.activityTimeout))
 	s.lastRead = monotonic()
-	s.await(s.app.limits.activityTimeout)
+	if s.guard.idle() { // else keep has set a shorter time
+		s.await(s.app.limits.activityTimeout)
+	}
 	s.ws.ReadLoop()
 }
 

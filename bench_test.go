@@ -1,0 +1,182 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/valyala/fastjson"
+)
+
+var benchData = quote(`{"text":"` + fmt.Sprintf("%0170d", 7) + `"}`)
+
+func BenchmarkFrame(b *testing.B) {
+	name, buf := []byte("App\\Events\\OrderShipped"), make([]byte, 0, 1024)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = appendEvent(buf[:0], name, "private-orders.12345", benchData, "")
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	frame := []byte(`{"event":"client-typing","data":{"x":1,"y":[1,2,3],"who":"someone"},"channel":"presence-foobar"}`)
+	var p fastjson.Parser
+	b.ReportAllocs()
+	for b.Loop() {
+		if checkJSON(frame, socketDepth, socketValues) != nil {
+			b.Fatal()
+		}
+		if _, err := parseMessage(&p, frame); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkSignature(b *testing.B) {
+	text := []byte("1234.1234:presence-foobar:{\"user_id\":10,\"user_info\":{\"name\":\"Mr. Channels\"}}")
+	signature := testKey.sign(nil, text)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !testKey.valid(signature, text) {
+			b.Fatal()
+		}
+	}
+}
+
+// The two candidates for the table of channels; App uses the first.
+
+func BenchmarkLookupSyncMap(b *testing.B) {
+	benchLookup(b, func(names []string) func(string) bool {
+		var m sync.Map
+		for _, name := range names {
+			m.LoadOrStore(name, &Channel{name: name})
+		}
+		return func(name string) bool { c, ok := m.Load(name); return ok && c.(*Channel).name == name }
+	})
+}
+
+func BenchmarkLookupShardedRWMutex(b *testing.B) {
+	type shard struct {
+		mu sync.RWMutex
+		m  map[string]*Channel
+		_  [96]byte // a cache line of its own
+	}
+	benchLookup(b, func(names []string) func(string) bool {
+		var shards [64]shard
+		of := func(name string) *shard {
+			h := uint32(2166136261)
+			for i := range len(name) {
+				h = (h ^ uint32(name[i])) * 16777619
+			}
+			return &shards[h%64]
+		}
+		for _, name := range names {
+			s := of(name)
+			if s.m == nil {
+				s.m = make(map[string]*Channel)
+			}
+			s.m[name] = &Channel{name: name}
+		}
+		return func(name string) bool {
+			s := of(name)
+			s.mu.RLock()
+			defer s.mu.RUnlock()
+			return s.m[name] != nil
+		}
+	})
+}
+
+func benchLookup(b *testing.B, table func(names []string) func(string) bool) {
+	for _, n := range []int{10, 100_000} {
+		names := make([]string, n)
+		for i := range names {
+			names[i] = fmt.Sprintf("private-orders.%d", i)
+		}
+		find := table(names)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.SetParallelism(32)
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					if !find(names[i*7919%n]) {
+						b.Error("not found")
+						return
+					}
+				}
+			})
+		})
+	}
+}
+
+// BenchmarkChannelTable reports what a channel costs in memory when there are 100,000 of them.
+func BenchmarkChannelTable(b *testing.B) {
+	const n = 100_000
+	for b.Loop() {
+		app := newApp("", nil, Limits{})
+		before := heap()
+		for i := range n {
+			app.openChannel(fmt.Sprintf("private-orders.%d", i), kindPrivate)
+		}
+		b.ReportMetric(float64(heap()-before)/n, "B/channel")
+		runtime.KeepAlive(app)
+	}
+}
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// BenchmarkPublish sends events through the whole server to subscribers on loopback, four outstanding at most, as the load
+// generator of the design does. The clients run in the same process, so that compare only figures of the same benchmark.
+func BenchmarkPublish(b *testing.B) {
+	for _, n := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			s := startServer(b)
+			want := len(appendEvent(nil, "event", "room", benchData, ""))
+			arrived := make(chan struct{}, 4*n)
+			for range n {
+				c := connect(b, s.addr)
+				c.join("room")
+				c.conn.SetDeadline(time.Time{})
+				go countFrames(c, want, arrived) // ends with the connection
+			}
+			e := Event{name: []byte("event"), data: benchData}
+			outstanding := 0
+			b.ReportAllocs()
+			for b.Loop() {
+				s.app.trigger("room", kindPublic, e)
+				if outstanding++; outstanding == 4 {
+					receive(arrived, n)
+					outstanding--
+				}
+			}
+			receive(arrived, outstanding*n)
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/delivery")
+		})
+	}
+}
+
+// countFrames reads frames of one size and reports each.
+func countFrames(c *client, size int, arrived chan<- struct{}) {
+	buf, have := make([]byte, 16<<10), 0
+	for {
+		n, err := c.in.Read(buf)
+		if err != nil {
+			return
+		}
+		for have += n; have >= size; have -= size {
+			arrived <- struct{}{}
+		}
+	}
+}
+
+func receive(arrived <-chan struct{}, n int) {
+	for range n {
+		<-arrived
+	}
+}
