@@ -131,11 +131,12 @@ func (a *App) openChannel(name string, k kind) *Channel {
 // dropChannel takes a channel that is gone out of the table, unless another has its place by now.
 func (a *App) dropChannel(c *Channel) { a.channels.CompareAndDelete(c.name, c) }
 
-// subscribe subscribes s, which must not be subscribed already, and returns when the subscription has been answered.
-func (a *App) subscribe(s *Socket, name string, k kind, m *Member, quiet bool) (*Subscription, error) {
+// subscribe subscribes s, which must not be subscribed already, and returns when the subscription has been answered; see
+// Channel.subscribe.
+func (a *App) subscribe(s *Socket, name string, k kind, m *Member, answer []byte) (*Subscription, error) {
 	for {
 		c := a.openChannel(name, k)
-		sub, err := c.subscribe(s, m, &a.limits, quiet)
+		sub, err := c.subscribe(s, m, &a.limits, answer)
 		if err != errGone {
 			return sub, err
 		}
@@ -252,17 +253,18 @@ func (a *App) occupied(prefix string, f func(name string, info channelInfo)) {
 	}
 }
 
-// signIn makes s a connection of the user: it will get the events sent to the user, is told which of those it watches are
-// online, and tells those who watch the user. The caller has sent signin_success.
-func (a *App) signIn(s *Socket, u *User) *Subscription {
-	// Events for the user reach every signed-in connection, whether it subscribes to #server-to-user-{id} or not.
-	sub, _ := a.subscribe(s, userChannelPrefix+u.id, kindUser, nil, true) // fails only on presence channels
+// signIn makes s a connection of the user: it gets the events sent to the user, can be terminated, is told which of the
+// users it watches are online, and those who watch the user are told that he is. All this is in force when success, the
+// answer to the client, goes out.
+func (a *App) signIn(s *Socket, u *User, success []byte) *Subscription {
 	a.usersMu.Lock()
-	first := len(a.users[u.id]) == 0
-	addTo(a.users, u.id, s)
-	if first {
+	if addTo(a.users, u.id, s); len(a.users[u.id]) == 1 {
 		a.tellWatchersLocked(u.id, appendWatchlist(nil, []string{u.id}, nil))
 	}
+	a.usersMu.Unlock()
+	// Events for the user reach every signed-in connection, whether it subscribes to #server-to-user-{id} or not.
+	sub, _ := a.subscribe(s, userChannelPrefix+u.id, kindUser, nil, success) // fails only on presence channels
+	a.usersMu.Lock()
 	var online, offline []string
 	for _, id := range u.watchlist {
 		addTo(a.watchers, id, s)

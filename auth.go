@@ -28,7 +28,6 @@ type Key struct {
 // mac is the working memory of one signature: a keyed hash costs more to make than to reset.
 type mac struct {
 	hash hash.Hash
-	text []byte
 	sum  [sha256.Size]byte
 }
 

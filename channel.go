@@ -103,10 +103,11 @@ type join struct {
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
-// subscribe adds a subscription of s and returns when it has been answered; a quiet one is not answered. m is the member of
-// a presence channel, or nil; a member who is there already keeps his first info. The error is errGone, or errFull if the
-// channel has as many other members as the limits allow.
-func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, quiet bool) (sub *Subscription, err error) {
+// subscribe adds a subscription of s and returns when it has been answered: with answer, or if that is nil with
+// subscription_succeeded and what belongs to it. m is the member of a presence channel, or nil; a member who is there
+// already keeps his first info. The error is errGone, or errFull if the channel has as many other members as the limits
+// allow.
+func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte) (sub *Subscription, err error) {
 	c.mu.Lock()
 	if c.gone {
 		err = errGone
@@ -118,8 +119,8 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, quiet bool) (s
 		return nil, err
 	}
 	sub = &Subscription{socket: s, channel: c, member: m}
-	j := join{sub: sub, at: c.pendingLocked()}
-	if !quiet {
+	j := join{sub: sub, answer: answer, at: c.pendingLocked()}
+	if answer == nil {
 		j.answer = c.answerLocked()
 	}
 	c.count++

@@ -16,6 +16,7 @@ import (
 // view is what one connection has seen of a presence channel since its last subscription_succeeded. It must be exact: the
 // members of the snapshot, changed by nothing but member_added and member_removed, and every publisher's numbers in a row.
 type view struct {
+	self       string // socket id
 	subscribed bool
 	members    map[string]bool
 	next       map[string]int // by publisher
@@ -43,7 +44,7 @@ func (v *view) apply(frame string) error {
 	}
 	switch e.Event {
 	case eventSubscriptionSucceeded:
-		*v = view{subscribed: true, members: map[string]bool{}, next: map[string]int{}}
+		*v = view{self: v.self, subscribed: true, members: map[string]bool{}, next: map[string]int{}}
 		for _, id := range data.Presence.IDs {
 			v.members[id] = true
 		}
@@ -60,7 +61,10 @@ func (v *view) apply(frame string) error {
 			return fmt.Errorf("was not a member")
 		}
 		delete(v.members, data.UserID)
-	case "number":
+	case "number", "client-number":
+		if data.From == v.self {
+			return fmt.Errorf("own event")
+		}
 		if want, ok := v.next[data.From]; ok && data.N != want {
 			return fmt.Errorf("number %d of publisher %s, want %d", data.N, data.From, want)
 		}
@@ -100,7 +104,7 @@ func TestChurn(t *testing.T) {
 			for r := range rounds {
 				c := connect(t, s.addr)
 				channel := name(random.IntN(channels))
-				v := &view{}
+				v, sent := &view{self: c.id}, 0
 				for again := range 1 + random.IntN(3) {
 					if again > 0 {
 						c.send(`{"event":"pusher:unsubscribe","data":{"channel":%q}}`, channel)
@@ -109,6 +113,10 @@ func TestChurn(t *testing.T) {
 					for range random.IntN(30) {
 						if !churnFrame(t, c, v, seed) {
 							return
+						}
+						if v.subscribed && sent < maxClientEvents && random.IntN(4) == 0 {
+							c.send(`{"event":"client-number","channel":%q,"data":{"from":%q,"n":%d}}`, channel, c.id, sent)
+							sent++
 						}
 					}
 				}

@@ -126,7 +126,7 @@ func handler(app *App, up *upgrader) http.Handler {
 		case isUpgrade(r):
 			up.upgrade(w, r, codePathNotFound, "Path not found: connect to /app/{key}")
 		case r.URL.Path == "/":
-			io.WriteString(w, welcome)
+			fmt.Fprintf(w, welcome, version)
 		default:
 			http.Error(w, "not found: the API is under /apps/{id}, WebSocket connections under /app/{key}", http.StatusNotFound)
 		}
@@ -385,7 +385,7 @@ func lanAddresses(port string) string {
 	return "  elsewhere  " + strings.Join(found, ", ") + "\n"
 }
 
-const welcome = `This is edge, a Pusher Channels server.
+const welcome = `This is edge %s, a Pusher Channels server.
 
   WebSocket connections   /app/{key}
   HTTP API                /apps/{id}/events and the other calls of Pusher's HTTP API

@@ -466,7 +466,7 @@ func (s *Socket) subscribe(r subscribeRequest, k kind) {
 		s.refuse(r.channel, no)
 		return
 	}
-	sub, err := s.app.subscribe(s, string(r.channel), k, m, false)
+	sub, err := s.app.subscribe(s, string(r.channel), k, m, nil)
 	if errors.Is(err, errFull) {
 		text := fmt.Sprintf("The presence channel has its maximum of %d members", s.app.limits.presenceMembers)
 		s.refuse(r.channel, &refusal{"LimitReached", text, codeOverCapacity})
@@ -571,16 +571,18 @@ func (s *Socket) handleSignin(data *fastjson.Value) {
 		s.sendError(0, "This connection is signed in as another user already", "")
 		return
 	}
-	s.deliver(appendSigninSuccess(nil, r.userData))
+	success := appendSigninSuccess(nil, r.userData)
 	if excess {
 		text := fmt.Sprintf("The watchlist may have at most %d users; accepted were the first: %s", maxWatchlist, strings.Join(user.watchlist, ", "))
-		s.sendError(codeWatchlistTooLong, text, "")
+		success = appendError(success, codeWatchlistTooLong, text, "")
 	}
-	if s.user == nil {
-		s.user = &user
-		s.userSub = s.app.signIn(s, s.user)
-		s.app.logf("%s signed in as %q", s.id, user.id)
+	if s.user != nil {
+		s.deliver(success)
+		return
 	}
+	s.user = &user
+	s.userSub = s.app.signIn(s, s.user, success)
+	s.app.logf("%s signed in as %q", s.id, user.id)
 }
 
 func (s *Socket) handleClientEvent(m message) {

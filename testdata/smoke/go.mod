@@ -1,0 +1,3 @@
+module edge/testdata/smoke
+
+go 1.26
