@@ -24,20 +24,27 @@ type api struct {
 	now func() time.Time // the wall clock, which callers sign
 }
 
-// routes enters the calls into mux.
+// routes enters the calls into mux, and for their paths an answer to other methods.
 func (a *api) routes(mux *http.ServeMux) {
-	for pattern, handle := range map[string]func(*call) error{
-		"POST /apps/{app}/events":                             a.postEvents,
-		"POST /apps/{app}/batch_events":                       a.postBatchEvents,
-		"GET /apps/{app}/channels":                            a.getChannels,
-		"GET /apps/{app}/channels/{channel}":                  a.getChannel,
-		"GET /apps/{app}/channels/{channel}/users":            a.getUsers,
-		"POST /apps/{app}/users/{user}/terminate_connections": a.postTerminate,
-		"POST /users/{user}/terminate_connections":            a.postTerminate, // the Python library leaves the app out
-		"POST /apps/{app}/channels/{channel}/events":          a.postChannelEvents,
-		"GET /apps/{app}/channels/{channel}/stats":            a.getStats,
+	for _, route := range []struct {
+		method, path string
+		handle       func(*call) error
+	}{
+		{"POST", "/apps/{app}/events", a.postEvents},
+		{"POST", "/apps/{app}/batch_events", a.postBatchEvents},
+		{"GET", "/apps/{app}/channels", a.getChannels},
+		{"GET", "/apps/{app}/channels/{channel}", a.getChannel},
+		{"GET", "/apps/{app}/channels/{channel}/users", a.getUsers},
+		{"POST", "/apps/{app}/users/{user}/terminate_connections", a.postTerminate},
+		{"POST", "/users/{user}/terminate_connections", a.postTerminate}, // the Python library leaves the app out
+		{"POST", "/apps/{app}/channels/{channel}/events", a.postChannelEvents},
+		{"GET", "/apps/{app}/channels/{channel}/stats", a.getStats},
 	} {
-		mux.HandleFunc(pattern, a.authenticated(handle))
+		mux.HandleFunc(route.method+" "+route.path, a.authenticated(route.handle))
+		mux.HandleFunc(route.path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Allow", route.method)
+			http.Error(w, fmt.Sprintf("Method Not Allowed: this call is a %s", route.method), http.StatusMethodNotAllowed)
+		})
 	}
 }
 
@@ -101,8 +108,8 @@ func (a *api) check(c *call, buffer *[]byte) (err error) {
 	return nil
 }
 
-// bodyLimit is the size of the largest legal request, a batch of ten: data escaped to twice its size, and the rest.
-func (a *api) bodyLimit() int { return 64<<10 + maxBatch*2*a.app.limits.eventSize }
+// bodyLimit is the size of the largest legal request, a batch of ten: data with an escape for every byte, and the rest.
+func (a *api) bodyLimit() int { return 64<<10 + maxBatch*6*a.app.limits.eventSize }
 
 // readBody reads the body into the buffer, which it lets grow.
 func readBody(r *http.Request, buffer *[]byte, limit int) ([]byte, error) {
@@ -207,7 +214,7 @@ type trigger struct {
 }
 
 func (a *api) postEvents(c *call) error {
-	p := messageParsers.Get()
+	p := parsers.Get()
 	defer freeParser(p, len(c.body))
 	var f [len(eventFields)]*fastjson.Value
 	if err := parseBody(p, c.body, eventFields[:], f[:]); err != nil {
@@ -250,12 +257,6 @@ func parseBody(p *fastjson.Parser, body []byte, names []string, found []*fastjso
 	return nil
 }
 
-func freeParser(p *fastjson.Parser, used int) {
-	if used <= largeMessage {
-		messageParsers.Put(p)
-	}
-}
-
 // fromQuery takes fields that are not in the body from the query string, which the docs allow and discourage.
 func fromQuery(ps params, f []*fastjson.Value) {
 	for i, name := range eventFields {
@@ -273,20 +274,20 @@ func fromQuery(ps params, f []*fastjson.Value) {
 func channelsFromQuery(ps params) *fastjson.Value {
 	list := []byte{'['}
 	for _, p := range ps {
-		if p.name != "channels[]" && p.name != "channels" {
-			continue
-		}
-		for name := range strings.SplitSeq(p.value, ",") {
-			if len(list) > 1 {
-				list = append(list, ',')
+		switch p.name {
+		case "channels[]":
+			list = append(appendString(list, p.value), ',')
+		case "channels":
+			for name := range strings.SplitSeq(p.value, ",") {
+				list = append(appendString(list, name), ',')
 			}
-			list = appendString(list, name)
 		}
 	}
 	if len(list) == 1 {
 		return nil
 	}
-	return fastjson.MustParseBytes(append(list, ']'))
+	list[len(list)-1] = ']'
+	return fastjson.MustParseBytes(list)
 }
 
 // jsonString makes text a value as if it had come in a body.
@@ -409,7 +410,7 @@ func (a *api) appendChannels(dst []byte, t trigger) []byte {
 }
 
 func (a *api) postBatchEvents(c *call) error {
-	p := messageParsers.Get()
+	p := parsers.Get()
 	defer freeParser(p, len(c.body))
 	var batch [1]*fastjson.Value
 	if err := parseBody(p, c.body, []string{"batch"}, batch[:]); err != nil {

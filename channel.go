@@ -45,8 +45,9 @@ type Channel struct {
 	pumping bool          // a pump runs; if not, nothing is pending
 	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
 
-	countSent    time.Time // when subscription_count was last sent, and whether a timer runs to send it
-	countPending bool
+	countTold    int       // the last subscription_count sent,
+	countSent    time.Time // and when
+	countPending bool      // a timer runs that will call sendCount
 }
 
 func newChannel(name string, k kind) *Channel {
@@ -380,27 +381,36 @@ func (c *Channel) flush() {
 // noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
 // that at most every five seconds, the last change always included.
 func (c *Channel) noteCountLocked(limits *Limits) {
-	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 || c.countPending || c.count == 0 {
+	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 || c.count == 0 {
 		return
 	}
-	if wait := subscriptionCountEvery - time.Since(c.countSent); c.count > allOfSubscriptionCountUpTo && wait > 0 {
-		c.countPending = true
-		time.AfterFunc(wait, c.sendCount)
-		return
+	if c.count > allOfSubscriptionCountUpTo {
+		if c.countPending {
+			return
+		}
+		if wait := subscriptionCountEvery - time.Since(c.countSent); wait > 0 {
+			c.countPending = true
+			time.AfterFunc(wait, c.sendCount)
+			return
+		}
 	}
-	c.countSent = time.Now()
-	c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+	c.sendCountLocked()
 }
 
+// sendCount sends the last change of the count, if it was not sent since.
 func (c *Channel) sendCount() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.countPending = false
-	if c.count > 0 {
-		c.countSent = time.Now()
-		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+	if c.count > 0 && c.count != c.countTold {
+		c.sendCountLocked()
 		c.startLocked()
 	}
+}
+
+func (c *Channel) sendCountLocked() {
+	c.countTold, c.countSent = c.count, time.Now()
+	c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
 }
 
 // expire forgets the cached event when its time has come. It returns how long that still is, or 0, and whether the channel

@@ -8,6 +8,7 @@ package main
 
 import (
 	"encoding/binary"
+	"strings"
 	"time"
 )
 
@@ -204,9 +205,10 @@ func appendControl(dst []byte, opcode byte, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
-// appendClose appends a close frame. The reason is cut to what a control frame holds.
+// appendClose appends a close frame. The reason is cut to what a control frame holds, and is UTF-8 whatever comes in: a
+// client must fail the connection over one that is not, and would never see the code.
 func appendClose(dst []byte, code int, reason string) []byte {
-	reason = reason[:min(len(reason), maxControlFrame-2)]
+	reason = strings.ToValidUTF8(reason[:min(len(reason), maxControlFrame-2)], "")
 	dst = append(dst, 0x80|opClose, byte(2+len(reason)), byte(code>>8), byte(code))
 	return append(dst, reason...)
 }

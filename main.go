@@ -112,27 +112,19 @@ func serve(ctx context.Context, l net.Listener, app *App) error {
 func handler(app *App, up *upgrader) http.Handler {
 	mux := http.NewServeMux()
 	(&api{app: app, now: time.Now}).routes(mux)
-	mux.HandleFunc("/app/{key}", func(w http.ResponseWriter, r *http.Request) {
-		code, reason := 0, ""
-		if key := r.PathValue("key"); app.keys.find(key) == nil {
-			code, reason = codeUnknownKey, fmt.Sprintf("App key %.100s does not exist on this server", key)
-		} else if code, reason = checkVersion(r.URL.Query().Get("protocol")); code == 0 && !app.allowsOrigin(r.Header.Get("Origin")) {
-			code, reason = codeUnauthorized, "Origin not allowed"
-		}
-		up.upgrade(w, r, code, reason)
-	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case isUpgrade(r):
-			up.upgrade(w, r, codePathNotFound, "Path not found: connect to /app/{key}")
-		case r.URL.Path == "/":
-			fmt.Fprintf(w, welcome, version)
-		default:
-			http.Error(w, "not found: the API is under /apps/{id}, WebSocket connections under /app/{key}", http.StatusNotFound)
-		}
-	})
+	mux.HandleFunc("/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
-	return mux
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "not found: the API is under /apps/{id}, WebSocket connections under /app/{key}", http.StatusNotFound)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error
+			up.serveHTTP(w, r)
+		} else {
+			mux.ServeHTTP(w, r)
+		}
+	})
 }
 
 // shutdown ends in this order: no new connections and requests, the requests under way, the events they triggered, every

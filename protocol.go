@@ -66,6 +66,7 @@ const (
 	codePongMissing        = 4201
 	codeClientEventRate    = 4301 // only ever in an event
 	codeWatchlistTooLong   = 4302 // only ever in an event
+	codeUserInfoTooLarge   = 4301 // only ever as the status of a subscription_error, as soketi has it
 )
 
 // Limits are the limits of an app. Where the hosted service has one, it is the default (options in main.go).
@@ -278,8 +279,15 @@ func parseData(data *fastjson.Value, names []string, found []*fastjson.Value) (e
 	return fields(data, names, found)
 }
 
-// innerParsers are for JSON inside a string of a message that is itself still in a parser.
-var innerParsers fastjson.ParserPool
+var parsers fastjson.ParserPool
+
+// freeParser gives back a parser that was used for this many bytes. A parser keeps what it ever needed, up to eighty times
+// the text, so one that was used for much is left to the garbage collector.
+func freeParser(p *fastjson.Parser, used int) {
+	if used <= 4<<10 {
+		parsers.Put(p)
+	}
+}
 
 // parseText parses JSON that came inside a string. p must not be the parser that text lies in.
 func parseText(p *fastjson.Parser, text []byte) (*fastjson.Value, error) {
@@ -329,15 +337,15 @@ func parseSignin(data *fastjson.Value) (r signinRequest, err error) {
 var (
 	errNoUserID     = errors.New(`channel_data must be an object with a "user_id": a string or an integer`)
 	errUserID       = fmt.Errorf("user_id must have 1 to %d characters", maxUserID)
-	errSigninUserID = fmt.Errorf(`user_data must be an object with a string "id" of 1 to %d characters`, maxUserID)
+	errSigninUserID = fmt.Errorf(`user_data must be an object with a string "id" of 1 to %d of the characters of channel names`, maxUserID)
 )
 
 // parseMember reads channel_data. user_id comes out as a string however it was written, since the Java client and the Go
 // library read nothing else; a number keeps its digits and never passes through a float. info is user_info as compact
 // JSON, {} if there was none. Both are copies.
 func parseMember(channelData []byte) (id string, info []byte, err error) {
-	p := innerParsers.Get()
-	defer innerParsers.Put(p)
+	p := parsers.Get()
+	defer freeParser(p, len(channelData))
 	v, err := parseText(p, channelData)
 	if err != nil {
 		return "", nil, fmt.Errorf("channel_data: %w", err)
@@ -367,17 +375,23 @@ func parseMember(channelData []byte) (id string, info []byte, err error) {
 	return id, userInfo(f[1]), nil
 }
 
+// userInfo returns v as compact JSON. It must not ask for v's type: that would decode a string, which fastjson then could
+// not write as JSON any more.
 func userInfo(v *fastjson.Value) []byte {
-	if v == nil || v.Type() == fastjson.TypeNull {
+	if v == nil {
 		return []byte("{}")
 	}
-	return v.MarshalTo(nil)
+	info := v.MarshalTo(nil)
+	if string(info) == "null" {
+		return []byte("{}")
+	}
+	return info
 }
 
 // parseUser reads user_data. watchlist has at most maxWatchlist different ids; excess says that there were more.
 func parseUser(userData []byte) (u User, excess bool, err error) {
-	p := innerParsers.Get()
-	defer innerParsers.Put(p)
+	p := parsers.Get()
+	defer freeParser(p, len(userData))
 	v, err := parseText(p, userData)
 	if err != nil {
 		return u, false, fmt.Errorf("user_data: %w", err)
@@ -388,7 +402,11 @@ func parseUser(userData []byte) (u User, excess bool, err error) {
 	}
 	// The type is asked for first: an id that is a number must not pass for an absent one.
 	id, err := stringField(f[0], "id")
-	if err != nil || len(id) == 0 || utf8.RuneCount(id) > maxUserID {
+	if err != nil || len(id) > maxUserID {
+		return u, false, errSigninUserID
+	}
+	// The user's channel must have a name that can be published to.
+	if k, ok := parseChannel(userChannelPrefix+string(id), len(userChannelPrefix)+maxUserID); !ok || k != kindUser {
 		return u, false, errSigninUserID
 	}
 	u.id, u.info = string(id), userInfo(f[1])

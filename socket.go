@@ -82,6 +82,24 @@ func newUpgrader(app *App) *upgrader {
 	return u
 }
 
+// serveHTTP answers a WebSocket handshake on any path.
+func (u *upgrader) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	key, ok := strings.CutPrefix(r.URL.Path, "/app/")
+	if !ok || key == "" || strings.Contains(key, "/") {
+		u.upgrade(w, r, codePathNotFound, "Path not found: connect to /app/{key}")
+		return
+	}
+	if u.app.keys.find(key) == nil {
+		u.upgrade(w, r, codeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?")))
+		return
+	}
+	code, reason := checkVersion(r.URL.Query().Get("protocol"))
+	if code == 0 && !u.app.allowsOrigin(r.Header.Get("Origin")) {
+		code, reason = codeUnauthorized, "Origin not allowed"
+	}
+	u.upgrade(w, r, code, reason)
+}
+
 // upgrade answers a WebSocket handshake. A client that is refused for a reason of the Pusher protocol is told so after
 // the 101, by pusher:error and a close frame: to an HTTP status clients react by trying again. code is 0, or that reason.
 func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, reason string) {
@@ -93,7 +111,8 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, rea
 		http.Error(w, problem, status)
 		return
 	}
-	r.Header["Connection"] = []string{"Upgrade"} // gws looks at the first of several lines only
+	// gws looks at the first of several lines only, and for nothing else in it.
+	r.Header["Connection"], r.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	nc, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, "this connection cannot be upgraded", http.StatusInternalServerError)
@@ -184,7 +203,7 @@ func checkVersion(protocol string) (code int, reason string) {
 		return codeNoVersion, "No protocol version supplied: add ?protocol=7"
 	}
 	v, err := strconv.Atoi(protocol)
-	if err != nil {
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
 		return codeBadVersion, "Invalid protocol version: it must be an integer"
 	}
 	if v < minProtocol || v > maxProtocol {
@@ -375,21 +394,14 @@ func (u *upgrader) OnMessage(c *gws.Conn, m *gws.Message) {
 	s.handleMessage(m.Bytes())
 }
 
-var messageParsers fastjson.ParserPool
-
-// largeMessage is a size beyond which what a parser needed for it is not worth keeping.
-const largeMessage = 16 << 10
-
 func (s *Socket) handleMessage(frame []byte) {
 	err := checkJSON(frame, socketDepth, socketValues)
 	if err != nil {
 		s.handleMalformed(err)
 		return
 	}
-	p := messageParsers.Get()
-	if len(frame) <= largeMessage {
-		defer messageParsers.Put(p)
-	}
+	p := parsers.Get()
+	defer freeParser(p, len(frame))
 	m, err := parseMessage(p, frame)
 	if err != nil {
 		s.handleMalformed(err)
@@ -490,20 +502,21 @@ func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *refusal) {
 	if k&kindPresence == 0 {
 		return nil, nil
 	}
-	if len(r.channelData) == 0 {
-		if s.user == nil {
-			return nil, &refusal{"AuthError", "Presence channels need channel_data with a user_id, or a connection that is signed in", http.StatusUnauthorized}
+	m := new(Member)
+	if len(r.channelData) > 0 {
+		var err error
+		if m.id, m.info, err = parseMember(r.channelData); err != nil {
+			return nil, &refusal{"AuthError", "Invalid " + err.Error(), http.StatusBadRequest}
 		}
-		return &Member{id: s.user.id, info: s.user.info}, nil
+	} else if s.user != nil {
+		m.id, m.info = s.user.id, s.user.info
+	} else {
+		return nil, &refusal{"AuthError", "Presence channels need channel_data with a user_id, or a connection that is signed in", http.StatusUnauthorized}
 	}
-	id, info, err := parseMember(r.channelData)
-	if err != nil {
-		return nil, &refusal{"AuthError", "Invalid " + err.Error(), http.StatusBadRequest}
+	if limit := s.app.limits.presenceUserSize; len(m.info) > limit {
+		return nil, &refusal{"LimitReached", fmt.Sprintf("user_info may have at most %d bytes", limit), codeUserInfoTooLarge}
 	}
-	if limit := s.app.limits.presenceUserSize; len(info) > limit {
-		return nil, &refusal{"LimitReached", fmt.Sprintf("user_info may have at most %d bytes", limit), codeClientEventRate}
-	}
-	return &Member{id: id, info: info}, nil
+	return m, nil
 }
 
 // subscribeUser answers a subscription to #server-to-user-{id}. Its events come with signing in; this only confirms it.

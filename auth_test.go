@@ -1,0 +1,523 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The vectors are V1 to V17 of the protocol reference: samples of Pusher's documentation and of its libraries' tests, each
+// computed again with openssl.
+const (
+	vectorName   = "278d425bdf160c739803"
+	vectorSecret = "7ad3773142a6692b25b8"
+	vectorTime   = 1353088179
+	vectorPrefix = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0"
+	authWindow   = 600 * time.Second
+)
+
+var vectorKeys = Keys{newKey("other", "other secret"), newKey(vectorName, vectorSecret)}
+
+var vectorSocket = socketID{1234, 1234}
+
+type tokenVector struct {
+	name, channel, data, digest string // no channel: a signin
+}
+
+var tokenVectors = []tokenVector{
+	{"V1", "private-foobar", "", "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"},
+	{"V2", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Channels"}}`, "31935e7d86dba64c2a90aed31fdc61869f9b22ba9d8863bba239c03ca481bc80"},
+	{"V3", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Pusher"}}`, "afaed3695da2ffd16931f457e338e6c9f2921fa133ce7dac49f529792be6304c"},
+	{"V4", "presence-foobar", `{"user_id":"10","user_info":{"name":"Mr. Channels"}}`, "4c6d8fc42a207ba96a0779844171b0bb819d96ffceef9609f5cce596ab17a800"},
+	{"V5", "presence-foobar", "", "71506e66e7fdca106571b8999a849ad34245bc653772e51e0026c1a2475b92ba"},
+	{"V6", "private-encrypted-foobar", "", "e6a18892d037c5d5e76a2265df4f086ffc38631605530dfd214aa5bff495f533"},
+	{"V7", "private-foobar", `{"a":1}`, "3f4243af5e27f47d11116e80a4b762a3b672c9b83f9e82645a0ba883c2592b09"},
+	{"V8", "", `{"id":"12345"}`, "4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba"},
+}
+
+func (v tokenVector) text(id socketID) []byte {
+	if v.channel == "" {
+		return userText(nil, id, []byte(v.data))
+	}
+	return channelText(nil, id, []byte(v.channel), []byte(v.data))
+}
+
+func TestTokenVectors(t *testing.T) {
+	for _, v := range tokenVectors {
+		text := v.text(vectorSocket)
+		if got := string(vectorKeys[1].sign(nil, text)); got != v.digest {
+			t.Errorf("%s: the signature of %s is %s, want %s", v.name, text, got, v.digest)
+		}
+		good := vectorName + ":" + v.digest
+		if got := vectorKeys.checkToken([]byte(good), text); got != "" {
+			t.Errorf("%s: refused: %s", v.name, got)
+		}
+		refuse := func(auth string, text []byte, part string) {
+			t.Helper()
+			got := vectorKeys.checkToken([]byte(auth), text)
+			if !strings.Contains(got, part) || strings.Contains(got, vectorSecret) || strings.Contains(got, v.digest) && !strings.Contains(auth, v.digest) {
+				t.Errorf("%s: auth %q for %q: got %q, want the text %q and no secret", v.name, auth, text, got, part)
+			}
+		}
+		const badKey, badSignature = "Invalid key", "Invalid signature"
+		for i := range v.digest {
+			refuse(vectorName+":"+v.digest[:i]+string(v.digest[i]^1)+v.digest[i+1:], text, badSignature)
+		}
+		refuse("", text, badKey)
+		refuse(":", text, badKey)
+		refuse(v.digest, text, badKey)
+		refuse(":"+v.digest, text, badKey)
+		refuse(vectorName, text, badKey)
+		refuse(vectorName+v.digest, text, badKey)
+		refuse(strings.ToUpper(vectorName[:5])+"X"+vectorName[6:]+":"+v.digest, text, badKey)
+		refuse(" "+good, text, badKey)
+		refuse("other:"+v.digest, text, badSignature) // a key of the app, but not the one that signed
+		refuse(vectorName+":", text, badSignature)
+		refuse(vectorName+"::"+v.digest, text, badSignature)
+		refuse(vectorName+":"+strings.ToUpper(v.digest), text, badSignature)
+		refuse(good+" ", text, badSignature)
+		refuse(good+"\x00", text, badSignature)
+		refuse(good+":", text, badSignature)
+		refuse(good[:len(good)-1], text, badSignature)
+		refuse(good+"0", text, badSignature)
+		refuse(good, v.text(socketID{1234, 1235}), badSignature)
+		refuse(good, v.text(socketID{12341, 234}), badSignature)
+		refuse(good, text[:len(text)-1], badSignature)
+		refuse(good, append(text, ' '), badSignature)
+		refuse(good, append(text, ':'), badSignature)
+		refuse(good, nil, badSignature)
+	}
+}
+
+// TestTokenTrap: the documentation prints the digest of "Mr. Pusher" next to the text with "Mr. Channels".
+func TestTokenTrap(t *testing.T) {
+	v2, v3 := tokenVectors[1], tokenVectors[2]
+	if vectorKeys.checkToken([]byte(vectorName+":"+v3.digest), v2.text(vectorSocket)) == "" {
+		t.Errorf("%s… passes for %s", v3.digest[:8], v2.data)
+	}
+}
+
+// TestTokenTexts: no two requests may be signed by the same text.
+func TestTokenTexts(t *testing.T) {
+	texts := make(map[string]string)
+	for _, channel := range []string{"private-a", "presence-a", "private-a=b", "presence-a;x"} {
+		for _, data := range []string{"", "{}", "{} ", `{"user_id":1}`, `{"user_id":"1"}`, ":"} {
+			for _, id := range []socketID{{1, 2}, {12, 2}, {1, 22}} {
+				what := fmt.Sprint(id, channel, data)
+				text := string(channelText([]byte("x"), id, []byte(channel), []byte(data)))
+				if other, ok := texts[text]; ok || !strings.HasPrefix(text, "x"+id.String()+":"+channel) {
+					t.Errorf("%s is signed by %q, as is %q", what, text, other)
+				}
+				texts[text] = what
+			}
+		}
+	}
+	if got, want := string(userText([]byte("x"), socketID{1, 2}, []byte("{}"))), "x1.2::user::{}"; got != want {
+		t.Errorf("signin: got %q, want %q", got, want)
+	}
+}
+
+// TestWebhookVectors: a webhook's signature is over its body alone, in however many parts.
+func TestWebhookVectors(t *testing.T) {
+	for _, v := range [][3]string{
+		{"V16", `{"time_ms":1327078148132,"events":[{"name":"channel_occupied","channel":"project-3"}]}`,
+			"73654ae6d45e9562503ac8d017e634454e3e309c82b32e49c67677dde9e798b3"},
+		{"V17", `{"time_ms":1327078148132,"events":[{"name":"client_event","channel":"presence-foobar","event":"client-x","data":"{\"a\":1}","socket_id":"1234.1234","user_id":"10"}]}`,
+			"22e75285e8b988c11074204a73d65ba6f0cdda86775a9f8a3ae1387206017cea"},
+	} {
+		body := []byte(v[1])
+		for cut := range body {
+			if got := string(vectorKeys[1].sign([]byte("x"), body[:cut], body[cut:])); got != "x"+v[2] {
+				t.Fatalf("%s: got %s, want x%s", v[0], got, v[2])
+			}
+		}
+	}
+}
+
+// apiRequest is what of an API request its signature depends on.
+type apiRequest struct {
+	method, path, query, body string
+	clock                     time.Duration // how far the server's clock is ahead of the timestamp
+}
+
+func (r apiRequest) check() error {
+	ps, err := parseParams(r.query)
+	if err != nil {
+		return err
+	}
+	if err := vectorKeys.checkRequest(r.method, []string{r.path}, ps, time.Unix(vectorTime, 0).Add(r.clock), authWindow); err != nil {
+		return err
+	}
+	return checkBodyMD5(ps, []byte(r.body))
+}
+
+// sign adds the signature that the vectors' key makes.
+func (r apiRequest) sign() apiRequest {
+	ps, err := parseParams(r.query)
+	if err != nil {
+		panic(err)
+	}
+	r.query += "&auth_signature=" + string(vectorKeys[1].sign(nil, requestText(nil, r.method, r.path, ps)))
+	return r
+}
+
+var requestVectors = []struct {
+	name, method, path, query, body, digest string
+}{
+	{"V9", "POST", "/apps/3/events", "&body_md5=ec365a775a4cd0599faeb73354201b6f", `{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data\"}"}`,
+		"da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c"},
+	{"V10", "GET", "/apps/3/channels", "&filter_by_prefix=presence-&info=user_count,subscription_count", "",
+		"ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d"},
+	{"V11", "GET", "/apps/3/channels", "", "", "1cafa6382331c976588eb6bd3925a988e4158402be06c4626d0e97d2981f5382"},
+	{"V12", "GET", "/apps/3/channels", "&body_md5=d41d8cd98f00b204e9800998ecf8427e", "", // the Python library
+		"5c3cd75022c4f62c35ad22f6a9cce366c860477a3b7092ca790ecfc17e6af302"},
+	{"V13", "POST", "/apps/3/users/12345/terminate_connections", "&body_md5=99914b932bd37a50b983c5e7c90ae93b", "{}",
+		"01fa634edeb0cae84115307cad5c23f65a46cd286461b1c89637a3b5871a8f0e"},
+	{"V14", "POST", "/apps/3/events", "&channels[]=c1&channels[]=c2&name=foo", "",
+		"f8b12c527610b5d37a6bbda4852e6dad872d1f7df72e42ee9277c5317a43b730"},
+	{"V15", "POST", "/apps/3/batch_events", "&body_md5=39e691c1f6a83daf77df2397111bfd98", `{"batch":[{"channel":"project-3","name":"foo","data":"{\"some\":\"data\"}"}]}`,
+		"9df3472fb01f5d693bc9bd922118eb51e8268ac59841d3c6e3c37d488a837534"},
+}
+
+// mutations each change one thing of a request. One that does not apply to a request leaves it as it is.
+var mutations = []struct {
+	name, part string // part stands in the error
+	change     func(*apiRequest)
+}{
+	{"method lower case", `Hex("post\n`, func(r *apiRequest) { r.method = strings.Replace(r.method, "POST", "post", 1) }},
+	{"method get", `Hex("get\n`, func(r *apiRequest) { r.method = strings.Replace(r.method, "GET", "get", 1) }},
+	{"method PUT", `Hex("PUT\n`, func(r *apiRequest) { r.method = "PUT" }},
+	{"method HEAD", `Hex("HEAD\n`, func(r *apiRequest) { r.method = "HEAD" }},
+	{"method empty", `Hex("\n`, func(r *apiRequest) { r.method = "" }},
+	{"path slash", `/\n`, func(r *apiRequest) { r.path += "/" }},
+	{"path //", "Invalid signature", func(r *apiRequest) { r.path = "/" + r.path }},
+	{"path no slash", `\napps/3`, func(r *apiRequest) { r.path = r.path[1:] }},
+	{"path other app", "/apps/4/", func(r *apiRequest) { r.path = strings.Replace(r.path, "3", "4", 1) }},
+	{"path cut", "Invalid signature", func(r *apiRequest) { r.path = r.path[:len(r.path)-1] }},
+	{"path upper case", "/APPS/", func(r *apiRequest) { r.path = strings.ToUpper(r.path) }},
+	{"path escaped", "%33", func(r *apiRequest) { r.path = strings.Replace(r.path, "3", "%33", 1) }},
+	{"path prefixed", "/base/apps/", func(r *apiRequest) { r.path = "/base" + r.path }},
+	{"path with query", "Invalid signature", func(r *apiRequest) { r.path += "?" }},
+	{"path with newline", "Invalid signature", func(r *apiRequest) { r.path += "\n" }},
+	{"path empty", "Invalid signature", func(r *apiRequest) { r.path = "" }},
+
+	{"key missing", "Missing parameter: auth_key", inQuery("auth_key="+vectorName+"&", "")},
+	{"key empty", `Unknown auth_key ""`, inQuery(vectorName, "")},
+	{"key unknown", "Unknown auth_key", inQuery(vectorName, "278d425bdf160c739804")},
+	{"key upper case", "Unknown auth_key", inQuery(vectorName, strings.ToUpper(vectorName))},
+	{"key cut", "Unknown auth_key", inQuery(vectorName, vectorName[1:])},
+	{"key with space", "Unknown auth_key", inQuery(vectorName, vectorName+"+")},
+	{"key another of the app", "Invalid signature", inQuery(vectorName, "other")},
+	{"key twice", "Duplicate query parameter: auth_key", inQuery("auth_key=", "auth_key="+vectorName+"&auth_key=")},
+	{"key twice, upper case", "Duplicate query parameter: auth_key", inQuery("&auth_v", "&AUTH_KEY="+vectorName+"&auth_v")},
+	{"key twice, escaped", "Duplicate query parameter: auth_key", inQuery("&auth_v", "&auth%5fkey="+vectorName+"&auth_v")},
+	{"key an array", "Missing parameter: auth_key", inQuery("auth_key=", "auth_key[]=")},
+
+	{"version missing", "Version required", inQuery("&auth_version=1.0", "")},
+	{"version empty", "Version not supported", inQuery("auth_version=1.0", "auth_version=")},
+	{"version 1", "Version not supported", inQuery("auth_version=1.0", "auth_version=1")},
+	{"version 1.00", "Version not supported", inQuery("auth_version=1.0", "auth_version=1.00")},
+	{"version 1.1", "Version not supported", inQuery("auth_version=1.0", "auth_version=1.1")},
+	{"version with space", "Version not supported", inQuery("auth_version=1.0", "auth_version=1.0%20")},
+	{"version swallows the next", "Version not supported", inQuery("auth_version=1.0&", "auth_version=1.0%26")},
+	{"version twice", "Duplicate query parameter: auth_version", inQuery("&auth_version=1.0", "&auth_version=1.0&auth_version=1.0")},
+
+	{"time missing", "Timestamp required", inQuery("&auth_timestamp=1353088179", "")},
+	{"time empty", "Timestamp required", inQuery("1353088179", "")},
+	{"time +1", "Invalid signature", inQuery("1353088179", "1353088180")},
+	{"time -1", "Invalid signature", inQuery("1353088179", "1353088178")},
+	{"time -600", "Invalid signature", inQuery("1353088179", "1353087579")},
+	{"time -601", "Timestamp expired", inQuery("1353088179", "1353087578")},
+	{"time +600", "Invalid signature", inQuery("1353088179", "1353088779")},
+	{"time +601", "Timestamp expired", inQuery("1353088179", "1353088780")},
+	{"time 0", "Timestamp expired", inQuery("1353088179", "0")},
+	{"time negative", "Timestamp invalid", inQuery("1353088179", "-1353088179")},
+	{"time with sign", "auth_timestamp=+1353088179", inQuery("1353088179", "%2B1353088179")},
+	{"time with zero", "auth_timestamp=01353088179", inQuery("1353088179", "01353088179")},
+	{"time with space", "Timestamp invalid", inQuery("1353088179", "+1353088179")},
+	{"time in milliseconds", "Timestamp invalid", inQuery("1353088179", "1353088179000")},
+	{"time a float", "Timestamp invalid", inQuery("1353088179", "1353088179.0")},
+	{"time hexadecimal", "Timestamp invalid", inQuery("1353088179", "0x50A67A33")},
+	{"time beyond int64", "Timestamp invalid", inQuery("1353088179", "18446744073709551617")},
+	{"time max int64", "Timestamp invalid", inQuery("1353088179", "9223372036854775807")},
+	{"time a word", "Timestamp invalid", inQuery("1353088179", "now")},
+	{"time twice", "Duplicate query parameter: auth_timestamp", inQuery("&auth_v", "&auth_timestamp=1353088179&auth_v")},
+	{"clock +601", "Timestamp expired", func(r *apiRequest) { r.clock = 601 * time.Second }},
+	{"clock -601", "Timestamp expired", func(r *apiRequest) { r.clock = -601 * time.Second }},
+	{"clock +600.001", "off by 10m0s", func(r *apiRequest) { r.clock = authWindow + time.Millisecond }},
+	{"clock a century off", "Timestamp expired", func(r *apiRequest) { r.clock = 876_000 * time.Hour }},
+
+	{"signature missing", `you sent ""`, func(r *apiRequest) { r.query, _, _ = strings.Cut(r.query, "&auth_signature=") }},
+	{"signature empty", `you sent ""`, func(r *apiRequest) { r.query = r.query[:len(r.query)-64] }},
+	{"signature upper case", "Invalid signature", func(r *apiRequest) { r.query = r.query[:len(r.query)-64] + strings.ToUpper(r.query[len(r.query)-64:]) }},
+	{"signature cut", "Invalid signature", func(r *apiRequest) { r.query = r.query[:len(r.query)-1] }},
+	{"signature longer", "Invalid signature", func(r *apiRequest) { r.query += "0" }},
+	{"signature with space", "Invalid signature", func(r *apiRequest) { r.query += "+" }},
+	{"signature with NUL", "Invalid signature", func(r *apiRequest) { r.query += "%00" }},
+	{"signature twice", "Duplicate query parameter: auth_signature", func(r *apiRequest) { r.query += "&auth_signature=" + r.query[len(r.query)-64:] }},
+	{"signature twice, first wrong", "Duplicate query parameter: auth_signature", func(r *apiRequest) { r.query = "auth_signature=0&" + r.query }},
+	{"signature an array", `you sent ""`, inQuery("auth_signature=", "auth_signature[]=")},
+
+	{"added parameter", "&foo=bar", func(r *apiRequest) { r.query += "&foo=bar" }},
+	{"added before all", `\na=&auth_key=`, func(r *apiRequest) { r.query = "a=&" + r.query }},
+	{"added without =", "&zzz=", func(r *apiRequest) { r.query += "&zzz" }},
+	{"added without name", `\n=1&`, func(r *apiRequest) { r.query += "&=1" }},
+	{"added array", "&x[]=1", func(r *apiRequest) { r.query += "&x[]=1" }},
+	{"bad escape", "Invalid query parameter", func(r *apiRequest) { r.query += "&x=%zz" }},
+	{"short escape", "Invalid query parameter", func(r *apiRequest) { r.query += "&x=%2" }},
+	{"bad escape in a name", "Invalid query parameter", func(r *apiRequest) { r.query += "&%=1" }},
+	{"query empty", "Missing parameter: auth_key", func(r *apiRequest) { r.query = "" }},
+
+	{"array reordered", "Invalid signature", inQuery("channels[]=c1&channels[]=c2", "channels[]=c2&channels[]=c1")},
+	{"array shorter", "Invalid signature", inQuery("channels[]=c1&", "")},
+	{"array longer", "Invalid signature", inQuery("channels[]=c1", "channels[]=c1&channels[]=c1")},
+	{"array joined", "Invalid signature", inQuery("channels[]=c1&channels[]=c2", "channels=c1,c2")},
+	{"array without brackets", "Duplicate query parameter: channels", inQuery("channels[]=c1&channels[]=c2", "channels=c1&channels=c2")},
+	{"array indexed", "Invalid signature", inQuery("channels[]=c1&channels[]=c2", "channels[0]=c1&channels[1]=c2")},
+	{"value with +", "presence- ", inQuery("presence-", "presence-+")},
+	{"value with %2B", "presence-+", inQuery("presence-", "presence-%2B")},
+	{"value escaped twice", "user_count%2C", inQuery("user_count,", "user_count%252C")},
+	{"value upper case", "PRESENCE-", inQuery("presence-", "PRESENCE-")},
+	{"value twice", "Duplicate query parameter: info", inQuery("info=", "info=user_count&info=")},
+	{"value moved", "Invalid signature", inQuery("filter_by_prefix=presence-&info=user_count", "filter_by_prefix=user_count&info=presence-")},
+
+	{"MD5 missing", "Invalid signature", func(r *apiRequest) { // as long as its value, wherever it stands
+		if i := strings.Index(r.query, "&body_md5="); i >= 0 {
+			r.query = r.query[:i] + r.query[i+len("&body_md5=")+32:]
+		}
+	}},
+	{"MD5 of the empty body", "Invalid signature", func(r *apiRequest) {
+		if i := strings.Index(r.query, "&body_md5="); i >= 0 {
+			i += len("&body_md5=")
+			r.query = r.query[:i] + "d41d8cd98f00b204e9800998ecf8427e" + r.query[i+32:]
+		}
+	}},
+	{"MD5 upper case", "Invalid signature", func(r *apiRequest) {
+		if i := strings.Index(r.query, "&body_md5="); i >= 0 {
+			i += len("&body_md5=")
+			r.query = r.query[:i] + strings.ToUpper(r.query[i:i+32]) + r.query[i+32:]
+		}
+	}},
+	{"MD5 twice", "Duplicate query parameter: body_md5", inQuery("&body_md5=", "&body_md5=1&body_md5=")},
+	{"body longer", "body_md5", func(r *apiRequest) { r.body += " " }},
+	{"body a newline longer", "body_md5", func(r *apiRequest) { r.body += "\n" }},
+	{"body shorter", "Invalid body_md5", func(r *apiRequest) { r.body = r.body[:max(0, len(r.body)-1)] }},
+	{"body gone", "Invalid body_md5", func(r *apiRequest) { r.body = "" }},
+	{"body changed", "Invalid body_md5", func(r *apiRequest) { r.body = strings.Replace(r.body, "{", "[", 1) }},
+}
+
+// inQuery replaces the first old in the query.
+func inQuery(old, new string) func(*apiRequest) {
+	return func(r *apiRequest) { r.query = strings.Replace(r.query, old, new, 1) }
+}
+
+func TestRequestVectors(t *testing.T) {
+	for _, v := range requestVectors {
+		t.Run(v.name, func(t *testing.T) {
+			ps, err := parseParams(vectorPrefix + v.query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := requestText([]byte("x"), v.method, v.path, ps)
+			if want := "x" + v.method + "\n" + v.path + "\n" + vectorPrefix + v.query; string(text) != want {
+				t.Errorf("signed text: got %q, want %q", text, want)
+			}
+			if got := string(vectorKeys[1].sign(nil, text[1:])); got != v.digest {
+				t.Fatalf("signature of %q: got %s, want %s", text[1:], got, v.digest)
+			}
+			good := apiRequest{v.method, v.path, vectorPrefix + v.query + "&auth_signature=" + v.digest, v.body, 0}
+			for name, r := range map[string]apiRequest{
+				"as it is":        good,
+				"clock +600":      {good.method, good.path, good.query, good.body, authWindow},
+				"clock -600":      {good.method, good.path, good.query, good.body, -authWindow},
+				"signature first": {good.method, good.path, "auth_signature=" + v.digest + v.query + "&" + vectorPrefix, good.body, 0},
+				"brackets, commas escaped": {good.method, good.path,
+					strings.NewReplacer("[", "%5B", "]", "%5d", ",", "%2C").Replace(good.query), good.body, 0},
+				"names in upper case": {good.method, good.path, strings.Replace(good.query, "auth_", "AUTH_", 4), good.body, 0},
+				"empty parts":         {good.method, good.path, "&" + strings.ReplaceAll(good.query, "&", "&&") + "&", good.body, 0},
+			} {
+				if err := r.check(); err != nil {
+					t.Errorf("%s: refused: %v", name, err)
+				}
+			}
+			count := 0
+			refuse := func(name, part string, r apiRequest) {
+				t.Helper()
+				if r == good {
+					return
+				}
+				count++
+				if err := r.check(); err == nil {
+					t.Errorf("%s: passes: %+v", name, r)
+				} else if !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), vectorSecret) {
+					t.Errorf("%s: got %q, want an error with %q and without the secret", name, err, part)
+				}
+			}
+			for i := range 64 {
+				r := good
+				at := len(r.query) - 64 + i
+				r.query = r.query[:at] + string(r.query[at]^1) + r.query[at+1:]
+				refuse(fmt.Sprintf("signature, character %d", i), "Invalid signature", r)
+			}
+			for _, m := range mutations {
+				r := good
+				m.change(&r)
+				refuse(m.name, m.part, r)
+			}
+			if count < 64+40 {
+				t.Errorf("only %d mutations apply", count)
+			}
+		})
+	}
+}
+
+// TestSignedMutations are requests with a signature that is right for them, but which must be refused nevertheless.
+func TestSignedMutations(t *testing.T) {
+	const md5OfHello = "5d41402abc4b2a76b9719d911017c592"
+	at := func(stamp string) string { return strings.Replace(vectorPrefix, "1353088179", stamp, 1) }
+	for _, test := range []struct{ name, query, body, part string }{
+		{"good", vectorPrefix, "", ""},
+		{"good with a body", vectorPrefix + "&body_md5=" + md5OfHello, "hello", ""},
+		{"good at -600", at("1353087579"), "", ""},
+		{"good at +600", at("1353088779"), "", ""},
+		{"old", at("1353087578"), "", "Timestamp expired: Given timestamp (2012-11-16T17:39:38Z) not within 600s of server time (2012-11-16T17:49:39Z)"},
+		{"early", at("1353088780"), "", "Timestamp expired"},
+		{"at 0", at("0"), "", "Timestamp expired"},
+		{"in milliseconds", at("1353088179000"), "", "Timestamp invalid"},
+		{"negative", at("-1"), "", "Timestamp invalid"},
+		{"no timestamp", "auth_key=" + vectorName + "&auth_version=1.0", "", "Timestamp required"},
+		{"no version", "auth_key=" + vectorName + "&auth_timestamp=1353088179", "", "Version required"},
+		{"other version", strings.Replace(vectorPrefix, "1.0", "2.0", 1), "", "Version not supported"},
+		{"no key", "auth_timestamp=1353088179&auth_version=1.0", "", "Missing parameter: auth_key"},
+		{"other key", strings.Replace(vectorPrefix, "278d", "278e", 1), "", "Unknown auth_key"},
+		{"body without MD5", vectorPrefix, "hello", "body_md5, required when there is a body"},
+		{"empty MD5", vectorPrefix + "&body_md5=", "", "Invalid body_md5"},
+		{"empty MD5 and a body", vectorPrefix + "&body_md5=", "hello", "Invalid body_md5"},
+		{"MD5 of another body", vectorPrefix + "&body_md5=" + md5OfHello, "Hello", "Invalid body_md5"},
+		{"MD5 and no body", vectorPrefix + "&body_md5=" + md5OfHello, "", "Invalid body_md5"},
+		{"MD5 in upper case", vectorPrefix + "&body_md5=" + strings.ToUpper(md5OfHello), "hello", "Invalid body_md5"},
+		{"MD5 too long", vectorPrefix + "&body_md5=" + md5OfHello + "0", "hello", "Invalid body_md5"},
+		{"MD5 with a space", vectorPrefix + "&body_md5=+" + md5OfHello, "hello", "Invalid body_md5"},
+	} {
+		err := apiRequest{"POST", "/apps/3/events", test.query, test.body, 0}.sign().check()
+		if test.part == "" && err != nil || test.part != "" && (err == nil || !strings.Contains(err.Error(), test.part)) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.part)
+		}
+	}
+}
+
+// TestRequestTexts has what is signed for queries that say the same in different spellings.
+func TestRequestTexts(t *testing.T) {
+	for _, test := range []struct{ query, want string }{
+		{"", ""},
+		{"b=2&a=1", "a=1&b=2"},
+		{"b=2&A=1&auth_signature=x", "a=1&b=2"},
+		{"AUTH_SIGNATURE=x&a=1", "a=1"},
+		{"auth_signature=x", ""},
+		{"a=b+c%2Bd%20e", "a=b c+d e"},
+		{"a=%C3%A9", "a=é"},
+		{"a=1=2", "a=1=2"},
+		{"a;b=1", "a;b=1"},
+		{"a", "a="},
+		{"a-b=1&a=2&a[]=3", "a=2&a-b=1&a[]=3"}, // by byte: the end comes before '-', '-' before '['
+		{"channels[]=c2&name=foo&channels[]=c1", "channels[]=c2&channels[]=c1&name=foo"},
+		{"channels%5B%5D=c2&name=foo&channels[]=c1", "channels[]=c2&channels[]=c1&name=foo"},
+		{"channels=c2,c1&name=foo", "channels=c2,c1&name=foo"}, // the PHP library
+	} {
+		ps, err := parseParams(test.query)
+		if err != nil {
+			t.Errorf("%q: %v", test.query, err)
+		} else if got := string(requestText(nil, "GET", "/x", ps)); got != "GET\n/x\n"+test.want {
+			t.Errorf("%q: signed text: got %q, want %q after GET /x", test.query, got, test.want)
+		}
+	}
+}
+
+func TestParams(t *testing.T) {
+	ps, err := parseParams("b[]=1&a=x&b[]=2&empty&" + url.QueryEscape("k=&") + "=v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name, want string
+		has        bool
+	}{{"a", "x", true}, {"b[]", "1", true}, {"b", "", false}, {"empty", "", true}, {"k=&", "v", true}, {"A", "", false}, {"", "", false}} {
+		if got, has := ps.get(test.name), ps.has(test.name); got != test.want || has != test.has {
+			t.Errorf("%q: got %q, %v, want %q, %v", test.name, got, has, test.want, test.has)
+		}
+	}
+	for _, query := range []string{"a=1&a=1", "a=1&A=2", "a&a", "a=1&%61=2", "=1&=2", "a=%", "a=%4", "a=%4g", "%=1"} {
+		if ps, err := parseParams(query); err == nil {
+			t.Errorf("%q: accepted as %v", query, ps)
+		}
+	}
+}
+
+// TestArrayParams: the reference library signs an array value by value, PHP's joined by commas; both forms pass, but not one
+// for the other.
+func TestArrayParams(t *testing.T) {
+	request := func(query string) apiRequest { return apiRequest{"POST", "/apps/3/events", query, "", 0} }
+	list, joined := vectorPrefix+"&channels[]=c1&channels[]=c2", vectorPrefix+"&channels=c1,c2"
+	for _, query := range []string{list, joined} {
+		if err := request(query).sign().check(); err != nil {
+			t.Errorf("%s: %v", query, err)
+		}
+	}
+	_, signature, _ := strings.Cut(request(list).sign().query, "&auth_signature=")
+	if request(joined+"&auth_signature="+signature).check() == nil {
+		t.Error("the signature of one form passes for the other")
+	}
+	query, want := "", "" // so many that a sort which is not stable would mix them
+	for i := range 50 {
+		query += fmt.Sprintf("&c[]=%d&b%d=", i*7%50, i)
+		want += fmt.Sprintf("&c[]=%d", i*7%50)
+	}
+	ps, err := parseParams(query)
+	if text := string(requestText(nil, "GET", "/x", ps)); err != nil || !strings.HasSuffix(text, want) {
+		t.Errorf("got %q, %v, want it to end with %q", text, err, want)
+	}
+}
+
+// TestPaths: a request may be signed over its path as it was sent or decoded.
+func TestPaths(t *testing.T) {
+	for _, signed := range []string{"/apps/3/users/a%20b", "/apps/3/users/a b", "/apps/3/users/a+b"} {
+		r := apiRequest{"GET", signed, vectorPrefix, "", 0}.sign()
+		ps, _ := parseParams(r.query)
+		err := vectorKeys.checkRequest("GET", []string{"/apps/3/users/a%20b", "/apps/3/users/a b"}, ps, time.Unix(vectorTime, 0), authWindow)
+		if ok := !strings.Contains(signed, "+"); ok != (err == nil) {
+			t.Errorf("signed over %q: got %v, want it to pass: %v", signed, err, ok)
+		}
+	}
+}
+
+// TestKeyParallel: a key signs for everyone at once.
+func TestKeyParallel(t *testing.T) {
+	for range 4 {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			for range 200 {
+				for _, v := range tokenVectors {
+					if !vectorKeys[1].valid([]byte(v.digest), v.text(vectorSocket)) {
+						t.Fatalf("%s: not valid", v.name)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestKeyAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes pools forget")
+	}
+	signature, text := []byte(tokenVectors[0].digest), tokenVectors[0].text(vectorSocket)
+	if n := testing.AllocsPerRun(1000, func() {
+		if !vectorKeys[1].valid(signature, text) {
+			t.Fatal("not valid")
+		}
+	}); n != 0 {
+		t.Errorf("valid allocates %v times, want 0", n)
+	}
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"encoding/json"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
+)
+
+func FuzzCheckJSON(f *testing.F) {
+	for _, seed := range []string{
+		"", "null", "-0.5e+10", `"\u00e9\ud83d\ude00\n"`, ` { "a" : [ 1 , { } , true , "x" ] } `, "[[[[]]]]", "[1,]", "01", "\"\x01\\n\"", `"\q"`, "\"\xff\"", "{}{}",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) { checkAgainstStd(t, b) })
+}
+
+// FuzzClientMessage takes a frame through all that reads it, as handleMessage does.
+func FuzzClientMessage(f *testing.F) {
+	for _, seed := range []string{
+		`{"event":"pusher:ping"}`,
+		`{"event":"pusher:subscribe","data":{"auth":"k:s","channel_data":"{\"user_id\":10,\"user_info\":\"\\u0001\"}","channel":"presence-a"}}`,
+		`{"event":"pusher:subscribe","data":"{\"channel\":\"a\"}"}`,
+		`{"event":"pusher:signin","data":{"auth":"k:s","user_data":"{\"id\":\"1\",\"user_info\":{},\"watchlist\":[\"1\",\"\\u0032\"]}"}}`,
+		`{"event":"client-x","data":{"\u0041":["\ud800\n\u007f\"",1.50,null]},"channel":"private-a"}`,
+		`{"ev\u0065nt":"client-x","event":"client-y","data":"\u2028","channel":"private-a"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if checkJSON(frame, socketDepth, socketValues) != nil {
+			return
+		}
+		var p fastjson.Parser
+		m, err := parseMessage(&p, frame)
+		if err != nil {
+			return
+		}
+		var data []byte
+		if m.data != nil {
+			data = appendLiteral(nil, m.data)
+			if err := checkJSON(data, 0, 1); err != nil || decodedLen(data) < 0 || decodedLen(data) > len(data)-2 {
+				t.Fatalf("%q: relayed as %q, of %d bytes: %v", frame, data, decodedLen(data), err)
+			}
+		}
+
+		// The event that other clients get is accepted, and says the same.
+		event, channel := string(m.event), string(m.channel)
+		if data == nil {
+			data = emptyData
+		}
+		_, payloads, err := serverFrames(appendEvent(nil, m.event, "", data, channel))
+		if err != nil || len(payloads) != 1 || checkJSON([]byte(payloads[0]), socketDepth, socketValues) != nil {
+			t.Fatalf("%q: became %q: %v", frame, payloads, err)
+		}
+		var again fastjson.Parser
+		if m2, err := parseMessage(&again, []byte(payloads[0])); err != nil || string(m2.event) != event || string(m2.data.MarshalTo(nil)) != string(data) {
+			t.Fatalf("%q: %q is read as %q, %v", frame, payloads[0], m2.event, err)
+		}
+
+		if r, err := parseSubscribe(m.data); err == nil {
+			parseChannel(r.channel, 200)
+			vectorKeys.checkToken(r.auth, channelText(nil, vectorSocket, r.channel, r.channelData))
+			if id, info, err := parseMember(r.channelData); err == nil {
+				fuzzMember(t, &Member{id: id, info: info})
+			}
+		}
+		if r, err := parseSignin(m.data); err == nil {
+			vectorKeys.checkToken(r.auth, userText(nil, vectorSocket, r.userData))
+			if u, _, err := parseUser(r.userData); err == nil {
+				fuzzMember(t, &Member{id: u.id, info: u.info})
+				if b := appendWatchlist(nil, u.watchlist, u.watchlist); len(u.watchlist) > maxWatchlist || len(b) > 0 && !validFrames(b) {
+					t.Fatalf("%q: watchlist became %q", frame, b)
+				}
+			}
+			if b := appendSigninSuccess(nil, r.userData); !validFrames(b) {
+				t.Fatalf("%q: signin_success became %q", frame, b)
+			}
+		}
+	})
+}
+
+// fuzzMember checks what is told of a member, and that it is read as the same.
+func fuzzMember(t *testing.T, m *Member) {
+	b := appendMemberAdded(nil, "presence-a", m)
+	if m.id == "" || utf8.RuneCountInString(m.id) > maxUserID || checkJSON(m.info, socketDepth, socketValues) != nil || !validFrames(b) {
+		t.Fatalf("member %q, %q became %q", m.id, m.info, b)
+	}
+	if b := appendSucceeded(nil, "presence-a", []*Member{m}); !validFrames(b) {
+		t.Fatalf("member %q, %q became %q", m.id, m.info, b)
+	}
+	_, payloads, _ := serverFrames(b)
+	id, info, err := parseMember(fastjson.MustParse(payloads[0]).GetStringBytes("data"))
+	if err != nil && len(m.info) < 1000 || err == nil && (id != m.id || string(info) != string(m.info)) {
+		t.Fatalf("member %q, %q is read as %q, %q, %v", m.id, m.info, id, info, err)
+	}
+}
+
+// validFrames reports whether b holds frames of valid JSON, whose data, if it is a string, is valid JSON too.
+func validFrames(b []byte) bool {
+	_, payloads, err := serverFrames(b)
+	for _, payload := range payloads {
+		v, err := fastjson.Parse(payload)
+		if err != nil || !json.Valid([]byte(payload)) {
+			return false
+		}
+		if data := v.GetStringBytes("data"); data != nil && !json.Valid(data) {
+			return false
+		}
+	}
+	return err == nil
+}
+
+func FuzzFrameGuard(f *testing.F) {
+	for _, seed := range [][]byte{
+		maskedFrame(0x80|opText, []byte("hello")),
+		slices.Concat(maskedFrame(opText, []byte("he")), ping(1), maskedFrame(0x80, []byte("llo"))),
+		frameHeader(0x80|opText, true, 64, 1<<63),
+		frameHeader(opBinary, true, 16, maxPayload+1),
+		frameHeader(0x80|opPing, false, 7, 125),
+		slices.Concat(maskedFrame(opText, nil), maskedFrame(opContinuation, nil), maskedFrame(opContinuation, nil)),
+	} {
+		f.Add(seed, uint(3))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, piece uint) {
+		checkGuard(t, nil, b, len(b) <= 100)
+		wantGood, wantCode := referenceGuard(b)
+		if good, code := (frameGuard{}).feed(b, int(piece%100)+1); good != wantGood || code != wantCode {
+			t.Errorf("% x in pieces of %d: got %d good bytes, code %d, want %d, %d", b, piece%100+1, good, code, wantGood, wantCode)
+		}
+	})
+}
+
+// The rules for names as the protocol reference writes them.
+var (
+	channelPattern = regexp.MustCompile(`^(#server-to-user-)?[A-Za-z0-9_\-=@,.;]+$`)
+	kindPatterns   = map[kind]*regexp.Regexp{
+		kindPrivate:   regexp.MustCompile(`^(private|presence)-`),
+		kindPresence:  regexp.MustCompile(`^presence-`),
+		kindCache:     regexp.MustCompile(`^(private-encrypted-|private-|presence-|)cache-`),
+		kindEncrypted: regexp.MustCompile(`^private-encrypted-`),
+		kindUser:      regexp.MustCompile(`^#`),
+	}
+)
+
+func FuzzChannelName(f *testing.F) {
+	for _, seed := range []string{"", "a", "privateer", "private-encrypted-cache-a", "presence-cache-a", "mycache-x", "#server-to-user-1", "#server-to-user-", "#x", "a:b", "é"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		const limit = 164
+		want, wantOK := kindPublic, len(name) <= limit && channelPattern.MatchString(name)
+		for k, pattern := range kindPatterns {
+			if pattern.MatchString(name) {
+				want |= k
+			}
+		}
+		got, ok := parseChannel(name, limit)
+		if ok != wantOK || ok && got != want {
+			t.Errorf("%q: got %b, %v, want %b, %v", name, got, ok, want, wantOK)
+		}
+		if fromBytes, ok2 := parseChannel([]byte(name), limit); fromBytes != got || ok2 != ok {
+			t.Errorf("%q: got %b, %v from bytes, %b, %v from a string", name, fromBytes, ok2, got, ok)
+		}
+	})
+}
+
+func FuzzQuery(f *testing.F) {
+	for _, seed := range []string{
+		"", vectorPrefix, vectorPrefix + "&channels[]=c1&channels[]=c2&name=foo", "a=1&A=2", "a=+%2B%20&b=%zz", "AUTH_Signature=x&a==&=&&b", "%C3%89=1&\xff=2",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		ps, err := parseParams(query)
+		if err != nil {
+			return
+		}
+		text := string(requestText(nil, "GET", "/x", ps))
+		std, err := url.ParseQuery(query)
+		if err == nil { // it refuses semicolons
+			n := 0
+			for name, values := range std {
+				n += len(values)
+				name = strings.ToLower(name)
+				if !ps.has(name) || !strings.HasSuffix(name, "[]") && (len(values) != 1 || ps.get(name) != values[0]) {
+					t.Errorf("%q: %q is %q, want %q", query, name, ps.get(name), values)
+				}
+			}
+			if n != len(ps) {
+				t.Errorf("%q: got %d parameters, want %d", query, len(ps), n)
+			}
+		}
+
+		// The same parameters written otherwise are signed by the same text.
+		var parts, signed []string
+		for i, p := range ps {
+			if i > 0 && p.name < ps[i-1].name || p.name != strings.ToLower(p.name) {
+				t.Errorf("%q: %q is out of order or not in lower case", query, p.name)
+			}
+			parts = append(parts, url.QueryEscape(p.name)+"="+url.QueryEscape(p.value))
+			if p.name != "auth_signature" {
+				signed = append(signed, p.name+"="+p.value)
+			}
+		}
+		if want := "GET\n/x\n" + strings.Join(signed, "&"); text != want {
+			t.Errorf("%q: signed text: got %q, want %q", query, text, want)
+		}
+		again, err := parseParams(strings.Join(parts, "&"))
+		if err != nil || !slices.Equal(again, ps) {
+			t.Errorf("%q: %q is read as %q, %v, want %q", query, parts, again, err, ps)
+		}
+
+		now := time.Unix(vectorTime, 0)
+		if err := vectorKeys.checkRequest("GET", []string{"/x", "/y"}, ps, now, authWindow); err == nil || strings.Contains(err.Error(), vectorSecret) && !strings.Contains(query, vectorSecret) {
+			t.Errorf("%q: got %v, want it refused without the secret", query, err)
+		}
+	})
+}

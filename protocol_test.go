@@ -1,0 +1,579 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/valyala/fastjson"
+)
+
+func TestParseChannel(t *testing.T) {
+	const (
+		private, presence = kindPrivate, kindPrivate | kindPresence
+		encrypted         = kindPrivate | kindEncrypted
+		invalid           = ^kind(0)
+	)
+	for name, want := range map[string]kind{
+		"a": kindPublic, "my-channel": kindPublic, "AZaz09_-=@,.;": kindPublic, "-": kindPublic, "1": kindPublic,
+		"private-a": private, "private-": private, "private--": private, "private-private-a": private, "private-presence-a": private,
+		"private-cache-a": private | kindCache, "private-cache-": private | kindCache, "private-cachea": private, "private-cache": private,
+		"private-encrypted-a": encrypted, "private-encrypted-": encrypted, "private-encrypted": private, "private-encrypteda": private,
+		"private-encrypted-cache-a": encrypted | kindCache, "private-encrypted-cache-": encrypted | kindCache,
+		"private-encrypted-cache": encrypted, "private-cache-encrypted-a": private | kindCache,
+		"presence-a": presence, "presence-": presence, "presence-cache-a": presence | kindCache, "presence-cache": presence,
+		"presence-encrypted-a": presence, "presence-encrypted-cache-a": presence,
+		"cache-a": kindCache, "cache-": kindCache, "cache-private-a": kindCache, "cache-presence-a": kindCache,
+		"#server-to-user-1": kindUser, "#server-to-user-a=@,.;b": kindUser, "#server-to-user--": kindUser, "#server-to-user-private-a": kindUser,
+
+		"privateer": kindPublic, "private": kindPublic, "Private-a": kindPublic, "PRIVATE-a": kindPublic, "private_a": kindPublic,
+		"private.a": kindPublic, "xprivate-a": kindPublic, "-private-a": kindPublic, "privat-e": kindPublic,
+		"presence": kindPublic, "presences": kindPublic, "mypresence-x": kindPublic, "Presence-x": kindPublic,
+		"cache": kindPublic, "cached": kindPublic, "mycache-x": kindPublic, "my-cache-x": kindPublic, "Cache-x": kindPublic,
+		"encrypted-x": kindPublic, "server-to-user-1": kindPublic,
+
+		"": invalid, "#": invalid, "##": invalid, "#x": invalid, "#a#": invalid, "a#": invalid, "#private-a": invalid, "#presence-a": invalid,
+		"#cache-a": invalid, "#server-to-user": invalid, "#server-to-user-": invalid, "#server-to-user-a#": invalid, "##server-to-user-a": invalid,
+		"#Server-to-user-a": invalid, "#server-to-user_a": invalid, "private-#server-to-user-a": invalid, "#server-to-user-#server-to-user-a": invalid,
+		"a:b": invalid, "a b": invalid, " a": invalid, "a ": invalid, "a\n": invalid, "a/b": invalid, "../a": invalid, "%2e": invalid, "a+b": invalid,
+		"a\x00": invalid, "a\u202e": invalid, "é": invalid, "a\"b": invalid, `a\b`: invalid, "a!": invalid, "a*": invalid, "a~": invalid, "private-a b": invalid,
+	} {
+		got, ok := parseChannel(name, 200)
+		if got2, ok2 := parseChannel([]byte(name), 200); got2 != got || ok2 != ok {
+			t.Errorf("%q: got %b, %v as bytes, %b, %v as a string", name, got2, ok2, got, ok)
+		}
+		if want == invalid && ok || want != invalid && (!ok || got != want) {
+			t.Errorf("%q: got %b, %v, want %b", name, got, ok, want)
+		}
+	}
+}
+
+// TestParseChannelBytes has every byte at every place.
+func TestParseChannelBytes(t *testing.T) {
+	const legal = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-=@,.;"
+	for c := range 256 {
+		want := strings.IndexByte(legal, byte(c)) >= 0
+		for _, format := range []string{"%s", "%sa", "a%s", "a%sb", "private-%s", "presence-cache-a%s", "#server-to-user-%s", "#server-to-user-%sa"} {
+			name := fmt.Sprintf(format, []byte{byte(c)})
+			if _, ok := parseChannel(name, 200); ok != want {
+				t.Errorf("%q: got %v, want %v", name, ok, want)
+			}
+		}
+	}
+}
+
+func TestParseChannelLength(t *testing.T) {
+	for _, prefix := range []string{"", "cache-", "private-", "private-encrypted-cache-", "presence-", "#server-to-user-"} {
+		for _, limit := range []int{1, 32, 164, 200} {
+			for n := max(1, len(prefix)+1); n < 210; n++ {
+				name := prefix + strings.Repeat("x", n-len(prefix))
+				if _, ok := parseChannel(name, limit); ok != (n <= limit) {
+					t.Errorf("%d bytes %.30s…, limit %d: got %v", n, name, limit, ok)
+				}
+			}
+		}
+	}
+}
+
+func TestSocketID(t *testing.T) {
+	for s, want := range map[string]socketID{
+		"1.2": {1, 2}, "0.0": {0, 0}, "218483.9471823": {218483, 9471823}, "9007199254740991.1": {1<<53 - 1, 1},
+		"18446744073709551615.18446744073709551615": {1<<64 - 1, 1<<64 - 1},
+		// Of the form, but of no connection:
+		"01.2": {}, "1.02": {}, "00.0": {}, "18446744073709551616.1": {}, "1.18446744073709551616": {},
+		strings.Repeat("9", 100) + ".1": {}, "1." + strings.Repeat("1", 1000): {},
+	} {
+		id, ok := parseSocketID(s)
+		fromBytes, _ := parseSocketID([]byte(s))
+		if !ok || id != want || fromBytes != want {
+			t.Errorf("%.50q: got %v, %v, from bytes %v, want %v", s, id, ok, fromBytes, want)
+		}
+		if want != (socketID{}) && (id.String() != s || string(id.append([]byte("x"))) != "x"+s) {
+			t.Errorf("%s is written %s", s, id)
+		}
+	}
+	for _, s := range []string{"", ".", "1", "1.", ".1", "1.2.3", "1..2", "-1.2", "1.-2", "+1.2", "1.+2", " 1.2", "1.2 ", "1.2\n", "1. 2", "1,2", "a.b", "1.a",
+		"0x1.2", "1e3.2", "1_0.2", "1.2:", "1.2:private-a", "١.٢", "1.2\x00", "１.２"} {
+		if id, ok := parseSocketID(s); ok {
+			t.Errorf("%q: accepted as %v", s, id)
+		}
+	}
+	seen := make(map[socketID]bool)
+	for range 1000 {
+		id := newSocketID()
+		if got, ok := parseSocketID(id.String()); !ok || got != id || seen[id] || id.a >= 1<<53 || id.b >= 1<<53 {
+			t.Fatalf("%s: got %v, %v; seen %v", id, got, ok, seen[id])
+		}
+		seen[id] = true
+	}
+}
+
+func TestParseMember(t *testing.T) {
+	long := strings.Repeat("é", maxUserID)
+	for _, test := range []struct{ data, id, info string }{ // no id: refused
+		{`{"user_id":"10"}`, "10", "{}"},
+		{`{"user_id":10}`, "10", "{}"},
+		{`{"user_id":0}`, "0", "{}"},
+		{`{"user_id":-1}`, "-1", "{}"},
+		{`{"user_id":9007199254740993}`, "9007199254740993", "{}"}, // 2^53 + 1, which no float holds
+		{`{"user_id":123456789012345678901234567890}`, "123456789012345678901234567890", "{}"},
+		{`{"user_id":" "}`, " ", "{}"},
+		{`{"user_id":"a\"\\\u00e9\n\ud83d\ude00"}`, "a\"\\é\n😀", "{}"},
+		{`{"user_id":"null"}`, "null", "{}"},
+		{`{"us\u0065r_id":"1"}`, "1", "{}"},
+		{`{"user_id":"` + long + `"}`, long, "{}"}, // characters, not bytes
+		{`{"user_id":` + strings.Repeat("9", maxUserID) + `}`, strings.Repeat("9", maxUserID), "{}"},
+		{" { \"user_id\" : 1 , \"user_info\" : { \"a\" : [ 1 , 2.50 ] } } ", "1", `{"a":[1,2.50]}`},
+		{`{"user_id":"1","user_info":null}`, "1", "{}"},
+		{`{"user_info":{"name":"Mr. \u0041\/\u00e9"},"user_id":"1"}`, "1", `{"name":"Mr. \u0041\/\u00e9"}`}, // its bytes, not read
+		{`{"user_id":"1","user_info":{"user_id":"2","user_id":"3"}}`, "1", `{"user_id":"2","user_id":"3"}`},
+		{`{"user_id":"1","user_info":[]}`, "1", `[]`},
+		{`{"user_id":"1","user_info":1e400}`, "1", `1e400`},
+		{`{"user_id":"1","user_info":false}`, "1", `false`},
+		{`{"user_id":"1","user_info":""}`, "1", `""`},
+		{`{"user_id":"1","user_info":"\u0001\u0007\\\"\u007f"}`, "1", `"\u0001\u0007\\\"\u007f"`},
+		{`{"user_id":"1","user_info":"\"\udb40\udc01"}`, "1", `"\"\udb40\udc01"`},
+		{`{"user_id":"1","id":2,"x":{"user_id":3}}`, "1", "{}"},
+
+		{`{}`, "", ""},
+		{`{"user_id":""}`, "", ""},
+		{`{"user_id":null}`, "", ""},
+		{`{"user_id":true}`, "", ""},
+		{`{"user_id":1.0}`, "", ""},
+		{`{"user_id":1.5}`, "", ""},
+		{`{"user_id":1e3}`, "", ""},
+		{`{"user_id":1E3}`, "", ""},
+		{`{"user_id":-1.0e-1}`, "", ""},
+		{`{"user_id":01}`, "", ""},
+		{`{"user_id":+1}`, "", ""},
+		{`{"user_id":NaN}`, "", ""},
+		{`{"user_id":{}}`, "", ""},
+		{`{"user_id":{"user_id":1}}`, "", ""},
+		{`{"user_id":[1]}`, "", ""},
+		{`{"user_id":"` + long + `x"}`, "", ""},
+		{`{"user_id":` + strings.Repeat("9", maxUserID+1) + `}`, "", ""},
+		{`{"User_id":1}`, "", ""},
+		{`{"user_id":"1","user_id":"1"}`, "", ""},
+		{`{"user_id":"1","user_id":"2"}`, "", ""},
+		{`{"user_id":"1","us\u0065r_id":"2"}`, "", ""},
+		{`{"\u0075ser_id":"1","x":1,"user_id":"2"}`, "", ""},
+		{`{"user_id":"1","user_info":{},"user_info":{}}`, "", ""},
+		{`{"user_id":"1"`, "", ""},
+		{`{"user_id":"1"}x`, "", ""},
+		{`{"user_id":"1",}`, "", ""},
+		{`{"user_id":"` + "\x01" + `"}`, "", ""},
+		{`{"user_id":"` + "\xff" + `"}`, "", ""},
+		{`[{"user_id":"1"}]`, "", ""},
+		{`"{\"user_id\":\"1\"}"`, "", ""},
+		{`1`, "", ""},
+		{`null`, "", ""},
+		{``, "", ""},
+		{`{"user_id":"1","x":` + strings.Repeat("[", 16) + strings.Repeat("]", 16) + `}`, "", ""},
+	} {
+		data := []byte(test.data)
+		id, info, err := parseMember(data)
+		clear(data) // what came out is a copy
+		parseMember([]byte(`{"user_id":"another","user_info":{"of":"the parser"}}`))
+		if id != test.id || string(info) != test.info || (err == nil) != (test.id != "") {
+			t.Errorf("%.100s: got %q, %s, %v, want %q, %s", test.data, id, info, err, test.id, test.info)
+		}
+		if err == nil && !json.Valid(info) {
+			t.Errorf("%.100s: user_info %s is not valid JSON", test.data, info)
+		}
+	}
+}
+
+func TestParseUser(t *testing.T) {
+	list := func(from, to int) string {
+		var ids []string
+		for i := from; i < to; i++ {
+			ids = append(ids, fmt.Sprintf(`"%d"`, i))
+		}
+		return strings.Join(ids, ",")
+	}
+	long := strings.Repeat("x", maxUserID)
+	for _, test := range []struct {
+		data, id, info string // no id: refused
+		watchlist      string // JSON without brackets
+		excess         bool
+	}{
+		{`{"id":"12345"}`, "12345", "{}", "", false},
+		{`{"id":"1","user_info":{"a" : 1},"watchlist":["2","3"]}`, "1", `{"a":1}`, `"2","3"`, false},
+		{`{"id":"1","watchlist":[]}`, "1", "{}", "", false},
+		{`{"id":"1","watchlist":null,"user_info":null}`, "1", "{}", "", false},
+		{`{"i\u0064":"1","watchlist":["1"]}`, "1", "{}", `"1"`, false}, // oneself
+		{`{"id":"1","watchlist":["2","3","2","\u0032","3"]}`, "1", "{}", `"2","3"`, false},
+		{`{"id":"1","user_info":"\u0001"}`, "1", `"\u0001"`, "", false},
+		{`{"id":"` + long + `"}`, long, "{}", "", false},
+		{`{"id":"1","watchlist":[` + list(0, 100) + `]}`, "1", "{}", list(0, 100), false},
+		{`{"id":"1","watchlist":[` + list(0, 100) + `,` + list(0, 100) + `]}`, "1", "{}", list(0, 100), false}, // the same hundred
+		{`{"id":"1","watchlist":[` + list(0, 101) + `]}`, "1", "{}", list(0, 100), true},
+		{`{"id":"1","watchlist":[` + list(0, 50) + `,` + list(0, 101) + `]}`, "1", "{}", list(0, 100), true},
+		{`{"id":"1","watchlist":[` + list(0, 1000) + `]}`, "1", "{}", list(0, 100), true},
+
+		{`{}`, "", "", "", false},
+		{`{"id":""}`, "", "", "", false},
+		{`{"id":null}`, "", "", "", false},
+		{`{"id":1}`, "", "", "", false},
+		{`{"id":"a b"}`, "", "", "", false}, // #server-to-user-a b is no channel
+		{`{"id":"é"}`, "", "", "", false},
+		{`{"id":["1"]}`, "", "", "", false},
+		{`{"user_id":"1"}`, "", "", "", false},
+		{`{"id":"1","id":"1"}`, "", "", "", false},
+		{`{"id":"1","\u0069d":"2"}`, "", "", "", false},
+		{`{"id":"1","watchlist":[],"watchlist":[]}`, "", "", "", false},
+		{`{"id":"` + long + `x"}`, "", "", "", false},
+		{`{"id":"1","watchlist":"2"}`, "", "", "", false},
+		{`{"id":"1","watchlist":{}}`, "", "", "", false},
+		{`{"id":"1","watchlist":[2]}`, "", "", "", false},
+		{`{"id":"1","watchlist":["2",null]}`, "", "", "", false},
+		{`{"id":"1","watchlist":[""]}`, "", "", "", false},
+		{`{"id":"1","watchlist":[["2"]]}`, "", "", "", false},
+		{`[]`, "", "", "", false},
+		{`{"id":"1"`, "", "", "", false},
+		{``, "", "", "", false},
+	} {
+		data := []byte(test.data)
+		u, excess, err := parseUser(data)
+		clear(data)
+		parseUser([]byte(`{"id":"another","user_info":{"of":"the parser"},"watchlist":["x"]}`))
+		if test.id == "" {
+			if err == nil {
+				t.Errorf("%.80s: accepted as %+v", test.data, u)
+			}
+			continue
+		}
+		watchlist, _ := json.Marshal(append([]string{}, u.watchlist...))
+		if got := strings.Trim(string(watchlist), "[]"); err != nil || u.id != test.id || string(u.info) != test.info || got != test.watchlist || excess != test.excess {
+			t.Errorf("%.80s: got %q, %s, %v, %v, %v, want %q, %s, %v, %v", test.data, u.id, u.info, u.watchlist, excess, err, test.id, test.info, test.watchlist, test.excess)
+		}
+	}
+}
+
+func TestParseMessage(t *testing.T) {
+	for _, test := range []struct{ frame, event, channel, data string }{ // no event: refused
+		{`{"event":"pusher:ping"}`, "pusher:ping", "", ""}, // the Java client
+		{`{"event":"pusher:ping","data":{}}`, "pusher:ping", "", "{}"},
+		{`{"event":"client-x","channel":"private-a","data":{"x":1}}`, "client-x", "private-a", `{"x":1}`},
+		{` { "data" : [ 1 , "\u0041" ] , "event" : "client-x" } `, "client-x", "", `[1,"\u0041"]`},
+		{`{"event":"a\u0062\"\n","data":null}`, "ab\"\n", "", "null"},
+		{`{"ev\u0065nt":"a"}`, "a", "", ""},
+		{`{"event":"a","channel":null}`, "a", "", ""},
+		{`{"event":"a","data":"text"}`, "a", "", `"text"`},
+		{`{"event":"a","user_id":"1","user_id":"2","other":{}}`, "a", "", ""},
+		{`{"event":"a","data":{"event":"b","event":"c"}}`, "a", "", `{"event":"b","event":"c"}`},
+
+		{`{}`, "", "", ""},
+		{`[]`, "", "", ""},
+		{`"event"`, "", "", ""},
+		{`null`, "", "", ""},
+		{`{"event":""}`, "", "", ""},
+		{`{"event":null}`, "", "", ""},
+		{`{"event":1}`, "", "", ""},
+		{`{"event":["a"]}`, "", "", ""},
+		{`{"event":{"event":"a"}}`, "", "", ""},
+		{`{"Event":"a"}`, "", "", ""},
+		{`{"data":{},"channel":"a"}`, "", "", ""},
+		{`{"event":"a","channel":1}`, "", "", ""},
+		{`{"event":"a","channel":["b"]}`, "", "", ""},
+		{`{"event":"a","event":"a"}`, "", "", ""},
+		{`{"event":"a","ev\u0065nt":"b"}`, "", "", ""},
+		{`{"ev\u0065nt":1,"event":"b"}`, "", "", ""},
+		{`{"event":"a","channel":"b","channel":"c"}`, "", "", ""},
+		{`{"event":"a","data":1,"d\u0061ta":2}`, "", "", ""},
+	} {
+		if err := checkJSON([]byte(test.frame), socketDepth, socketValues); err != nil {
+			t.Fatal(test.frame, err)
+		}
+		var p fastjson.Parser
+		m, err := parseMessage(&p, []byte(test.frame))
+		if test.event == "" {
+			if err == nil {
+				t.Errorf("%s: accepted", test.frame)
+			}
+			continue
+		}
+		data := ""
+		if m.data != nil {
+			data = string(m.data.MarshalTo(nil))
+		}
+		if err != nil || string(m.event) != test.event || string(m.channel) != test.channel || data != test.data {
+			t.Errorf("%s: got %q, %q, %s, %v, want %q, %q, %s", test.frame, m.event, m.channel, data, err, test.event, test.channel, test.data)
+		}
+	}
+}
+
+// bothForms returns data as it is and as the string that slanger's clients send.
+func bothForms(data string) [2]*fastjson.Value {
+	return [2]*fastjson.Value{fastjson.MustParse(data), fastjson.MustParse(string(quote(data)))}
+}
+
+func TestParseSubscribe(t *testing.T) {
+	for _, test := range []struct{ data, channel, auth, channelData string }{ // no channel: refused
+		{`{"channel":"a"}`, "a", "", ""},
+		{`{"auth":"","channel":"my-channel"}`, "my-channel", "", ""},
+		{`{"auth":"KEY:SIG","channel":"private-foobar"}`, "private-foobar", "KEY:SIG", ""},
+		{`{"auth":"K:S","channel_data":"{\"user_id\":\"\\u0041\"}","channel":"presence-a"}`, "presence-a", "K:S", `{"user_id":"\u0041"}`}, // byte for byte
+		{`{"channel":"a","auth":null,"channel_data":null}`, "a", "", ""},
+		{`{"ch\u0061nnel":"\u0061"}`, "a", "", ""},
+		{`{"channel":"not \u0000 checked here"}`, "not \x00 checked here", "", ""},
+		{`{"channel":"a","x":1,"x":2}`, "a", "", ""},
+
+		{`{}`, "", "", ""},
+		{`[]`, "", "", ""},
+		{`1`, "", "", ""},
+		{`null`, "", "", ""},
+		{`["channel"]`, "", "", ""},
+		{`{"channel":""}`, "", "", ""},
+		{`{"channel":null}`, "", "", ""},
+		{`{"channel":1}`, "", "", ""},
+		{`{"channel":["a"]}`, "", "", ""},
+		{`{"channel":"a","auth":1}`, "", "", ""},
+		{`{"channel":"a","auth":{}}`, "", "", ""},
+		{`{"channel":"a","channel_data":{"user_id":"1"}}`, "", "", ""},
+		{`{"channel":"a","channel":"b"}`, "", "", ""},
+		{`{"channel":"a","ch\u0061nnel":"b"}`, "", "", ""},
+		{`{"channel":"a","auth":"x","auth":"x"}`, "", "", ""},
+		{`{"channel":"a","channel_data":"{}","channel_dat\u0061":"{}"}`, "", "", ""},
+	} {
+		for form, data := range bothForms(test.data) {
+			r, err := parseSubscribe(data)
+			if test.channel == "" && err == nil {
+				t.Errorf("%s (form %d): accepted", test.data, form)
+			} else if test.channel != "" && (err != nil || string(r.channel) != test.channel || string(r.auth) != test.auth || string(r.channelData) != test.channelData) {
+				t.Errorf("%s (form %d): got %q, %q, %s, %v, want %q, %q, %s", test.data, form, r.channel, r.auth, r.channelData, err, test.channel, test.auth, test.channelData)
+			}
+		}
+	}
+	for _, data := range []string{`""`, `"channel"`, `"{"`, `"{\"channel\":\"a\"}x"`, `"\"{\\\"channel\\\":\\\"a\\\"}\""`, `"[[[[[[[[[[[[[[[[["`, "\"{\\\"channel\\\":\\\"\\u0001\\\"}\""} {
+		if r, err := parseSubscribe(fastjson.MustParse(data)); err == nil {
+			t.Errorf("%s: accepted as %q", data, r)
+		}
+	}
+	if _, err := parseSubscribe(nil); err == nil {
+		t.Error("no data: accepted")
+	}
+}
+
+func TestParseSignin(t *testing.T) {
+	for _, test := range []struct{ data, auth, userData, problem string }{
+		{`{"auth":"K:S","user_data":"{\"id\":\"1\"}"}`, "K:S", `{"id":"1"}`, ""},
+		{`{"user_data":"{}","auth":"x","channel":"a"}`, "x", "{}", ""},
+		{`{}`, "", "", "Missing parameter: data.auth"},
+		{`{"auth":"K:S"}`, "", "", "Missing parameter: data.user_data"},
+		{`{"auth":"","user_data":"{}"}`, "", "", "Missing parameter: data.auth"},
+		{`{"auth":"K:S","user_data":""}`, "", "", "Missing parameter: data.user_data"},
+		{`{"auth":"K:S","user_data":null}`, "", "", "Missing parameter: data.user_data"},
+		{`{"auth":"K:S","user_data":{"id":"1"}}`, "", "", `"user_data" must be a string`},
+		{`{"auth":1,"user_data":"{}"}`, "", "", `"auth" must be a string`},
+		{`{"auth":"a","auth":"b","user_data":"{}"}`, "", "", `"auth" stands twice`},
+		{`{"auth":"a","user_data":"{}","user\u005fdata":"{}"}`, "", "", `"user_data" stands twice`},
+		{`[]`, "", "", "expected an object"},
+	} {
+		for form, data := range bothForms(test.data) {
+			r, err := parseSignin(data)
+			if test.problem != "" && (err == nil || err.Error() != test.problem) {
+				t.Errorf("%s (form %d): got %v, want %s", test.data, form, err, test.problem)
+			} else if test.problem == "" && (err != nil || string(r.auth) != test.auth || string(r.userData) != test.userData) {
+				t.Errorf("%s (form %d): got %q, %s, %v, want %q, %s", test.data, form, r.auth, r.userData, err, test.auth, test.userData)
+			}
+		}
+	}
+	if _, err := parseSignin(nil); err == nil {
+		t.Error("no data: accepted")
+	}
+}
+
+func TestAppendLiteral(t *testing.T) {
+	for data, want := range map[string]string{
+		`{"x":1}`:                        `"{\"x\":1}"`,
+		` { "x" : [ 1 , 2.50 ] } `:       `"{\"x\":[1,2.50]}"`,
+		`"text"`:                         `"text"`,
+		`""`:                             `""`,
+		`"\u0041\/\ud800\n"`:             `"\u0041\/\ud800\n"`, // its bytes
+		`{"\u0041":"\u0042\n\"","é":0}`:  `"{\"\\u0041\":\"\\u0042\\n\\\"\",\"é\":0}"`,
+		`null`:                           `"null"`,
+		`true`:                           `"true"`,
+		`-1e400`:                         `"-1e400"`,
+		`[]`:                             `"[]"`,
+		"\"\x7f\u2028\U000e0001\"":       "\"\x7f\u2028\U000e0001\"",
+		"[\"\x7f\u2028\U000e0001\\\"\"]": "\"[\\\"\x7f\u2028\U000e0001\\\\\\\"\\\"]\"",
+	} {
+		if got := string(appendLiteral([]byte("x"), fastjson.MustParse(data))); got != "x"+want {
+			t.Errorf("%s: got %s, want x%s", data, got, want)
+		}
+	}
+	if got := string(appendLiteral(nil, nil)); got != `"null"` {
+		t.Errorf("no data: got %s", got)
+	}
+}
+
+func TestReservedEvent(t *testing.T) {
+	for name, want := range map[string]bool{
+		"pusher:ping": true, "pusher:": true, "pusher_internal:x": true, "pusher_internal:": true,
+		"": false, "pusher": false, "pusher_internal": false, "Pusher:x": false, " pusher:x": false, "xpusher:": false, "client-pusher:x": false, "pusher-x": false,
+	} {
+		if got := reservedEvent(name); got != want || reservedEvent([]byte(name)) != want {
+			t.Errorf("%q: got %v, want %v", name, got, want)
+		}
+	}
+}
+
+// TestServerFrames has every frame the server sends as it stands in the protocol reference.
+func TestServerFrames(t *testing.T) {
+	ann := &Member{id: "10", info: []byte(`{"name":"A"}`)}
+	bob := &Member{id: "11", info: []byte(`{}`)}
+	odd := &Member{id: "a\"\\\n\u2028", info: []byte(`{"q":"\"\\\n"}`)}
+	x := []byte("x")
+	for _, test := range []struct {
+		name  string
+		frame []byte
+		want  string
+	}{
+		{"established", appendEstablished(x, socketID{218483, 9471823}, 120*time.Second),
+			`{"event":"pusher:connection_established","data":"{\"socket_id\":\"218483.9471823\",\"activity_timeout\":120}"}`},
+		{"established, never 0", appendEstablished(x, socketID{1, 2}, 100*time.Millisecond),
+			`{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.2\",\"activity_timeout\":1}"}`},
+		{"established, whole seconds", appendEstablished(x, socketID{1<<64 - 1, 0}, 2999*time.Millisecond),
+			`{"event":"pusher:connection_established","data":"{\"socket_id\":\"18446744073709551615.0\",\"activity_timeout\":2}"}`},
+		{"pong", append([]byte("x"), pongFrame...), `{"event":"pusher:pong","data":"{}"}`},
+		{"error", appendError(x, 0, "Existing subscription to channel my-channel", ""),
+			`{"event":"pusher:error","data":{"code":null,"message":"Existing subscription to channel my-channel"}}`},
+		{"error with code", appendError(x, 4001, `App key "x"`, ""), `{"event":"pusher:error","data":{"code":4001,"message":"App key \"x\""}}`},
+		{"error with channel", appendError(x, codeClientEventRate, "rate\n", "private-a\"\xff"),
+			`{"event":"pusher:error","data":{"code":4301,"message":"rate\n"},"channel":"private-a\"` + "\ufffd" + `"}`},
+		{"subscription_error", appendSubscriptionError(x, []byte("private-x"), &refusal{"AuthError", "The connection is unauthorized.", 401}),
+			`{"event":"pusher:subscription_error","channel":"private-x","data":{"type":"AuthError","error":"The connection is unauthorized.","status":401}}`},
+		{"subscription_error, bad name", appendSubscriptionError(x, []byte("\"\x00"), &refusal{"InvalidChannel", "\"\\", 400}),
+			`{"event":"pusher:subscription_error","channel":"\"\u0000","data":{"type":"InvalidChannel","error":"\"\\","status":400}}`},
+		{"succeeded", appendSucceeded(x, "my-channel", nil), `{"event":"pusher_internal:subscription_succeeded","channel":"my-channel","data":"{}"}`},
+		{"succeeded, two members", appendSucceeded(x, "presence-foobar", []*Member{ann, bob}),
+			`{"event":"pusher_internal:subscription_succeeded","channel":"presence-foobar","data":"{\"presence\":{\"count\":2,\"ids\":[\"10\",\"11\"],\"hash\":{\"10\":{\"name\":\"A\"},\"11\":{}}}}"}`},
+		{"succeeded, odd member", appendSucceeded(x, "presence-a", []*Member{odd}),
+			`{"event":"pusher_internal:subscription_succeeded","channel":"presence-a","data":"{\"presence\":{\"count\":1,\"ids\":[\"a\\\"\\\\\\n` + "\u2028" +
+				`\"],\"hash\":{\"a\\\"\\\\\\n` + "\u2028" + `\":{\"q\":\"\\\"\\\\\\n\"}}}}"}`},
+		{"member_added", appendMemberAdded(x, "presence-foobar", &Member{id: "11", info: []byte(`{"name":"B"}`)}),
+			`{"event":"pusher_internal:member_added","channel":"presence-foobar","data":"{\"user_id\":\"11\",\"user_info\":{\"name\":\"B\"}}"}`},
+		{"member_removed", appendMemberRemoved(x, "presence-foobar", bob),
+			`{"event":"pusher_internal:member_removed","channel":"presence-foobar","data":"{\"user_id\":\"11\"}"}`},
+		{"member_removed, odd", appendMemberRemoved(x, "presence-a", odd),
+			`{"event":"pusher_internal:member_removed","channel":"presence-a","data":"{\"user_id\":\"a\\\"\\\\\\n` + "\u2028" + `\"}"}`},
+		{"subscription_count", appendSubscriptionCount(x, "my-channel", 7),
+			`{"event":"pusher_internal:subscription_count","channel":"my-channel","data":"{\"subscription_count\":7}"}`},
+		{"cache_miss", appendEvent(x, eventCacheMiss, "cache-x", emptyData, ""), `{"event":"pusher:cache_miss","channel":"cache-x","data":"{}"}`},
+		{"event", appendEvent(x, "NAME", "CH", []byte(`"DATA"`), ""), `{"event":"NAME","channel":"CH","data":"DATA"}`},
+		{"event without channel", appendEvent(x, []byte("a\"\n"), "", []byte(`""`), ""), `{"event":"a\"\n","data":""}`},
+		{"client event", appendEvent(x, "client-typing", "presence-foobar", []byte(`"{\"x\":1}"`), "10"),
+			`{"event":"client-typing","channel":"presence-foobar","data":"{\"x\":1}","user_id":"10"}`},
+		{"signin_success", appendSigninSuccess(x, []byte(`{"id":"12345","user_info":{},"watchlist":["1","2"]}`)),
+			`{"event":"pusher:signin_success","data":{"user_data":"{\"id\":\"12345\",\"user_info\":{},\"watchlist\":[\"1\",\"2\"]}"}}`},
+		{"watchlist", appendWatchlist(x, []string{"1"}, []string{"2", "3"}),
+			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"online\",\"user_ids\":[\"1\"]},{\"name\":\"offline\",\"user_ids\":[\"2\",\"3\"]}]}"}`},
+		{"watchlist, online", appendWatchlist(x, []string{"1", "\""}, nil),
+			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"online\",\"user_ids\":[\"1\",\"\\\"\"]}]}"}`},
+		{"watchlist, offline", appendWatchlist(x, nil, []string{"1"}),
+			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"offline\",\"user_ids\":[\"1\"]}]}"}`},
+	} {
+		opcodes, payloads, err := serverFrames(test.frame[1:])
+		if err != nil || test.frame[0] != 'x' || len(payloads) != 1 || opcodes[0] != opText || payloads[0] != test.want {
+			t.Errorf("%s: %v, opcodes %d\ngot  %s\nwant %s", test.name, err, opcodes, payloads, test.want)
+		}
+		if !json.Valid([]byte(test.want)) {
+			t.Errorf("%s: %s is not valid JSON", test.name, test.want)
+		}
+	}
+	if got := appendWatchlist([]byte("x"), nil, nil); string(got) != "x" {
+		t.Errorf("empty watchlist: got %q, want nothing", got)
+	}
+}
+
+// TestServerFramesHostile: with whatever strings, every frame is valid JSON, and so is the JSON inside its data.
+func TestServerFramesHostile(t *testing.T) {
+	for _, s := range hostileStrings {
+		if s == "" {
+			continue
+		}
+		want := string([]rune(s))
+		info := fmt.Appendf(nil, `{"k":%s}`, quote(s))
+		m := &Member{id: s, info: info}
+		var b []byte
+		b = appendEvent(b, s, "c", quote(s), s)
+		b = appendEvent(b, []byte(s), "", quote(s), s)
+		b = appendError(b, 0, s, s)
+		b = appendSubscriptionError(b, []byte(s), &refusal{"AuthError", s, 401})
+		b = appendSucceeded(b, "presence-a", []*Member{m, {id: "2", info: info}})
+		b = appendMemberAdded(b, "presence-a", m)
+		b = appendMemberRemoved(b, "presence-a", m)
+		b = appendSigninSuccess(b, []byte(s))
+		b = appendWatchlist(b, []string{s, s}, []string{s})
+		_, payloads, err := serverFrames(b)
+		if err != nil || len(payloads) != 9 {
+			t.Fatalf("%q: %d frames, %v", s, len(payloads), err)
+		}
+		for i, payload := range payloads {
+			if err := checkJSON([]byte(payload), 8, 100); err != nil || !json.Valid([]byte(payload)) {
+				t.Errorf("%q: frame %s is not valid: %v", s, payload, err)
+			}
+			inner := fastjson.MustParse(payload).GetStringBytes("data")
+			if i < 2 {
+				if string(inner) != want {
+					t.Errorf("%q: frame %s has the data %q", s, payload, inner)
+				}
+			} else if len(inner) > 0 && (checkJSON(inner, 8, 100) != nil || !json.Valid(inner)) {
+				t.Errorf("%q: data %s is not valid", s, inner)
+			}
+		}
+		var added struct {
+			UserID   string            `json:"user_id"`
+			UserInfo map[string]string `json:"user_info"`
+		}
+		if err := json.Unmarshal(fastjson.MustParse(payloads[5]).GetStringBytes("data"), &added); err != nil || added.UserID != want || added.UserInfo["k"] != want {
+			t.Errorf("%q: member_added is read as %+v, %v", s, added, err)
+		}
+	}
+}
+
+// TestAppendEventAllocations guards the path of every published event (appendEvent in protocol.go).
+func TestAppendEventAllocations(t *testing.T) {
+	dst := make([]byte, 0, 4096)
+	name, data := []byte("client-é\"event"), quote(strings.Repeat(`{"x":1}`, 100))
+	if n := testing.AllocsPerRun(1000, func() { dst = appendEvent(dst[:0], name, "presence-room", data, "user \"10\"") }); n != 0 {
+		t.Errorf("appendEvent of bytes allocates %v times, want 0", n)
+	}
+	if n := testing.AllocsPerRun(1000, func() { dst = appendEvent(dst[:0], "event", "presence-room", data, "") }); n != 0 {
+		t.Errorf("appendEvent of a string allocates %v times, want 0", n)
+	}
+	if n := testing.AllocsPerRun(1000, func() { dst = appendError(dst[:0], 4301, "too much", "private-a") }); n != 0 {
+		t.Errorf("appendError allocates %v times, want 0", n)
+	}
+	frame := []byte(`{"event":"client-x","channel":"presence-a","data":{"a":[1,2,3],"b":"\u0041"}}`)
+	var p fastjson.Parser
+	if n := testing.AllocsPerRun(1000, func() {
+		m, err := parseMessage(&p, frame)
+		if err != nil || len(m.event) == 0 {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("parseMessage allocates %v times, want 0", n)
+	}
+	if n := testing.AllocsPerRun(1000, func() {
+		if k, ok := parseChannel([]byte("private-encrypted-cache-a"), 200); !ok || k&kindCache == 0 {
+			t.Fatal(k, ok)
+		}
+	}); n != 0 {
+		t.Errorf("parseChannel allocates %v times, want 0", n)
+	}
+}
+
+// TestPrefixes: of two prefixes the longer stands first, or it would never be found.
+func TestPrefixes(t *testing.T) {
+	for i, p := range prefixes {
+		for _, q := range prefixes[:i] {
+			if strings.HasPrefix(p.prefix, q.prefix) {
+				t.Errorf("%q is hidden by %q", p.prefix, q.prefix)
+			}
+		}
+	}
+}
