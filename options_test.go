@@ -1,0 +1,389 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// environment is one of these NAME=VALUE.
+func environment(variables ...string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		for _, v := range variables {
+			if value, ok := strings.CutPrefix(v, name+"="); ok {
+				return value, true
+			}
+		}
+		return "", false
+	}
+}
+
+func mustParse(t *testing.T, args []string, variables ...string) options {
+	t.Helper()
+	o, err := parseOptions(args, environment(variables...))
+	if err != nil {
+		t.Fatalf("%q %q: %v", args, variables, err)
+	}
+	return o
+}
+
+func TestOptionDefaults(t *testing.T) {
+	o := mustParse(t, []string{"-key", "k", "-secret", "s"})
+	if o.limits.maxConnections < 64 {
+		t.Errorf("%d connections", o.limits.maxConnections)
+	}
+	o.limits.maxConnections = 0
+	want := options{addr: ":6001", key: "k", secret: "s", limits: Limits{
+		activityTimeout: 120 * time.Second, pongTimeout: 30 * time.Second, authWindow: 600 * time.Second, cacheTTL: 30 * time.Minute,
+		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
+		clientEvents: true, errorEvents: true,
+	}}
+	if !reflect.DeepEqual(o, want) {
+		t.Errorf("got  %+v\nwant %+v", o, want)
+	}
+}
+
+// For each option a value that is not the default, and another.
+var optionSamples = map[string][2]string{
+	"addr": {"127.0.0.1:7000", "[::1]:7001"}, "id": {"7", "an app"}, "key": {"k1", "k_2"}, "secret": {"s1", "s 2/é"},
+	"client-events": {"false", "true"}, "max-connections": {"1", "2147483647"}, "origins": {"a.example", "https://b.example,*.c.example"},
+	"activity-timeout": {"1s", "2h"}, "pong-timeout": {"100ms", "5"}, "auth-window": {"5m", "1s"}, "event-size": {"1", "102400"},
+	"channel-name": {"164", "1"}, "presence-members": {"1", "1000"}, "presence-user-size": {"2", "2048"}, "cache-ttl": {"1s", "1h"},
+	"send-buffer": {"4096", "65536"}, "subscription-count": {"true", "false"}, "error-events": {"false", "true"},
+	"verbose": {"true", "false"}, "version": {"true", "false"},
+}
+
+// A flag goes before a variable, a variable before the default.
+func TestOptionPrecedence(t *testing.T) {
+	fixed := []string{"-key", "k", "-secret", "s"}
+	standard := mustParse(t, fixed)
+	for _, opt := range optionTable(new(options)) {
+		sample, ok := optionSamples[opt.name]
+		if !ok {
+			t.Errorf("no sample for -%s", opt.name)
+			continue
+		}
+		base := slices.Clone(fixed)
+		if i := slices.Index(base, "-"+opt.name); i >= 0 {
+			base = slices.Delete(base, i, i+2)
+		}
+		flag := func(value string) []string { return append(slices.Clone(base), "-"+opt.name+"="+value) }
+		variable := envName(opt.name) + "="
+		first, second := mustParse(t, flag(sample[0])), mustParse(t, flag(sample[1]))
+		for desc, c := range map[string]struct{ got, want options }{
+			"the variable alone":             {mustParse(t, base, variable+sample[0]), first},
+			"the other value":                {mustParse(t, base, variable+sample[1]), second},
+			"flag and variable":              {mustParse(t, flag(sample[1]), variable+sample[0]), second},
+			"flag and wrong variable":        {mustParse(t, flag(sample[1]), variable+"\x00"), second},
+			"the flag twice":                 {mustParse(t, append(flag(sample[0]), flag(sample[1])...)), second},
+			"a flag with two dashes":         {mustParse(t, append(base, "--"+opt.name+"="+sample[0])), first},
+			"an empty variable and no other": {mustParse(t, fixed, variable, "EDGE_UNKNOWN=x", "PATH=/"), standard},
+		} {
+			if !reflect.DeepEqual(c.got, c.want) {
+				t.Errorf("-%s, %s\ngot  %+v\nwant %+v", opt.name, desc, c.got, c.want)
+			}
+		}
+		if reflect.DeepEqual(first, standard) || reflect.DeepEqual(first, second) {
+			t.Errorf("-%s=%s changes nothing", opt.name, sample[0])
+		}
+	}
+}
+
+func TestOptionValues(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"90s": 90 * time.Second, "2m": 2 * time.Minute, "1h30m": 90 * time.Minute, "1.5s": 1500 * time.Millisecond, "1000ms": time.Second,
+		"120": 2 * time.Minute, "1": time.Second, "24h": 24 * time.Hour,
+	} {
+		if o := mustParse(t, []string{"-activity-timeout", value}); o.limits.activityTimeout != want {
+			t.Errorf("%q is %s, want %s", value, o.limits.activityTimeout, want)
+		}
+	}
+	for value, want := range map[string]bool{"-verbose": true, "-verbose=true": true, "-verbose=1": true, "-verbose=false": false, "-verbose=0": false} {
+		if o := mustParse(t, []string{value}); o.verbose != want {
+			t.Errorf("%s: %t", value, o.verbose)
+		}
+	}
+	for value, want := range map[string][]string{
+		"": nil, ",": nil, "a": {"a"}, "https://a.example:8443, *.b.example ,,c": {"https://a.example:8443", "*.b.example", "c"},
+	} {
+		if o := mustParse(t, []string{"-origins", value}); !slices.Equal(o.limits.origins, want) {
+			t.Errorf("%q are %q, want %q", value, o.limits.origins, want)
+		}
+	}
+	if o := mustParse(t, []string{"-origins", ""}, "EDGE_ORIGINS=a"); o.limits.origins != nil {
+		t.Errorf("-origins= does not go before the variable: %q", o.limits.origins)
+	}
+}
+
+// oneSentence checks a complaint: a line that begins with the program's name and has these parts, and nothing of a panic.
+func oneSentence(t *testing.T, complaint string, parts ...string) {
+	t.Helper()
+	line, more, _ := strings.Cut(complaint, "\n")
+	text, ok := strings.CutPrefix(line, "edge: ")
+	if !ok || text == "" || more != "" || strings.Contains(text, "goroutine") || strings.Contains(text, "sesame") {
+		t.Errorf("not one sentence: %q", complaint)
+	}
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q does not name %q", text, part)
+		}
+	}
+}
+
+// runCommand runs a command that is to end by itself. The secret is sesame unless a variable says otherwise.
+func runCommand(t *testing.T, args []string, variables ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, complaint bytes.Buffer
+	ended := make(chan int, 1)
+	go func() {
+		ended <- command(args, environment(append(variables, "EDGE_SECRET=sesame")...), &out, &complaint)
+	}()
+	select {
+	case code = <-ended:
+		return code, out.String(), complaint.String()
+	case <-time.After(patience):
+		t.Fatalf("%q %q: it serves", args, variables) // and goes on with it
+		return 0, "", ""
+	}
+}
+
+func TestCommandRefusesOptions(t *testing.T) {
+	type refused struct {
+		args      []string
+		variables []string
+		parts     []string // of the complaint
+	}
+	cases := []refused{
+		{[]string{"-bogus"}, nil, []string{"-bogus"}},
+		{[]string{"--bogus=1"}, nil, []string{"-bogus"}},
+		{[]string{"-=1"}, nil, []string{"-=1"}},
+		{[]string{"-Key", "k"}, nil, []string{"-Key"}},
+		{[]string{"extra"}, nil, []string{`"extra"`}},
+		{[]string{"-verbose", "true"}, nil, []string{`"true"`}},
+		{[]string{"--", "-key"}, nil, []string{`"-key"`}},
+		{[]string{"-key"}, nil, []string{"-key"}},
+		{[]string{"-key", "k", "-secret"}, nil, []string{"-secret"}},
+		{[]string{"-version", "-bogus"}, nil, []string{"-bogus"}},
+		{nil, []string{"EDGE_EVENT_SIZE=x"}, []string{"EDGE_EVENT_SIZE", `"x"`}},
+		{nil, []string{"EDGE_MAX_CONNECTIONS=0"}, []string{"EDGE_MAX_CONNECTIONS", `"0"`}},
+		{nil, []string{"EDGE_VERBOSE=maybe"}, []string{"EDGE_VERBOSE", `"maybe"`}},
+		{nil, []string{"EDGE_CACHE_TTL=0"}, []string{"EDGE_CACHE_TTL", `"0"`}},
+		{nil, []string{"EDGE_ADDR=6001"}, []string{`"6001"`}},
+		{nil, []string{"EDGE_KEY=a b"}, []string{`"a b"`}},
+	}
+	for option, values := range map[string][]string{
+		"addr":               {"6001", "", ":", "localhost", "localhost:", "[::1]", "::1:6001"},
+		"key":                {"a b", "a/b", "a:b", "a?b", "a#b", "a%b", "a&b", "a\\b", `a"b`, "é", "a\nb", "\x00", "\x7f", "\xff"},
+		"max-connections":    {"0", "-1", "", "x", "1.5", "1e3", "2147483648", "99999999999999999999", " 1", "1 ", "0x10"},
+		"event-size":         {"0", "10k", "2147483648"},
+		"channel-name":       {"0", "-200"},
+		"presence-members":   {"0", "x"},
+		"presence-user-size": {"1", "0"},
+		"send-buffer":        {"4095", "0", "1MB"},
+		"activity-timeout":   {"0", "0s", "-1s", "-1", "999ms", "", "x", "1y", "5 s", "1e3", "99999999999h", "9999999999999999"},
+		"pong-timeout":       {"0", "0s", "-1ns", "-5", "x"},
+		"auth-window":        {"0", "999ms", "-600"},
+		"cache-ttl":          {"0", "1ms", "-30m"},
+		"client-events":      {"maybe", "yes", "2", ""},
+		"subscription-count": {"x"},
+		"error-events":       {"on"},
+		"verbose":            {"-1"},
+		"version":            {"2"},
+	} {
+		for _, value := range values {
+			cases = append(cases, refused{[]string{"-" + option + "=" + value}, nil, []string{"-" + option, fmt.Sprintf("%q", value)}})
+		}
+	}
+	for _, c := range cases {
+		t.Run(fmt.Sprintf("%q %q", c.args, c.variables), func(t *testing.T) {
+			code, stdout, stderr := runCommand(t, c.args, c.variables...)
+			if code != 2 || stdout != "" {
+				t.Errorf("exit code %d, want 2; stdout %q", code, stdout)
+			}
+			oneSentence(t, stderr, c.parts...)
+		})
+	}
+}
+
+func TestCommandAnswers(t *testing.T) {
+	for _, c := range []struct {
+		args, variables []string
+	}{
+		{[]string{"-version"}, nil}, {[]string{"--version"}, nil}, {[]string{"-version=true", "-addr", ":1"}, nil}, {nil, []string{"EDGE_VERSION=true"}},
+		{[]string{"-help"}, nil}, {[]string{"-h"}, nil}, {[]string{"--help"}, nil}, {[]string{"-key", "k", "-help"}, []string{"EDGE_EVENT_SIZE=x"}},
+	} {
+		code, text, stderr := runCommand(t, c.args, c.variables...)
+		if code != 0 || stderr != "" {
+			t.Errorf("%q: exit code %d, %q", c.args, code, stderr)
+		}
+		if strings.Contains(text, "sesame") {
+			t.Errorf("%q prints the secret", c.args)
+		}
+		if slices.ContainsFunc(c.args, func(s string) bool { return strings.Contains(s, "-h") }) {
+			for _, opt := range optionTable(new(options)) {
+				if !strings.Contains(text, "\n  -"+opt.name+" ") || opt.help == "" || !strings.Contains(text, opt.help) || !strings.Contains(text, opt.value) {
+					t.Errorf("%q does not explain -%s", c.args, opt.name)
+				}
+			}
+		} else if want := fmt.Sprintf("edge %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH); text != want {
+			t.Errorf("%q prints %q, want %q", c.args, text, want)
+		}
+	}
+}
+
+func TestCommandCannotListen(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for addr, part := range map[string]string{
+		l.Addr().String():  "in use",
+		"192.0.2.1:0":      "listen", // an address no machine has (RFC 5737)
+		"127.0.0.1:noport": "noport",
+	} {
+		code, stdout, stderr := runCommand(t, []string{"-addr", addr})
+		if code != 1 || stdout != "" {
+			t.Errorf("%s: exit code %d, want 1; stdout %q", addr, code, stdout)
+		}
+		oneSentence(t, stderr, addr, part)
+	}
+	// A number that is no port is seen before or when it is used, but never a reason to start.
+	code, stdout, stderr := runCommand(t, []string{"-addr", ":99999"})
+	if code == 0 || stdout != "" {
+		t.Errorf("port 99999: exit code %d; stdout %q", code, stdout)
+	}
+	oneSentence(t, stderr, "99999")
+}
+
+func TestMadeUpKeyAndSecret(t *testing.T) {
+	form := regexp.MustCompile(`^[a-z0-9]{20}$`)
+	o, again := mustParse(t, nil), mustParse(t, nil, "EDGE_KEY=", "EDGE_SECRET=")
+	if !form.MatchString(o.key) || !form.MatchString(o.secret) || !o.madeKey || !o.madeSecret {
+		t.Errorf("made up %q and %q", o.key, o.secret)
+	}
+	if o.key == again.key || o.secret == again.secret || o.key == o.secret {
+		t.Errorf("made up twice: %q %q, %q %q", o.key, o.secret, again.key, again.secret)
+	}
+	if o := mustParse(t, []string{"-key", "k"}, "EDGE_SECRET=s"); o.madeKey || o.madeSecret || o.key != "k" || o.secret != "s" {
+		t.Errorf("given and yet made up: %+v", o)
+	}
+	if o := mustParse(t, []string{"-key", "k", "-secret", ""}, "EDGE_SECRET=s"); o.madeKey || !o.madeSecret || o.key != "k" {
+		t.Errorf("an empty secret is none: %+v", o)
+	}
+}
+
+func TestBanner(t *testing.T) {
+	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7000}
+	everywhere := &net.TCPAddr{IP: net.IPv6unspecified, Port: 7000}
+	for _, c := range []struct {
+		desc    string
+		args    []string
+		addr    net.Addr
+		with    []string // parts it has
+		without []string
+	}{
+		{"given", []string{"-key", "the-key", "-secret", "sesame", "-id", "77"}, local,
+			[]string{"ws://127.0.0.1:7000/app/the-key", "http://127.0.0.1:7000/apps/77", "the-key", "77", version}, []string{"sesame", "any id"}},
+		{"verbose", []string{"-key", "the-key", "-secret", "sesame", "-verbose"}, local, []string{"the-key", "any id"}, []string{"sesame"}},
+		{"secret of one letter", []string{"-key", "the-key", "-secret", "☃"}, local, nil, []string{"☃"}},
+		{"everywhere", []string{"-key", "the-key", "-secret", "sesame"}, everywhere, []string{"ws://localhost:7000/app/the-key"}, []string{"sesame", "//[::]"}},
+		{"IPv6", []string{"-key", "the-key", "-secret", "sesame"}, &net.TCPAddr{IP: net.IPv6loopback, Port: 7000}, []string{"ws://[::1]:7000/app/the-key"}, []string{"sesame"}},
+		{"made up", nil, local, []string{"-secret", "EDGE_SECRET"}, nil},
+		{"key made up", []string{"-secret", "sesame"}, local, nil, []string{"sesame"}},
+		{"secret made up", []string{"-key", "the-key"}, local, []string{"the-key"}, nil},
+	} {
+		o := mustParse(t, c.args)
+		text := banner(o, c.addr)
+		c.with = append(c.with, o.key)
+		if o.madeSecret {
+			c.with = append(c.with, o.secret)
+		}
+		for _, part := range c.with {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s: no %q in\n%s", c.desc, part, text)
+			}
+		}
+		for _, part := range c.without {
+			if strings.Contains(text, part) {
+				t.Errorf("%s: %q in\n%s", c.desc, part, text)
+			}
+		}
+		lines := strings.Split(text, "\n")
+		if n := len(lines); lines[n-1] != "" || !strings.HasPrefix(lines[n-2], "Ready on "+c.addr.String()) {
+			t.Errorf("%s: the last line does not say ready:\n%s", c.desc, text)
+		}
+	}
+}
+
+// The whole command: it says when it is ready, serves, and ends with 0 on a signal.
+func TestCommandServes(t *testing.T) {
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil || runtime.GOOS == "windows" {
+		t.Skip("no signals here")
+	}
+	out, stdout := io.Pipe()
+	var stderr bytes.Buffer
+	ended := make(chan int, 1)
+	go func() { // ends on the signal below
+		code := command([]string{"-addr", "127.0.0.1:0", "-key", "key", "-verbose"}, environment("EDGE_SECRET=secret"), stdout, &stderr)
+		stdout.Close()
+		ended <- code
+	}()
+	lines, addr, printed := bufio.NewScanner(out), "", ""
+	for addr == "" && lines.Scan() {
+		printed += lines.Text() + "\n"
+		if rest, ok := strings.CutPrefix(lines.Text(), "Ready on "); ok {
+			addr, _, _ = strings.Cut(rest, " ")
+			addr = strings.TrimSuffix(addr, ".")
+		}
+	}
+	if addr == "" {
+		t.Fatalf("never ready; exit code %d, %q %q", <-ended, printed, &stderr)
+	}
+	logged := make(chan string)
+	go func() { // ends when the command closes stdout
+		b, _ := io.ReadAll(out)
+		logged <- string(b)
+	}()
+	c := connect(t, addr)
+	c.join("a")
+	publish(t, addr, "a", "e", "x")
+	c.expect(event("e", "a", "x"))
+	if status, _ := apiCall(t, addr, "POST", "/apps/1/events", "", `{"name":"e\nforged","channel":"é\n"}`); status != 400 {
+		t.Errorf("status %d", status)
+	}
+	if err := self.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	c.expectClose(4200)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	select {
+	case code := <-ended:
+		if code != 0 || stderr.Len() > 0 {
+			t.Errorf("exit code %d, %q", code, &stderr)
+		}
+	case <-ctx.Done():
+		t.Fatal("the signal does not end it")
+	}
+	log := <-logged
+	if strings.Contains(printed, "secret\n") || strings.Contains(printed, `"secret"`) || strings.Contains(log, `"secret"`) {
+		t.Errorf("the secret is printed:\n%s%s", printed, log)
+	}
+	if !strings.Contains(log, c.id) || strings.Contains(log, "\nforged") {
+		t.Errorf("logged:\n%s", log)
+	}
+}
