@@ -356,10 +356,10 @@ func (a *api) checkData(literal []byte) error {
 // parseChannels reads channel or channels. A name that stands twice counts once.
 func (a *api) parseChannels(t *trigger, one, several *fastjson.Value) error {
 	list := several.GetArray()
-	if several != nil && several.Type() != fastjson.TypeArray {
+	if several != nil && several.Type() != fastjson.TypeArray && several.Type() != fastjson.TypeNull {
 		return badRequest("Expected channels parameter to be an array of strings")
 	}
-	if one != nil {
+	if one != nil && one.Type() != fastjson.TypeNull {
 		list = append(list, one)
 	}
 	switch {

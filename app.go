@@ -16,10 +16,11 @@ import (
 
 type App struct {
 	// Static after construction.
-	id     string // "" accepts any in API paths
-	keys   Keys
-	limits Limits
-	log    *log.Logger // what happens, for -verbose; nil for nobody
+	id       string // "" accepts any in API paths
+	keys     Keys
+	limits   Limits
+	webhooks *webhooks   // nil without any
+	log      *log.Logger // what happens, for -verbose; nil for nobody
 
 	channels sync.Map      // name → *Channel; read without a lock
 	cuts     atomic.Uint64 // connections cut for reading too slowly
@@ -136,8 +137,9 @@ func (a *App) dropChannel(c *Channel) { a.channels.CompareAndDelete(c.name, c) }
 func (a *App) subscribe(s *Socket, name string, k kind, m *Member, answer []byte) (*Subscription, error) {
 	for {
 		c := a.openChannel(name, k)
-		sub, err := c.subscribe(s, m, &a.limits, answer)
+		sub, ch, err := c.subscribe(s, m, &a.limits, answer)
 		if err != errGone {
+			a.note(c, m, ch)
 			return sub, err
 		}
 		a.dropChannel(c)
@@ -145,8 +147,39 @@ func (a *App) subscribe(s *Socket, name string, k kind, m *Member, answer []byte
 }
 
 func (a *App) unsubscribe(sub *Subscription) {
-	if sub.channel.unsubscribe(sub, &a.limits) {
+	ch := sub.channel.unsubscribe(sub, &a.limits)
+	if ch.gone {
 		a.dropChannel(sub.channel)
+	}
+	a.note(sub.channel, sub.member, ch)
+}
+
+// note tells the webhooks what happened to a channel and, where it is one of a member, to m.
+func (a *App) note(c *Channel, m *Member, ch change) {
+	if ch.countIn > 0 {
+		time.AfterFunc(ch.countIn, func() { a.note(c, nil, c.sendCount()) })
+	}
+	w := a.webhooks
+	if w == nil || c.kind&kindUser != 0 {
+		return
+	}
+	if ch.occupied {
+		w.move(c.name, "", 1)
+	}
+	if ch.memberAdded {
+		w.move(c.name, m.id, 1)
+	}
+	if ch.cacheMiss {
+		w.tell(hookCacheMiss, c.name, nil)
+	}
+	if ch.counted {
+		w.tellCount(c.name, ch.count)
+	}
+	if ch.memberRemoved {
+		w.move(c.name, m.id, -1)
+	}
+	if ch.vacated {
+		w.move(c.name, "", -1)
 	}
 }
 
@@ -189,6 +222,14 @@ func (a *App) trigger(name string, k kind, e Event) {
 	}
 	*buffer = frame
 	freeFrameBuffer(buffer)
+}
+
+// clientEvent triggers an event that the connection e.except has sent.
+func (a *App) clientEvent(name string, k kind, e Event) {
+	a.trigger(name, k, e)
+	if a.webhooks != nil {
+		a.webhooks.tellClientEvent(name, e, e.except.id)
+	}
 }
 
 // frameBuffers are for building frames that are copied or written before the buffer is given back.

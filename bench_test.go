@@ -2,8 +2,10 @@ package main
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -178,5 +180,41 @@ func countFrames(c *client, size int, arrived chan<- struct{}) {
 func receive(arrived <-chan struct{}, n int) {
 	for range n {
 		<-arrived
+	}
+}
+
+// BenchmarkClientEvent compares what an event of a client costs without webhooks and with a receiver that fails, whose queue
+// is full all the time.
+func BenchmarkClientEvent(b *testing.B) {
+	for _, failing := range []bool{false, true} {
+		b.Run(fmt.Sprintf("failing receiver=%t", failing), func(b *testing.B) {
+			var args []string
+			var up atomic.Bool
+			if failing {
+				r := newReceiver(b)
+				r.answer = func() int {
+					if up.Load() {
+						return 200
+					}
+					return 500
+				}
+				hook := httptest.NewServer(r)
+				b.Cleanup(hook.Close)
+				args = []string{"-webhook", hook.URL, "-webhook-queue", "100"}
+			}
+			s := startServer(b, args...)
+			arrived := make(chan struct{}, 10)
+			c := connect(b, s.addr)
+			c.join("private-room")
+			e := Event{name: []byte("client-event"), data: benchData, except: new(Socket)}
+			c.conn.SetDeadline(time.Time{})
+			go countFrames(c, len(appendEvent(nil, e.name, "private-room", e.data, "")), arrived) // ends with the connection
+			b.ReportAllocs()
+			for b.Loop() {
+				s.app.clientEvent("private-room", kindPrivate, e)
+				<-arrived
+			}
+			up.Store(true) // so that shutting down has nothing to complain of
+		})
 	}
 }

@@ -39,6 +39,7 @@ type Channel struct {
 	count   int             // subscriptions that have not left
 	members []*Member       // in the order they joined; presence channels only
 	cached  *cachedEvent
+	missed  bool // a cache_miss was reported since the cache was last filled
 
 	batch   *batch        // what the pump has not yet taken; nil if there is nothing
 	joining []join        // subscriptions the pump has not yet answered
@@ -54,6 +55,17 @@ func newChannel(name string, k kind) *Channel {
 	c := &Channel{name: name, kind: k}
 	c.run = c.pump
 	return c
+}
+
+// change is what happened to a channel, for the App to tell whom it concerns.
+type change struct {
+	occupied, vacated          bool
+	memberAdded, memberRemoved bool // the member of the subscription
+	cacheMiss                  bool
+	counted                    bool          // subscription_count was sent
+	count                      int           // subscriptions
+	countIn                    time.Duration // when sendCount is due; 0 for never
+	gone                       bool          // take the channel out of the table
 }
 
 // Subscription is one connection's membership of a channel.
@@ -108,7 +120,7 @@ var batches = sync.Pool{New: func() any { return new(batch) }}
 // subscription_succeeded and what belongs to it. m is the member of a presence channel, or nil; a member who is there
 // already keeps his first info. The error is errGone, or errFull if the channel has as many other members as the limits
 // allow.
-func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte) (sub *Subscription, err error) {
+func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte) (sub *Subscription, ch change, err error) {
 	c.mu.Lock()
 	if c.gone {
 		err = errGone
@@ -117,15 +129,16 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte)
 	}
 	if err != nil {
 		c.mu.Unlock()
-		return nil, err
+		return nil, ch, err
 	}
 	sub = &Subscription{socket: s, channel: c, member: m}
 	j := join{sub: sub, answer: answer, at: c.pendingLocked()}
 	if answer == nil {
-		j.answer = c.answerLocked()
+		j.answer, ch.cacheMiss = c.answerLocked()
 	}
 	c.count++
-	c.noteCountLocked(limits)
+	ch.occupied, ch.memberAdded = c.count == 1, m != nil && m.connections == 1
+	c.noteCountLocked(&ch, limits)
 	alone := !c.pumping && c.batch == nil
 	if !alone {
 		j.done = make(chan struct{})
@@ -138,12 +151,12 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte)
 		if c.round() {
 			go c.run() // ends when nothing is pending; flush waits for it
 		}
-		return sub, nil
+		return sub, ch, nil
 	}
 	c.startLocked()
 	c.mu.Unlock()
 	<-j.done // the pump never blocks, so this is at most two of its rounds
-	return sub, nil
+	return sub, ch, nil
 }
 
 // joinMemberLocked counts one more connection of the member and returns the one that represents the user.
@@ -165,26 +178,29 @@ func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
 	return m, nil
 }
 
-// answerLocked builds what a new subscriber is sent first.
-func (c *Channel) answerLocked() []byte {
-	answer := appendSucceeded(nil, c.name, c.members)
+// answerLocked builds what a new subscriber is sent first. miss says that for the first time since the cache was filled
+// there was no event in it.
+func (c *Channel) answerLocked() (answer []byte, miss bool) {
+	answer = appendSucceeded(nil, c.name, c.members)
 	switch {
 	case c.kind&kindCache == 0:
-		return answer
+		return answer, false
 	case c.cached != nil && time.Now().Before(c.cached.expires):
-		return append(answer, c.cached.frame...)
+		return append(answer, c.cached.frame...), false
 	}
-	return appendEvent(answer, eventCacheMiss, c.name, emptyData, "")
+	miss, c.missed = !c.missed, true
+	return appendEvent(answer, eventCacheMiss, c.name, emptyData, ""), miss
 }
 
-// unsubscribe ends a subscription. It reports whether the channel is gone now, so that the caller takes it out of its table.
-func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (gone bool) {
+// unsubscribe ends a subscription.
+func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	sub.left.Store(true)
 	c.count--
 	if m := sub.member; m != nil {
 		if m.connections--; m.connections == 0 {
+			ch.memberRemoved = true
 			i := slices.Index(c.members, m)
 			c.members = slices.Delete(c.members, i, i+1)
 			if c.count > 0 {
@@ -192,12 +208,13 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (gone bool) {
 			}
 		}
 	}
+	c.noteCountLocked(&ch, limits)
 	if c.count == 0 {
 		c.subs = nil
-		c.gone = c.cached == nil
-		return c.gone
+		c.gone, c.missed = c.cached == nil, false
+		ch.vacated, ch.gone = true, c.gone
+		return ch
 	}
-	c.noteCountLocked(limits)
 	if listed := len(c.subs); c.count < listed/2 {
 		live := make([]*Subscription, 0, c.count+c.count/4)
 		for _, s := range c.subs {
@@ -208,7 +225,7 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (gone bool) {
 		c.subs = live
 	}
 	c.startLocked()
-	return false
+	return ch
 }
 
 // publish appends a frame for every subscription but except's, and starts the pump. It waits while too much is pending, and
@@ -223,7 +240,7 @@ func (c *Channel) publish(frame []byte, except *Socket, keep *cachedEvent) bool 
 		return false
 	}
 	if keep != nil {
-		c.cached = keep
+		c.cached, c.missed = keep, false
 	}
 	if c.count == 0 {
 		return true
@@ -379,9 +396,10 @@ func (c *Channel) flush() {
 }
 
 // noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
-// that at most every five seconds, the last change always included.
-func (c *Channel) noteCountLocked(limits *Limits) {
-	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 || c.count == 0 {
+// noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
+// that at most every five seconds, the last change always included. ch says what became of it.
+func (c *Channel) noteCountLocked(ch *change, limits *Limits) {
+	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 {
 		return
 	}
 	if c.count > allOfSubscriptionCountUpTo {
@@ -389,28 +407,31 @@ func (c *Channel) noteCountLocked(limits *Limits) {
 			return
 		}
 		if wait := subscriptionCountEvery - time.Since(c.countSent); wait > 0 {
-			c.countPending = true
-			time.AfterFunc(wait, c.sendCount)
+			c.countPending, ch.countIn = true, wait
 			return
 		}
 	}
-	c.sendCountLocked()
+	c.sendCountLocked(ch)
 }
 
-// sendCount sends the last change of the count, if it was not sent since.
-func (c *Channel) sendCount() {
+// sendCount sends the last change of the count if it was not sent since; it was due in change.countIn.
+func (c *Channel) sendCount() (ch change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.countPending = false
-	if c.count > 0 && c.count != c.countTold {
-		c.sendCountLocked()
+	if c.count != c.countTold {
+		c.sendCountLocked(&ch)
 		c.startLocked()
 	}
+	return ch
 }
 
-func (c *Channel) sendCountLocked() {
+func (c *Channel) sendCountLocked(ch *change) {
+	ch.counted, ch.count = true, c.count
 	c.countTold, c.countSent = c.count, time.Now()
-	c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+	if c.count > 0 {
+		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+	}
 }
 
 // expire forgets the cached event when its time has come. It returns how long that still is, or 0, and whether the channel

@@ -37,6 +37,8 @@ type options struct {
 	addr, id, key, secret string
 	madeKey, madeSecret   bool // not given, made up
 	limits                Limits
+	hooks                 []string // URLs that parseHook accepts
+	webhooks              webhookOptions
 	verbose, version      bool
 }
 
@@ -79,12 +81,22 @@ func run(ctx context.Context, o options, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w", o.addr, err)
 	}
-	app := newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits)
+	app := o.app()
 	if o.verbose {
 		app.log = log.New(stdout, "", log.LstdFlags)
 	}
 	io.WriteString(stdout, banner(o, l.Addr()))
 	return serve(ctx, l, app)
+}
+
+// app makes the app that the options describe.
+func (o *options) app() *App {
+	key := newKey(o.key, o.secret)
+	app := newApp(o.id, Keys{key}, o.limits)
+	if len(o.hooks) > 0 {
+		app.webhooks = newWebhooks(o.hooks, key, o.webhooks)
+	}
+	return app
 }
 
 // serve serves app on l, which it closes, until ctx is done and everyone has been told.
@@ -151,10 +163,17 @@ func shutdown(srv *http.Server, app *App, up *upgrader) error {
 	defer srv.Close()
 	select {
 	case <-done:
-		return nil
 	case <-ctx.Done():
+	}
+	if app.webhooks != nil {
+		if left := app.webhooks.drain(ctx); left > 0 {
+			return fmt.Errorf("%d webhook events were not delivered within %s", left, shutdownTimeout)
+		}
+	}
+	if ctx.Err() != nil {
 		return fmt.Errorf("some connections did not close within %s", shutdownTimeout)
 	}
+	return nil
 }
 
 // optionTable is every option: flag, default, help. The flag -send-buffer is also the variable EDGE_SEND_BUFFER.
@@ -166,18 +185,22 @@ func optionTable(o *options) []option {
 		{"key", "", "app key; without it one is made up and printed", text(&o.key)},
 		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", text(&o.secret)},
 		{"client-events", "true", "allow client events on private and presence channels", boolean(&l.clientEvents)},
-		{"max-connections", strconv.Itoa(defaultConnections()), "WebSocket connections at once; more are refused with 4004", number(&l.maxConnections, 1)},
+		{"max-connections", strconv.Itoa(defaultConnections()), "WebSocket connections at once; more are refused with 4004", number(&l.maxConnections, 1, math.MaxInt32)},
 		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", list(&l.origins)},
 		{"activity-timeout", "120s", "silence after which a client is pinged", duration(&l.activityTimeout, time.Second)},
-		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", duration(&l.pongTimeout, 0)},
+		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", duration(&l.pongTimeout, time.Millisecond)},
 		{"auth-window", "600s", "how far the clock of an API client may be off", duration(&l.authWindow, time.Second)},
-		{"event-size", "10240", "bytes of data an event may have", number(&l.eventSize, 1)},
-		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", number(&l.channelName, 1)},
-		{"presence-members", "100", "users a presence channel may have", number(&l.presenceMembers, 1)},
-		{"presence-user-size", "1024", "bytes of user_info a member may have", number(&l.presenceUserSize, 2)},
+		{"event-size", "10240", "bytes of data an event may have", number(&l.eventSize, 1, 1<<20)},
+		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", number(&l.channelName, 1, 1024)},
+		{"presence-members", "100", "users a presence channel may have", number(&l.presenceMembers, 1, math.MaxInt32)},
+		{"presence-user-size", "1024", "bytes of user_info a member may have", number(&l.presenceUserSize, 2, maxPayload)},
 		{"cache-ttl", "30m", "how long a cache channel keeps its last event", duration(&l.cacheTTL, time.Second)},
-		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", number(&l.sendBuffer, 4096)},
+		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", number(&l.sendBuffer, 4096, math.MaxInt32)},
 		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", boolean(&l.subscriptionCount)},
+		{"webhook", "", "URL to be told what happens, may be repeated (in the variable: with spaces); see Webhooks", hookList(&o.hooks)},
+		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", duration(&o.webhooks.grace, 0)},
+		{"webhook-batch", "50ms", "events that happen within travel together; 0 sends each alone", duration(&o.webhooks.batch, 0)},
+		{"webhook-queue", "10000", "events that may wait for a receiver; beyond, the oldest client events are dropped first", number(&o.webhooks.queue, 1, math.MaxInt32)},
 		{"error-events", "true", "send pusher:error after pusher:subscription_error, as the hosted service does", boolean(&l.errorEvents)},
 		{"verbose", "false", "print connections, subscriptions and everything refused", boolean(&o.verbose)},
 		{"version", "false", "print the version and end", boolean(&o.version)},
@@ -205,6 +228,18 @@ func list(to *[]string) func(string) error {
 	}
 }
 
+func hookList(to *[]string) func(string) error {
+	return func(s string) error {
+		for hook := range strings.FieldsSeq(s) {
+			if _, err := parseHook(hook); err != nil {
+				return err
+			}
+			*to = append(*to, hook)
+		}
+		return nil
+	}
+}
+
 func boolean(to *bool) func(string) error {
 	return func(s string) (err error) {
 		if *to, err = strconv.ParseBool(s); err != nil {
@@ -214,10 +249,10 @@ func boolean(to *bool) func(string) error {
 	}
 }
 
-func number(to *int, least int) func(string) error {
+func number(to *int, least, most int) func(string) error {
 	return func(s string) (err error) {
-		if *to, err = strconv.Atoi(s); err != nil || *to < least || *to > math.MaxInt32 {
-			return fmt.Errorf("it must be a whole number from %d up", least)
+		if *to, err = strconv.Atoi(s); err != nil || *to < least || *to > most {
+			return fmt.Errorf("it must be a whole number from %d to %d", least, most)
 		}
 		return nil
 	}
@@ -229,8 +264,8 @@ func duration(to *time.Duration, least time.Duration) func(string) error {
 		if isInteger([]byte(s)) {
 			s += "s"
 		}
-		if *to, err = time.ParseDuration(s); err != nil || *to < least || *to == 0 {
-			return fmt.Errorf("it must be a time like 30s or 2m, at least %s", max(least, time.Millisecond))
+		if *to, err = time.ParseDuration(s); err != nil || *to < least {
+			return fmt.Errorf("it must be a time like 30s or 2m, at least %s", least)
 		}
 		return nil
 	}
@@ -265,7 +300,7 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 			continue
 		}
 		value, from := opt.value, "the default"
-		if v, ok := getenv(envName(opt.name)); ok && v != "" {
+		if v, ok := getenv(envName(opt.name)); ok && v != "" && opt.name != "version" { // EDGE_VERSION is likely to be of something else
 			value, from = v, envName(opt.name)
 		}
 		if err := opt.set(value); err != nil {
@@ -282,7 +317,7 @@ func optionError(err error) error {
 	}
 	msg := err.Error()
 	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: "); ok {
-		return fmt.Errorf("unknown option %s; edge -help lists the options", name)
+		return fmt.Errorf("unknown option %q; edge -help lists the options", name)
 	}
 	if name, ok := strings.CutPrefix(msg, "flag needs an argument: "); ok {
 		return fmt.Errorf("option %s needs a value", name)
@@ -296,7 +331,11 @@ func envName(option string) string {
 
 // complete checks what no single option can, and makes up a key and a secret where there is none.
 func (o *options) complete() error {
-	if _, port, err := net.SplitHostPort(o.addr); err != nil || port == "" {
+	_, port, err := net.SplitHostPort(o.addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
 		return fmt.Errorf("invalid value %q for option -addr: it must be host:port or :port", o.addr)
 	}
 	if o.madeKey = o.key == ""; o.madeKey {
@@ -305,10 +344,10 @@ func (o *options) complete() error {
 	if o.madeSecret = o.secret == ""; o.madeSecret {
 		o.secret = strings.ToLower(rand.Text()[:20])
 	}
-	for _, c := range o.key {
-		if c <= ' ' || c > '~' || strings.ContainsRune(`/:?#%"\&`, c) {
-			return fmt.Errorf("invalid value %q for option -key: it is part of a URL and must not contain %q", o.key, c)
-		}
+	if strings.Trim(o.key, ".") == "" || strings.ContainsFunc(o.key, func(c rune) bool {
+		return c >= 0x80 || !channelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
+	}) {
+		return fmt.Errorf("invalid value %q for option -key: it is part of URLs and may have letters, digits, - _ and .", o.key)
 	}
 	return nil
 }

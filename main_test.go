@@ -77,7 +77,7 @@ func startServer(t testing.TB, args ...string) *testServer {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &testServer{addr: l.Addr().String(), app: newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits)}
+	s := &testServer{addr: l.Addr().String(), app: o.app()}
 	done := make(chan error, 1)
 	go func() { done <- serve(ctx, l, s.app) }()
 	s.stop = sync.OnceFunc(func() {

@@ -635,5 +635,5 @@ func (s *Socket) handleClientEvent(m message) {
 	if sub.member != nil {
 		e.userID = sub.member.id
 	}
-	s.app.trigger(sub.channel.name, k, e)
+	s.app.clientEvent(sub.channel.name, k, e)
 }

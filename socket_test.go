@@ -1155,17 +1155,23 @@ func TestSubscriptionCountThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChannel("x", kindPublic)
 		limits := &Limits{subscriptionCount: true}
+		later := func(ch change) { // as App.note does
+			if ch.countIn > 0 {
+				time.AfterFunc(ch.countIn, func() { c.sendCount() })
+			}
+		}
 		var subs []*Subscription
 		subscribe := func() {
 			s, _ := offline(t)
-			sub, err := c.subscribe(s, nil, limits, nil)
+			sub, ch, err := c.subscribe(s, nil, limits, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			subs = append(subs, sub)
+			later(ch)
 		}
 		unsubscribe := func() {
-			c.unsubscribe(subs[len(subs)-1], limits)
+			later(c.unsubscribe(subs[len(subs)-1], limits))
 			subs = subs[:len(subs)-1]
 		}
 		s, watcher := offline(t)

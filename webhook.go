@@ -1,0 +1,497 @@
+package main
+
+// Webhooks (https://pusher.com/docs/channels/server_api/webhooks/): what happens to channels, told to HTTP receivers.
+//
+// A channel or member that comes or goes moves a level up or down. Levels, not events, decide what is told: the two halves
+// of a quick return cancel out, in whatever order goroutines report them, and the account is exact: what was told as
+// occupied is either occupied or will be told as vacated. Each receiver has one queue and one goroutine, which lives while
+// there is something to deliver; nobody ever waits for it but shutdown.
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	webhookTimeout  = 10 * time.Second       // for one request
+	webhookRetries  = 5 * time.Minute        // during which a body is tried
+	webhookBackoff  = time.Second            // before the first retry, doubled for each
+	webhookSlowest  = 30 * time.Second       // of the retries
+	webhookHurry    = 200 * time.Millisecond // instead, while shutdown drains
+	webhookEvents   = 100                    // in one body
+	webhookBodySize = 256 << 10
+)
+
+// Names of webhook events, and what stands in them beside name and channel.
+const (
+	hookOccupied          = "channel_occupied"
+	hookVacated           = "channel_vacated"
+	hookMemberAdded       = "member_added"       // user_id
+	hookMemberRemoved     = "member_removed"     // user_id
+	hookClientEvent       = "client_event"       // event, data, socket_id[, user_id]
+	hookCacheMiss         = "cache_miss"         //
+	hookSubscriptionCount = "subscription_count" // subscription_count
+)
+
+var hookNames = []string{hookOccupied, hookVacated, hookMemberAdded, hookMemberRemoved, hookClientEvent, hookCacheMiss, hookSubscriptionCount}
+
+// webhookOptions are the same for all hooks of an app.
+type webhookOptions struct {
+	grace time.Duration // before something that is gone is told
+	batch time.Duration // events that happen within travel together; 0 sends each alone
+	queue int           // events that may wait for a receiver
+}
+
+// webhooks are an app's hooks.
+type webhooks struct {
+	// Static after construction.
+	options webhookOptions
+	hooks   []*hook
+	hurry   context.Context // done when draining begins: nothing more waits for others
+	over    context.Context // done when draining ends: whatever is left is given up
+	drained [2]context.CancelFunc
+
+	mu     sync.Mutex          // guards the following, and the queues of all hooks
+	levels map[levelKey]*level // of what is there, or was told to be
+	ends   []end               // in the order in which their grace periods end
+	timing bool                // a timer runs for the first of them
+}
+
+// levelKey is a channel, or a member of one.
+type levelKey struct{ channel, user string }
+
+// level is how often something is there: once or not at all, and more for a moment when one goroutine reports its end after
+// another its return. It is deleted when it is 0 and nothing is told.
+type level struct {
+	n    int
+	told bool      // receivers think it is there
+	ends time.Time // when that will be taken back, unless n rises before; zero while n is not 0
+}
+
+// end is the end of a grace period.
+type end struct {
+	key   levelKey
+	level *level
+	at    time.Time
+}
+
+// newWebhooks makes the hooks of an app from URLs that parseHook accepts. Bodies are signed with key.
+func newWebhooks(urls []string, key *Key, o webhookOptions) *webhooks {
+	w := &webhooks{options: o, levels: make(map[levelKey]*level)}
+	w.hurry, w.drained[0] = context.WithCancel(context.Background())
+	w.over, w.drained[1] = context.WithCancel(context.Background())
+	for _, url := range urls {
+		h, _ := parseHook(url)
+		h.webhooks, h.key = w, key
+		w.hooks = append(w.hooks, h)
+	}
+	return w
+}
+
+// move says that a channel (user is "") or a member has come (by is 1) or gone (-1). It never blocks.
+func (w *webhooks) move(channel, user string, by int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := levelKey{channel, user}
+	l := w.levels[key]
+	if l == nil {
+		l = new(level)
+		w.levels[key] = l
+	}
+	switch l.n += by; {
+	case l.n > 0:
+		l.ends = time.Time{}
+		if !l.told {
+			l.told = true
+			w.tellChangeLocked(key, hookOccupied, hookMemberAdded)
+		}
+	case w.options.grace > 0 && w.hurry.Err() == nil:
+		l.ends = time.Now().Add(w.options.grace)
+		w.ends = append(w.ends, end{key, l, l.ends})
+		w.timeLocked()
+	default:
+		w.settleLocked(key, l)
+	}
+}
+
+// timeLocked starts a timer for the first grace period to end, if none runs.
+func (w *webhooks) timeLocked() {
+	if len(w.ends) > 0 && !w.timing {
+		w.timing = true
+		time.AfterFunc(time.Until(w.ends[0].at), w.settle)
+	}
+}
+
+// settle tells what is gone for longer than the grace period.
+func (w *webhooks) settle() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.ends) > 0 && time.Until(w.ends[0].at) <= 0 {
+		w.settleFirstLocked()
+	}
+	w.timing = false
+	w.timeLocked()
+}
+
+func (w *webhooks) settleFirstLocked() {
+	e := w.ends[0]
+	w.ends[0] = end{}
+	w.ends = w.ends[1:]
+	if e.level.ends == e.at { // else it has been back since
+		w.settleLocked(e.key, e.level)
+	}
+}
+
+func (w *webhooks) settleLocked(key levelKey, l *level) {
+	l.ends = time.Time{}
+	if l.told {
+		w.tellChangeLocked(key, hookVacated, hookMemberRemoved)
+	}
+	delete(w.levels, key)
+}
+
+// tellChangeLocked queues one of two events, for a channel or for a member.
+func (w *webhooks) tellChangeLocked(key levelKey, ofChannel, ofMember string) {
+	if key.user == "" {
+		w.tellLocked(ofChannel, key.channel, nil)
+		return
+	}
+	w.tellLocked(ofMember, key.channel, appendString([]byte(`,"user_id":`), key.user))
+}
+
+// tell queues an event for every hook that wants it. rest is what follows its name and channel. It never blocks.
+func (w *webhooks) tell(name, channel string, rest []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tellLocked(name, channel, rest)
+}
+
+func (w *webhooks) tellLocked(name, channel string, rest []byte) {
+	var body []byte
+	for _, h := range w.hooks {
+		if !h.wants(name, channel) {
+			continue
+		}
+		if body == nil {
+			body = make([]byte, 0, len(name)+len(channel)+len(rest)+32)
+			body = append(body, `{"name":"`+name+`","channel":"`+channel+`"`...)
+			body = append(append(body, rest...), '}')
+		}
+		h.pushLocked(body, name == hookClientEvent)
+	}
+}
+
+func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
+	rest := appendString([]byte(`,"event":`), e.name)
+	rest = append(append(rest, `,"data":`...), e.data...)
+	rest = append(sender.append(append(rest, `,"socket_id":"`...)), '"')
+	if e.userID != "" {
+		rest = appendString(append(rest, `,"user_id":`...), e.userID)
+	}
+	w.tell(hookClientEvent, channel, rest)
+}
+
+func (w *webhooks) tellCount(channel string, count int) {
+	w.tell(hookSubscriptionCount, channel, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
+}
+
+// drain tells at once what waits for its grace period, and waits until everything is delivered or ctx is done. It returns
+// how many events are left. Nothing is delivered afterwards.
+func (w *webhooks) drain(ctx context.Context) (left int) {
+	w.drained[0]()
+	w.mu.Lock()
+	for len(w.ends) > 0 {
+		w.settleFirstLocked()
+	}
+	w.mu.Unlock()
+	for _, h := range w.hooks {
+		select {
+		case <-h.delivered():
+		case <-ctx.Done():
+		}
+	}
+	w.drained[1]()
+	for _, h := range w.hooks {
+		<-h.delivered() // the request under way is broken off
+		left += int(h.left)
+		h.client.CloseIdleConnections()
+	}
+	return left
+}
+
+// hook is one receiver.
+type hook struct {
+	// Static after construction.
+	url      string
+	name     string   // the URL without what may be secret in it
+	events   []string // names of events it wants; none means all
+	prefix   string   // of the channels it wants
+	client   *http.Client
+	webhooks *webhooks
+	key      *Key // signs
+
+	// Guarded by webhooks.mu.
+	rest    []hookEvent
+	clients []hookEvent   // client events, apart because they are the first to be dropped
+	next    uint64        // number of the next event
+	running chan struct{} // closed when deliver ends; nil while it does not run
+	hookCounts
+
+	// Owned by deliver.
+	logged  time.Time // when drops were last logged,
+	counted uint64    // and how many there had been
+}
+
+// hookCounts is what a hook has done.
+type hookCounts struct {
+	queued, sent, retried, dropped uint64
+	left                           uint64    // given up at shutdown
+	failingSince                   time.Time // zero while the last request succeeded
+}
+
+type hookEvent struct {
+	body   []byte // JSON, shared between hooks
+	number uint64 // the order of both queues together
+}
+
+// parseHook reads a hook's URL: http or https, and after a # what it wants: events=channel_occupied,channel_vacated and
+// prefix=presence-, joined by &.
+func parseHook(s string) (*hook, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, errors.New("it must be a URL that begins with http:// or https://")
+	}
+	wants, err := url.ParseQuery(u.EscapedFragment())
+	if err != nil {
+		return nil, errors.New("what follows the # must be like events=channel_occupied,channel_vacated&prefix=presence-")
+	}
+	h := &hook{prefix: wants.Get("prefix")}
+	for name := range wants {
+		if name != "events" && name != "prefix" {
+			return nil, fmt.Errorf("after the # it may have events and prefix, not %q", name)
+		}
+	}
+	if list := wants.Get("events"); list != "" {
+		h.events = strings.Split(list, ",")
+	}
+	for _, name := range h.events {
+		if !slices.Contains(hookNames, name) {
+			return nil, fmt.Errorf("there is no event %q; there are %s", name, strings.Join(hookNames, ", "))
+		}
+	}
+	u.Fragment, u.RawFragment = "", ""
+	h.url, h.name = u.String(), u.Scheme+"://"+u.Host+u.Path
+	h.client = &http.Client{
+		Timeout:       webhookTimeout,
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: webhookTimeout},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return h, nil
+}
+
+func (h *hook) wants(name, channel string) bool {
+	return (h.events == nil || slices.Contains(h.events, name)) && strings.HasPrefix(channel, h.prefix)
+}
+
+// pushLocked queues an event, and drops the oldest client event, or else the oldest of all, if that is one too many.
+func (h *hook) pushLocked(body []byte, client bool) {
+	e := hookEvent{body, h.next}
+	h.next++
+	h.queued++
+	if client {
+		h.clients = append(h.clients, e)
+	} else {
+		h.rest = append(h.rest, e)
+	}
+	if len(h.clients)+len(h.rest) > h.webhooks.options.queue {
+		oldest := &h.rest
+		if len(h.clients) > 0 {
+			oldest = &h.clients
+		}
+		pop(oldest)
+		h.dropped++
+	}
+	if h.running == nil {
+		h.running = make(chan struct{})
+		go h.deliver() // ends when the queues are empty; webhooks.drain waits for it
+	}
+}
+
+func pop(queue *[]hookEvent) (e hookEvent) {
+	e, (*queue)[0] = (*queue)[0], hookEvent{} // what was taken is not kept alive by the array
+	*queue = (*queue)[1:]
+	return e
+}
+
+// delivered returns a channel that is closed when nothing is queued or under way.
+func (h *hook) delivered() <-chan struct{} {
+	h.webhooks.mu.Lock()
+	defer h.webhooks.mu.Unlock()
+	if h.running != nil {
+		return h.running
+	}
+	closed := make(chan struct{})
+	close(closed)
+	return closed
+}
+
+// deliver sends what is queued until there is nothing more.
+func (h *hook) deliver() {
+	for {
+		h.wait(h.gatherTime())
+		events := h.take()
+		if events == nil {
+			return
+		}
+		h.send(events)
+	}
+}
+
+// gatherTime is how long the next body waits for company.
+func (h *hook) gatherTime() time.Duration {
+	h.webhooks.mu.Lock()
+	defer h.webhooks.mu.Unlock()
+	if n := len(h.clients) + len(h.rest); n == 0 || n >= webhookEvents {
+		return 0
+	}
+	return h.webhooks.options.batch
+}
+
+// wait waits, though not for long once shutdown drains.
+func (h *hook) wait(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	until := h.webhooks.hurry
+	if until.Err() != nil {
+		d, until = min(d, webhookHurry), h.webhooks.over
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-until.Done():
+	}
+}
+
+// take takes the events of the next body, in the order in which they happened. If there are none, deliver has ended.
+func (h *hook) take() (events []hookEvent) {
+	w := h.webhooks
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for size := 0; len(h.clients)+len(h.rest) > 0; {
+		oldest := &h.rest
+		if len(h.rest) == 0 || len(h.clients) > 0 && h.clients[0].number < h.rest[0].number {
+			oldest = &h.clients
+		}
+		size += len((*oldest)[0].body)
+		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || w.options.batch == 0) {
+			break
+		}
+		events = append(events, pop(oldest))
+	}
+	if events == nil {
+		h.rest, h.clients = nil, nil
+		close(h.running)
+		h.running = nil
+	}
+	return events
+}
+
+// send delivers one body, however often that has to be tried.
+func (h *hook) send(events []hookEvent) {
+	body := fmt.Appendf(nil, `{"time_ms":%d,"events":[`, time.Now().UnixMilli())
+	for i, e := range events {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, e.body...)
+	}
+	body = append(body, "]}"...)
+	signature := string(h.key.sign(nil, body))
+	backoff := webhookBackoff
+	for began := time.Now(); ; backoff = min(2*backoff, webhookSlowest) {
+		err := h.post(body, signature)
+		if h.noteResult(uint64(len(events)), err, time.Since(began)+backoff > webhookRetries) {
+			return
+		}
+		h.wait(backoff/2 + rand.N(backoff/2))
+	}
+}
+
+// noteResult counts the outcome of a request, and reports whether the body is done with: delivered, or given up. Nothing is
+// logged under the lock, since writing to a log may block.
+func (h *hook) noteResult(n uint64, err error, last bool) (done bool) {
+	w := h.webhooks
+	w.mu.Lock()
+	before := h.failingSince
+	switch {
+	case err == nil:
+		h.sent += n
+		h.failingSince, done = time.Time{}, true
+	case w.over.Err() != nil:
+		h.left += n
+		done = true
+	case last:
+		h.dropped += n
+		done = true
+	default:
+		h.retried++
+	}
+	if err != nil && before.IsZero() {
+		h.failingSince = time.Now()
+	}
+	dropped := h.dropped
+	w.mu.Unlock()
+	switch {
+	case err == nil && !before.IsZero():
+		log.Printf("webhook %s: delivering again after %s", h.name, time.Since(before).Round(time.Second))
+	case err != nil && before.IsZero():
+		log.Printf("webhook %s: %v; trying again", h.name, err)
+	}
+	if dropped > h.counted && time.Since(h.logged) >= time.Second {
+		log.Printf("webhook %s: %d events dropped", h.name, dropped-h.counted)
+		h.counted, h.logged = dropped, time.Now()
+	}
+	return done
+}
+
+// post makes one request. Anything but a 2xx is an error.
+func (h *hook) post(body []byte, signature string) error {
+	r, err := http.NewRequestWithContext(h.webhooks.over, http.MethodPost, h.url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header = http.Header{
+		"Content-Type":       {"application/json"}, // exactly: older Ruby set-ups fail on a charset
+		"User-Agent":         {"edge/" + version},
+		"X-Pusher-Key":       {h.key.name},
+		"X-Pusher-Signature": {signature},
+	}
+	resp, err := h.client.Do(r)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // without the URL, which may have a password
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	io.CopyN(io.Discard, resp.Body, 4<<10) // enough to use the connection again
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("it answered %s", resp.Status)
+	}
+	return nil
+}

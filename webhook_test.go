@@ -1,0 +1,537 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// receiver collects what a hook is sent. It checks every request as the official libraries do.
+type receiver struct {
+	t      testing.TB
+	answer func() int // status of the next answer; nil for 200
+
+	mu       sync.Mutex // guards the following
+	requests []string   // bodies of all requests
+	events   []string   // of the accepted ones, without time_ms
+	arrived  chan struct{}
+}
+
+func newReceiver(t testing.TB) *receiver {
+	return &receiver{t: t, arrived: make(chan struct{}, 1)}
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return // broken off
+	}
+	var payload struct {
+		TimeMS *int64 `json:"time_ms"`
+		Events []json.RawMessage
+	}
+	if err := json.Unmarshal(body, &payload); err != nil || payload.TimeMS == nil || len(payload.Events) == 0 {
+		r.t.Errorf("body %s: %v", body, err)
+	}
+	if h := req.Header; h.Get("Content-Type") != "application/json" || h.Get("X-Pusher-Key") != "key" || !testKey.valid([]byte(h.Get("X-Pusher-Signature")), body) {
+		r.t.Errorf("headers %v", h)
+	}
+	status := http.StatusOK
+	if r.answer != nil {
+		status = r.answer()
+	}
+	r.mu.Lock()
+	r.requests = append(r.requests, string(body)+req.Header.Get("X-Pusher-Signature"))
+	if status == http.StatusOK {
+		for _, e := range payload.Events {
+			r.events = append(r.events, string(e))
+		}
+	}
+	r.mu.Unlock()
+	select {
+	case r.arrived <- struct{}{}:
+	default:
+	}
+	w.WriteHeader(status)
+}
+
+// got returns the accepted events so far.
+func (r *receiver) got() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events)
+}
+
+// want waits for these events and compares.
+func (r *receiver) want(events ...string) {
+	r.t.Helper()
+	deadline := time.After(patience)
+	for len(r.got()) < len(events) {
+		select {
+		case <-r.arrived:
+		case <-deadline:
+			r.t.Fatalf("got %d events:\n%s\nwant %d", len(r.got()), strings.Join(r.got(), "\n"), len(events))
+		}
+	}
+	if got := r.got(); !slices.Equal(got, events) {
+		r.t.Fatalf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(events, "\n"))
+	}
+}
+
+func TestWebhookEvents(t *testing.T) {
+	r := newReceiver(t)
+	hook := httptest.NewServer(r)
+	t.Cleanup(hook.Close) // after the server has drained
+	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "1ms", "-webhook-batch", "0", "-subscription-count")
+	c := connect(t, s.addr)
+	c.subscribe("private-cache-a", "")
+	c.text()
+	c.text()
+	c.text()
+	r.want(`{"name":"channel_occupied","channel":"private-cache-a"}`,
+		`{"name":"cache_miss","channel":"private-cache-a"}`,
+		`{"name":"subscription_count","channel":"private-cache-a","subscription_count":1}`)
+	r.events = nil
+
+	p := connect(t, s.addr)
+	p.subscribe("presence-p", `{"user_id":"u\"1"}`)
+	p.text()
+	p.send(`{"event":"client-e","channel":"presence-p","data":{"a":1}}`)
+	p.settled()
+	c.send(`{"event":"client-f","channel":"private-cache-a","data":"x\/y"}`)
+	c.settled()
+	r.want(`{"name":"channel_occupied","channel":"presence-p"}`,
+		`{"name":"member_added","channel":"presence-p","user_id":"u\"1"}`,
+		fmt.Sprintf(`{"name":"client_event","channel":"presence-p","event":"client-e","data":"{\"a\":1}","socket_id":"%s","user_id":"u\"1"}`, p.id),
+		fmt.Sprintf(`{"name":"client_event","channel":"private-cache-a","event":"client-f","data":"x\/y","socket_id":"%s"}`, c.id))
+	r.events = nil
+	p.conn.Close()
+	r.want(`{"name":"member_removed","channel":"presence-p","user_id":"u\"1"}`, `{"name":"channel_vacated","channel":"presence-p"}`)
+}
+
+// cache_miss comes once until the cache is filled or the channel vacated, and not for channels without a cache.
+func TestWebhookCacheMiss(t *testing.T) {
+	r := newReceiver(t)
+	hook := httptest.NewServer(r)
+	t.Cleanup(hook.Close) // after the server has drained
+	s := startServer(t, "-webhook", hook.URL+"#events=cache_miss", "-cache-ttl", "1s")
+	miss := `{"name":"cache_miss","channel":"cache-a"}`
+	join := func() *client {
+		c := connect(t, s.addr)
+		c.subscribe("cache-a", "")
+		c.text()
+		c.text()
+		return c
+	}
+	a, b := join(), join()
+	r.want(miss)
+	publish(t, s.addr, "cache-a", "e", "")
+	join()
+	waitUntil(t, "the event has expired", func() bool { return s.app.channelInfo("cache-a").cached == nil })
+	join()
+	r.want(miss, miss)
+	a.conn.Close()
+	b.conn.Close()
+}
+
+func TestParseHook(t *testing.T) {
+	for _, tt := range []struct{ in, url, events, prefix, problem string }{
+		{in: "http://a/b?c=d", url: "http://a/b?c=d"},
+		{in: "https://u:p@a:1/b#events=channel_occupied,member_added&prefix=presence-", url: "https://u:p@a:1/b", events: "channel_occupied,member_added", prefix: "presence-"},
+		{in: "http://a#prefix=%23x", url: "http://a", prefix: "#x"},
+		{in: "ftp://a", problem: "http://"},
+		{in: "a.example/x", problem: "http://"},
+		{in: "http://", problem: "http://"},
+		{in: "file:///etc/passwd", problem: "http://"},
+		{in: "http://a#events=nope", problem: `"nope"`},
+		{in: "http://a#event=x", problem: `"event"`},
+	} {
+		h, err := parseHook(tt.in)
+		if tt.problem != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.problem) {
+				t.Errorf("%s: %v, want %q", tt.in, err, tt.problem)
+			}
+			continue
+		}
+		if err != nil || h.url != tt.url || strings.Join(h.events, ",") != tt.events || h.prefix != tt.prefix {
+			t.Errorf("%s: %+v %v", tt.in, h, err)
+		}
+		if strings.Contains(h.name, "p@") || strings.Contains(h.name, "c=d") {
+			t.Errorf("%s is logged as %s", tt.in, h.name)
+		}
+	}
+}
+
+// The rest runs on a clock of its own, with a transport in place of the network.
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// testHooks makes webhooks with one receiver for each handler.
+func testHooks(t *testing.T, o webhookOptions, handlers ...http.Handler) *webhooks {
+	t.Helper()
+	w := newWebhooks(slices.Repeat([]string{"http://receiver"}, len(handlers)), testKey, o)
+	for i, handler := range handlers {
+		w.hooks[i].client.Transport = transport(func(r *http.Request) (*http.Response, error) {
+			w, done := httptest.NewRecorder(), make(chan struct{})
+			go func() { // ends with the handler
+				handler.ServeHTTP(w, r)
+				close(done)
+			}()
+			select {
+			case <-done:
+				return w.Result(), nil
+			case <-r.Context().Done():
+				return nil, r.Context().Err()
+			}
+		})
+	}
+	return w
+}
+
+var usual = webhookOptions{grace: 3 * time.Second, batch: 50 * time.Millisecond, queue: 10_000}
+
+func occupied(channel string) string {
+	return `{"name":"channel_occupied","channel":"` + channel + `"}`
+}
+func vacated(channel string) string { return `{"name":"channel_vacated","channel":"` + channel + `"}` }
+
+func (h *hook) counts() hookCounts {
+	h.webhooks.mu.Lock()
+	defer h.webhooks.mu.Unlock()
+	return h.hookCounts
+}
+
+// check compares what has been accepted when nothing moves any more at this moment.
+func (r *receiver) check(events ...string) {
+	r.t.Helper()
+	synctest.Wait()
+	if got := r.got(); !slices.Equal(got, events) {
+		r.t.Fatalf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(events, "\n"))
+	}
+}
+
+func TestWebhookGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		w := testHooks(t, usual, r)
+		w.move("a", "", 1)
+		time.Sleep(time.Second)
+		r.check(occupied("a"))
+		for range 5 { // a page is reloaded again and again
+			w.move("a", "", -1)
+			time.Sleep(2900 * time.Millisecond)
+			w.move("a", "", 1)
+			time.Sleep(time.Minute)
+		}
+		w.move("a", "", 1) // the return is reported before the end,
+		w.move("a", "", -1)
+		time.Sleep(time.Minute)
+		r.check(occupied("a"))
+		w.move("a", "", -1)
+		time.Sleep(2900 * time.Millisecond)
+		r.check(occupied("a"))
+		time.Sleep(200 * time.Millisecond)
+		r.check(occupied("a"), vacated("a"))
+		if len(w.levels) != 0 {
+			t.Errorf("%d levels are left", len(w.levels))
+		}
+	})
+}
+
+// TestWebhookFlap: a member who flaps is told as often as he was away for longer than the grace period.
+func TestWebhookFlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		w := testHooks(t, usual, r)
+		for i := range 100 {
+			w.move("presence-a", "u", 1)
+			time.Sleep(100 * time.Millisecond)
+			w.move("presence-a", "u", -1)
+			if i%10 == 9 {
+				time.Sleep(5 * time.Second)
+			} else {
+				time.Sleep(time.Second)
+			}
+		}
+		var want []string
+		for range 10 {
+			want = append(want, `{"name":"member_added","channel":"presence-a","user_id":"u"}`, `{"name":"member_removed","channel":"presence-a","user_id":"u"}`)
+		}
+		r.check(want...)
+	})
+}
+
+func TestWebhookBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		w := testHooks(t, usual, r)
+		var want []string
+		for i := range 250 {
+			w.move(fmt.Sprint("c", i), "", 1)
+			want = append(want, occupied(fmt.Sprint("c", i)))
+		}
+		time.Sleep(time.Second)
+		r.check(want...)
+		if len(r.requests) != 3 {
+			t.Errorf("250 events took %d requests, want 3", len(r.requests))
+		}
+		for range 40 { // 400 KB
+			w.tell(hookClientEvent, "private-a", []byte(`,"data":"`+strings.Repeat("x", 10_000)+`"`))
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		for _, body := range r.requests {
+			if len(body) > webhookBodySize+100 {
+				t.Errorf("a body of %d bytes", len(body))
+			}
+		}
+		if len(r.requests) != 5 {
+			t.Errorf("400 KB took %d requests, want 2", len(r.requests)-3)
+		}
+	})
+}
+
+// TestWebhookRetries: three errors, then success. The same body and signature each time, nothing behind it overtakes.
+func TestWebhookRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		n := 0
+		r.answer = func() int {
+			if n++; n <= 3 {
+				return 499 + n%2*2 // 501 and 499: anything but a 2xx
+			}
+			return 200
+		}
+		w := testHooks(t, usual, r)
+		w.move("a", "", 1)
+		time.Sleep(500 * time.Millisecond)
+		w.move("b", "", 1)
+		time.Sleep(time.Minute)
+		r.check(occupied("a"), occupied("b"))
+		if len(r.requests) != 5 || r.requests[0] != r.requests[1] || r.requests[0] != r.requests[3] {
+			t.Errorf("requests:\n%s", strings.Join(r.requests, "\n"))
+		}
+		if c := w.hooks[0].counts(); c.queued != 2 || c.sent != 2 || c.retried != 3 || c.dropped != 0 || !c.failingSince.IsZero() {
+			t.Errorf("counts %+v", c)
+		}
+	})
+}
+
+// TestWebhookHangs: a receiver that never answers, and one that is not there, hold up nobody else; after five minutes of
+// trying a body is given up and counted.
+func TestWebhookHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, back := newReceiver(t), newReceiver(t)
+		hangs := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		began := time.Now()
+		back.answer = func() int {
+			if time.Since(began) < 30*time.Second {
+				return 502
+			}
+			return 200
+		}
+		w := testHooks(t, usual, good, hangs, back)
+		w.move("a", "", 1)
+		time.Sleep(time.Second)
+		good.check(occupied("a"))
+		if w.hooks[1].counts().failingSince != (time.Time{}) {
+			t.Error("the hanging receiver failed before its time-out")
+		}
+		time.Sleep(time.Minute)
+		back.check(occupied("a"))
+		if w.hooks[1].counts().failingSince.IsZero() {
+			t.Error("the hanging receiver does not count as failing")
+		}
+		w.move("b", "", 1)
+		time.Sleep(10 * time.Minute)
+		good.check(occupied("a"), occupied("b"))
+		if c := w.hooks[1].counts(); c.sent != 0 || c.dropped != 2 || c.retried < 10 {
+			t.Errorf("counts %+v", c)
+		}
+		synctest.Wait()
+		if w.hooks[1].running != nil {
+			t.Error("a goroutine lives although nothing is queued")
+		}
+	})
+}
+
+// TestWebhookQueue: beyond the bound the oldest client events go first, then the oldest of the rest, and all is counted.
+func TestWebhookQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		var up atomic.Bool
+		r.answer = func() int {
+			if up.Load() {
+				return 200
+			}
+			return 500
+		}
+		w := testHooks(t, webhookOptions{batch: 50 * time.Millisecond, queue: 10}, r)
+		w.tell("first", "x", nil) // will be under way, and is not in the queue any more
+		time.Sleep(time.Second)
+		for i := range 6 {
+			w.tell("rest", fmt.Sprint(i), nil)
+			w.tell(hookClientEvent, fmt.Sprint(i), nil)
+		}
+		h := w.hooks[0]
+		w.mu.Lock()
+		if h.dropped != 2 || len(h.rest) != 6 || len(h.clients) != 4 {
+			t.Errorf("%d dropped, %d and %d left", h.dropped, len(h.rest), len(h.clients))
+		}
+		w.mu.Unlock()
+		for i := range 7 {
+			w.tell("more", fmt.Sprint(i), nil)
+		}
+		up.Store(true)
+		time.Sleep(time.Minute)
+		name := func(name string, i int) string { return fmt.Sprintf(`{"name":"%s","channel":"%d"}`, name, i) }
+		want := []string{`{"name":"first","channel":"x"}`}
+		for i := 3; i < 6; i++ {
+			want = append(want, name("rest", i))
+		}
+		for i := range 7 {
+			want = append(want, name("more", i))
+		}
+		r.check(want...)
+		if h.dropped != 9 || h.queued != 20 || h.sent != 11 {
+			t.Errorf("counts %+v", h.hookCounts)
+		}
+	})
+}
+
+func TestWebhookDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, bad := newReceiver(t), newReceiver(t)
+		bad.answer = func() int { return 500 }
+		w := testHooks(t, usual, good, bad)
+		w.move("a", "", 1)
+		time.Sleep(time.Second)
+		w.move("a", "", -1) // would be told in three seconds
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		if left := w.drain(ctx); left != 2 {
+			t.Errorf("%d events left, want 2", left)
+		}
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("draining took %s", took)
+		}
+		good.check(occupied("a"), vacated("a"))
+		if c := w.hooks[1].counts(); c.left != 2 {
+			t.Errorf("counts %+v", c)
+		}
+	})
+}
+
+// TestWebhookAccount sends ten thousand channels up and down from many goroutines, with a receiver that fails now and then.
+// The account is exact: nothing lost, nothing twice, and what is told as occupied is occupied.
+func TestWebhookAccount(t *testing.T) {
+	r := newReceiver(t)
+	var n atomic.Int64
+	r.answer = func() int {
+		if n.Add(1) == 20 {
+			return 500
+		}
+		return 200
+	}
+	hook := httptest.NewServer(r)
+	t.Cleanup(hook.Close) // after the server has drained
+	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "0", "-webhook-queue", "100000")
+	const clients, rounds, channels = 10, 1000, 20
+	var all sync.WaitGroup
+	for i := range clients {
+		all.Go(func() {
+			c := connect(t, s.addr)
+			for n := range rounds {
+				channel := fmt.Sprint("c", (i*7+n)%channels)
+				c.join(channel)
+				if n < rounds-1 {
+					c.send(`{"event":"pusher:unsubscribe","data":{"channel":%q}}`, channel)
+				}
+			}
+			c.settled()
+		})
+	}
+	all.Wait()
+	h := s.app.webhooks.hooks[0]
+	waitUntil(t, "all is delivered", func() bool {
+		s.app.webhooks.mu.Lock()
+		defer s.app.webhooks.mu.Unlock()
+		return h.sent == h.queued
+	})
+	state := make(map[string]bool)
+	for _, e := range r.got() {
+		var event struct{ Name, Channel string }
+		json.Unmarshal([]byte(e), &event)
+		if up := event.Name == hookOccupied; up == state[event.Channel] {
+			t.Fatalf("%s twice in a row", e)
+		} else if state[event.Channel] = up; !up {
+			delete(state, event.Channel)
+		}
+	}
+	occupied := make(map[string]bool)
+	s.app.occupied("", func(name string, _ channelInfo) { occupied[name] = true })
+	if fmt.Sprint(state) != fmt.Sprint(occupied) {
+		t.Errorf("told %v, occupied are %v", state, occupied)
+	}
+	t.Logf("%d events for %d subscriptions", h.sent, clients*rounds)
+}
+
+// TestWebhookReceiverKilled ends the receiver in mid-stream and starts another at the same address: each event arrives, in
+// order; those of the body that was under way may arrive twice.
+func TestWebhookReceiverKilled(t *testing.T) {
+	r := newReceiver(t)
+	first, second := httptest.NewServer(r), &http.Server{Handler: r}
+	t.Cleanup(func() { second.Close() }) // after the server has drained
+	addr := first.Listener.Addr().String()
+	s := startServer(t, "-webhook", first.URL, "-webhook-batch", "0")
+	c := connect(t, s.addr)
+	go func() { // ends after the last channel
+		for i := range 300 {
+			c.send(`{"event":"pusher:subscribe","data":{"channel":"c%d"}}`, i)
+		}
+	}()
+	for i := range 300 {
+		c.expect(succeeded(fmt.Sprint("c", i)))
+	}
+	<-r.arrived
+	first.CloseClientConnections()
+	first.Close()
+	seen := len(r.got())
+	go second.Serve(listenAgain(t, addr)) // ends with Close
+	waitUntil(t, "all is delivered", func() bool {
+		got := r.got()
+		return slices.Contains(got, occupied("c299"))
+	})
+	var want []string
+	for i := range 300 {
+		want = append(want, occupied(fmt.Sprint("c", i)))
+	}
+	if got := slices.Compact(r.got()); !slices.Equal(got, want) {
+		t.Errorf("%d of %d events; %d had arrived before the kill", len(got), len(want), seen)
+	}
+}
+
+// listenAgain listens on an address that was in use a moment ago.
+func listenAgain(t *testing.T, addr string) (l net.Listener) {
+	t.Helper()
+	waitUntil(t, "the address is free", func() bool {
+		var err error
+		l, err = net.Listen("tcp", addr)
+		return err == nil
+	})
+	return l
+}
