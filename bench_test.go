@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"log"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -186,6 +189,8 @@ func receive(arrived <-chan struct{}, n int) {
 // BenchmarkClientEvent compares what an event of a client costs without webhooks and with a receiver that fails, whose queue
 // is full all the time.
 func BenchmarkClientEvent(b *testing.B) {
+	log.SetOutput(io.Discard)
+	defer log.SetOutput(os.Stderr)
 	for _, failing := range []bool{false, true} {
 		b.Run(fmt.Sprintf("failing receiver=%t", failing), func(b *testing.B) {
 			var args []string

@@ -185,7 +185,7 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 			continue
 		}
 		if body == nil {
-			body = make([]byte, 0, len(name)+len(channel)+len(rest)+32)
+			body = make([]byte, 0, len(`{"name":"","channel":""}`)+len(name)+len(channel)+len(rest))
 			body = append(body, `{"name":"`+name+`","channel":"`+channel+`"`...)
 			body = append(append(body, rest...), '}')
 		}
@@ -194,13 +194,16 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 }
 
 func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
-	rest := appendString([]byte(`,"event":`), e.name)
+	buffer := frameBuffers.Get().(*[]byte)
+	rest := appendString(append((*buffer)[:0], `,"event":`...), e.name)
 	rest = append(append(rest, `,"data":`...), e.data...)
 	rest = append(sender.append(append(rest, `,"socket_id":"`...)), '"')
 	if e.userID != "" {
 		rest = appendString(append(rest, `,"user_id":`...), e.userID)
 	}
 	w.tell(hookClientEvent, channel, rest)
+	*buffer = rest
+	freeFrameBuffer(buffer)
 }
 
 func (w *webhooks) tellCount(channel string, count int) {
