@@ -65,6 +65,7 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.text }
 
+// badRequest is for what the caller can mend.
 func badRequest(format string, args ...any) error {
 	return &apiError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
@@ -213,6 +214,11 @@ type trigger struct {
 	info     info
 }
 
+// postEvents triggers an event on up to a hundred channels:
+//
+//	{"name":…,"data":"…","channel":… or "channels":[…][,"socket_id":"1.2"][,"info":"user_count,subscription_count"]}
+//
+// It answers {}, or with info {"channels":{"a":{"subscription_count":1},…}}.
 func (a *api) postEvents(c *call) error {
 	p := parsers.Get()
 	defer freeParser(p, len(c.body))
@@ -327,6 +333,7 @@ func (a *api) parseTrigger(f []*fastjson.Value) (t trigger, err error) {
 	return t, a.checkData(t.event.data)
 }
 
+// parseEventName takes any name that is not kept for the server: applications use backslashes, dots and spaces.
 func (a *api) parseEventName(v *fastjson.Value) ([]byte, error) {
 	if v == nil {
 		return nil, badRequest("Missing required parameter: name")
@@ -345,6 +352,7 @@ func (a *api) parseEventName(v *fastjson.Value) ([]byte, error) {
 	return name, nil
 }
 
+// checkData refuses data over the limit, in the words of the hosted service.
 func (a *api) checkData(literal []byte) error {
 	if decodedLen(literal) <= a.app.limits.eventSize {
 		return nil
@@ -390,6 +398,7 @@ func (a *api) parseChannels(t *trigger, one, several *fastjson.Value) error {
 	return nil
 }
 
+// publish triggers t on its channels. It returns before the event is delivered.
 func (a *api) publish(t trigger) {
 	for i, name := range t.channels {
 		a.app.trigger(name, t.kinds[i], t.event)
@@ -409,6 +418,8 @@ func (a *api) appendChannels(dst []byte, t trigger) []byte {
 	return dst
 }
 
+// postBatchEvents triggers up to ten events, each on one channel: {"batch":[{"name":…,"data":…,"channel":…},…]}. All are
+// checked before the first is triggered.
 func (a *api) postBatchEvents(c *call) error {
 	p := parsers.Get()
 	defer freeParser(p, len(c.body))
@@ -463,6 +474,7 @@ func (a *api) appendBatch(dst []byte, triggers []trigger, asked info) []byte {
 	return append(dst, "]}"...)
 }
 
+// getChannels lists the occupied channels: {"channels":{"a":{},…}}, an object even when there is none.
 func (a *api) getChannels(c *call) error {
 	prefix, i := c.params.get("filter_by_prefix"), parseInfo(c.params.get("info"))
 	if i&infoUserCount != 0 && !strings.HasPrefix(prefix, "presence-") {
@@ -493,6 +505,7 @@ func (a *api) channel(c *call) (name string, k kind, err error) {
 	return name, k, nil
 }
 
+// getChannel describes one channel: {"occupied":true,…}. One that does not exist is not occupied, which is no error.
 func (a *api) getChannel(c *call) error {
 	name, k, err := a.channel(c)
 	if err != nil {
@@ -511,6 +524,7 @@ func (a *api) getChannel(c *call) error {
 	return nil
 }
 
+// getUsers lists the members of a presence channel: {"users":[{"id":"1"},…]}, an array even when there is none.
 func (a *api) getUsers(c *call) error {
 	name, k, err := a.channel(c)
 	if err != nil {
@@ -534,6 +548,7 @@ func (a *api) getUsers(c *call) error {
 	return nil
 }
 
+// postTerminate closes the connections signed in as a user. That there is none is no error.
 func (a *api) postTerminate(c *call) error {
 	a.app.terminate(c.PathValue("user"))
 	c.out = append(c.out, "{}"...)

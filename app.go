@@ -56,6 +56,7 @@ var (
 	errShutdown = errors.New("shutting down")
 )
 
+// newApp makes an app that nobody is connected to.
 func newApp(id string, keys Keys, limits Limits) *App {
 	return &App{
 		id: id, keys: keys, limits: limits,
@@ -97,6 +98,7 @@ func (a *App) removeSocket(s *Socket) {
 	}
 }
 
+// socket returns the connection with this id, or nil.
 func (a *App) socket(id socketID) *Socket {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
@@ -146,6 +148,7 @@ func (a *App) subscribe(s *Socket, name string, k kind, m *Member, answer []byte
 	}
 }
 
+// unsubscribe ends a subscription. Only the read goroutine of its connection may call it, and only once.
 func (a *App) unsubscribe(sub *Subscription) {
 	ch := sub.channel.unsubscribe(sub, &a.limits)
 	if ch.gone {
@@ -241,6 +244,7 @@ func freeFrameBuffer(b *[]byte) {
 	}
 }
 
+// cachedEvent copies an event to keep. data must be the literal that stands in frame.
 func (a *App) cachedEvent(frame, data []byte) *cachedEvent {
 	return &cachedEvent{
 		frame:   slices.Clone(frame),
@@ -257,6 +261,7 @@ func (a *App) expireLater(c *Channel) {
 	}
 }
 
+// expire is what the timer of expireLater calls.
 func (a *App) expire(c *Channel) {
 	c.expiring.Store(false) // before looking, so that an event cached from now on starts its own timer
 	wait, gone := c.expire()

@@ -31,6 +31,7 @@ type mac struct {
 	sum  [sha256.Size]byte
 }
 
+// newKey makes a key. Its secret is kept only in the keyed hashes.
 func newKey(name, secret string) *Key {
 	k := &Key{name: name}
 	k.macs.New = func() any { return &mac{hash: hmac.New(sha256.New, []byte(secret))} }
@@ -58,6 +59,7 @@ func (k *Key) valid(signature []byte, parts ...[]byte) bool {
 // Keys are the keys of an app, all of them valid.
 type Keys []*Key
 
+// find returns the key with this name, or nil. Names are no secret, so this need not take constant time.
 func (ks Keys) find(name string) *Key {
 	for _, k := range ks {
 		if k.name == name {
@@ -130,6 +132,7 @@ func parseParams(query string) (ps params, err error) {
 	return ps, nil
 }
 
+// has reports whether there is a parameter of this name, be it empty.
 func (ps params) has(name string) bool {
 	return slices.ContainsFunc(ps, func(p param) bool { return p.name == name })
 }
@@ -186,6 +189,7 @@ func (ks Keys) checkRequest(method string, paths []string, ps params, now time.T
 	return key.checkSignature(method, paths, ps)
 }
 
+// checkTimestamp compares the clocks, and says how far they are apart: on boards without a clock that is what is wrong.
 func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 	if stamp == "" {
 		return errors.New("Timestamp required: auth_timestamp")
@@ -202,6 +206,7 @@ func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 	return nil
 }
 
+// checkSignature tells a caller exactly what it should have signed, which is not secret: it came from the caller.
 func (k *Key) checkSignature(method string, paths []string, ps params) error {
 	signature := []byte(ps.get("auth_signature"))
 	var text []byte

@@ -265,6 +265,7 @@ func (c *Channel) waitLocked() {
 	c.mu.Lock()
 }
 
+// batchLocked appends a frame to what the pump will take next. It does not start the pump.
 func (c *Channel) batchLocked(frame []byte) {
 	if c.batch == nil {
 		c.batch = batches.Get().(*batch)
@@ -456,6 +457,7 @@ type channelInfo struct {
 	cached               *cachedEvent // nil if there is none
 }
 
+// info returns what the API tells about the channel at this moment.
 func (c *Channel) info() channelInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()

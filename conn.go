@@ -161,6 +161,8 @@ func (c *conn) writeLast(p []byte) {
 	}
 }
 
+// writeLocked hands p to the kernel, or to the queue if one exists already or the kernel does not take all of it. kept says
+// that a reference to p is in the queue, which happens only if p is shared.
 func (c *conn) writeLocked(p []byte, shared bool) (kept bool, err error) {
 	if c.last {
 		return false, errLast
@@ -202,6 +204,7 @@ func (c *conn) writeNow(p []byte) (int, error) {
 	return c.outN, err
 }
 
+// enqueueLocked queues p, or a copy of it unless it is shared, and starts drain if it does not run.
 func (c *conn) enqueueLocked(p []byte, shared bool) {
 	if n := len(c.queue) - 1; !shared && c.owned && len(c.queue[n]) < kernelSendBuffer {
 		c.queue[n] = append(c.queue[n], p...) // one piece for many small frames
@@ -291,6 +294,7 @@ func (c *conn) busy() bool {
 	return c.draining && c.err == nil
 }
 
+// closeWrite tells the other side that nothing follows (FIN).
 func (c *conn) closeWrite() {
 	if s, ok := c.Conn.(stream); ok {
 		s.CloseWrite() // fails only if the connection is closed already

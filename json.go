@@ -48,11 +48,12 @@ type jsonScanner struct {
 	values int // values that may still come
 }
 
+// peek returns the byte at i.
 func (s *jsonScanner) peek() byte {
 	if s.i < len(s.b) {
 		return s.b[s.i]
 	}
-	return 0 // never legal outside a string, so it needs no second return value
+	return 0 // never legal outside a string, so that it needs no second return value
 }
 
 func (s *jsonScanner) space() {
@@ -168,6 +169,7 @@ func (s *jsonScanner) escape() string {
 	return "unknown escape"
 }
 
+// number scans a number; it goes by the grammar only, so 1e400 is one.
 func (s *jsonScanner) number() string {
 	if s.peek() == '-' {
 		s.i++
@@ -278,6 +280,7 @@ func decodedLen(literal []byte) int {
 	return n
 }
 
+// hex4 reads the four digits of an escape.
 func hex4(b []byte) (r rune) {
 	for _, c := range b[:4] {
 		if isDigit(c) {
@@ -317,6 +320,7 @@ func appendString[T string | []byte](dst []byte, s T) []byte {
 	return append(dst, '"')
 }
 
+// appendEscape appends the escape for a byte that cannot stand for itself.
 func appendEscape(dst []byte, c byte) []byte {
 	const digits = "0123456789abcdef"
 	switch {

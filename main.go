@@ -228,6 +228,7 @@ func list(to *[]string) func(string) error {
 	}
 }
 
+// hookList takes URLs with spaces between them, and adds to what it got before.
 func hookList(to *[]string) func(string) error {
 	return func(s string) error {
 		for hook := range strings.FieldsSeq(s) {
@@ -325,6 +326,7 @@ func optionError(err error) error {
 	return errors.New(strings.Replace(msg, " for flag -", " for option -", 1))
 }
 
+// envName is the environment variable that goes with an option.
 func envName(option string) string {
 	return "EDGE_" + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
 }
@@ -355,6 +357,7 @@ func (o *options) complete() error {
 // defaultConnections leaves descriptors for API requests and whatever else needs one.
 func defaultConnections() int { return max(64, descriptorLimit()-128) }
 
+// printHelp prints what there is to know without the README.
 func printHelp(w io.Writer) {
 	fmt.Fprint(w, "edge is a Pusher Channels server. Official Pusher clients and server libraries work with it unchanged.\n\n"+
 		"  edge -key KEY -secret SECRET    serve on port 6001\n"+

@@ -164,6 +164,7 @@ var channelChars = func() (set [256]bool) {
 // anything else. It is part of every signature, so it must not be guessed: 106 random bits.
 type socketID struct{ a, b uint64 }
 
+// newSocketID makes an id at random. It may exist already: App.addSocket sees to that.
 func newSocketID() socketID {
 	var r [16]byte
 	rand.Read(r[:]) // never fails (crypto/rand)
@@ -201,6 +202,21 @@ func allDigits(s string) bool {
 		}
 	}
 	return s != ""
+}
+
+// checkVersion judges the protocol parameter of the URL.
+func checkVersion(protocol string) (code int, reason string) {
+	if protocol == "" {
+		return codeNoVersion, "No protocol version supplied: add ?protocol=7"
+	}
+	v, err := strconv.Atoi(protocol)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return codeBadVersion, "Invalid protocol version: it must be an integer"
+	}
+	if v < minProtocol || v > maxProtocol {
+		return codeUnsupportedVersion, fmt.Sprintf("Unsupported protocol version: %d to %d are supported", minProtocol, maxProtocol)
+	}
+	return 0, ""
 }
 
 // message is one frame from a client. Its slices and values are valid until the parser that made them is used again.
@@ -300,6 +316,7 @@ func parseText(p *fastjson.Parser, text []byte) (*fastjson.Value, error) {
 // subscribeRequest is the data of pusher:subscribe and, with channel alone, of pusher:unsubscribe.
 type subscribeRequest struct{ channel, auth, channelData []byte }
 
+// parseSubscribe reads the data of pusher:subscribe and pusher:unsubscribe. What it returns lies in the parser of data.
 func parseSubscribe(data *fastjson.Value) (r subscribeRequest, err error) {
 	var f [3]*fastjson.Value
 	if err = parseData(data, subscribeFields, f[:]); err != nil {
@@ -318,6 +335,7 @@ func parseSubscribe(data *fastjson.Value) (r subscribeRequest, err error) {
 
 type signinRequest struct{ auth, userData []byte }
 
+// parseSignin reads the data of pusher:signin. What it returns lies in the parser of data.
 func parseSignin(data *fastjson.Value) (r signinRequest, err error) {
 	var f [2]*fastjson.Value
 	if err = parseData(data, signinFields, f[:]); err != nil {
@@ -461,6 +479,7 @@ var (
 	emptyData = []byte(`"{}"`)
 )
 
+// appendPlain builds an event of no channel and with no data to speak of.
 func appendPlain(dst []byte, event string) []byte {
 	return appendEvent(dst, event, "", emptyData, "")
 }
@@ -485,6 +504,7 @@ func appendEvent[T string | []byte](dst []byte, name T, channel string, data []b
 	return sealFrame(append(dst, '}'), start)
 }
 
+// appendEstablished builds the first frame of a connection. Its data must be a string: the Java client reads nothing else.
 func appendEstablished(dst []byte, id socketID, activityTimeout time.Duration) []byte {
 	start := len(dst)
 	dst = append(openFrame(dst), `{"event":"`+eventEstablished+`","data":"{\"socket_id\":\"`...)
@@ -523,6 +543,8 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.text }
 
+// appendSubscriptionError builds the answer to a refused subscription. The official server has no such event, its clients
+// make it up when their auth endpoint fails; they hand it to the channel, where applications listen for it.
 func appendSubscriptionError(dst []byte, channel []byte, r *refusal) []byte {
 	start := len(dst)
 	dst = append(openFrame(dst), `{"event":"`+eventSubscriptionError+`","channel":`...)
@@ -561,6 +583,7 @@ func appendSucceeded(dst []byte, channel string, presence []*Member) []byte {
 	return appendEvent(dst, eventSubscriptionSucceeded, channel, appendString(nil, data), "")
 }
 
+// appendMemberAdded builds what the others on a presence channel get when a user comes.
 func appendMemberAdded(dst []byte, channel string, m *Member) []byte {
 	data := appendString([]byte(`{"user_id":`), m.id)
 	data = append(data, `,"user_info":`...)
@@ -568,16 +591,19 @@ func appendMemberAdded(dst []byte, channel string, m *Member) []byte {
 	return appendEvent(dst, eventMemberAdded, channel, appendString(nil, append(data, '}')), "")
 }
 
+// appendMemberRemoved builds what the others get when the last connection of a user has left.
 func appendMemberRemoved(dst []byte, channel string, m *Member) []byte {
 	data := appendString([]byte(`{"user_id":`), m.id)
 	return appendEvent(dst, eventMemberRemoved, channel, appendString(nil, append(data, '}')), "")
 }
 
+// appendSubscriptionCount builds subscription_count, which is opt-in and not for presence channels.
 func appendSubscriptionCount(dst []byte, channel string, count int) []byte {
 	data := strconv.AppendInt([]byte(`"{\"subscription_count\":`), int64(count), 10)
 	return appendEvent(dst, eventSubscriptionCount, channel, append(data, `}"`...), "")
 }
 
+// appendSigninSuccess builds the answer to a signin. user_data goes back as it came, without the signature.
 func appendSigninSuccess(dst []byte, userData []byte) []byte {
 	start := len(dst)
 	dst = append(openFrame(dst), `{"event":"`+eventSigninSuccess+`","data":{"user_data":`...)

@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,6 +69,7 @@ type upgrader struct {
 	running sync.WaitGroup // the read goroutines
 }
 
+// newUpgrader makes the upgrader of an app.
 func newUpgrader(app *App) *upgrader {
 	u := &upgrader{app: app}
 	u.gws = gws.NewUpgrader(u, &gws.ServerOption{
@@ -197,21 +197,6 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
-// checkVersion judges the protocol parameter of the URL.
-func checkVersion(protocol string) (code int, reason string) {
-	if protocol == "" {
-		return codeNoVersion, "No protocol version supplied: add ?protocol=7"
-	}
-	v, err := strconv.Atoi(protocol)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		return codeBadVersion, "Invalid protocol version: it must be an integer"
-	}
-	if v < minProtocol || v > maxProtocol {
-		return codeUnsupportedVersion, fmt.Sprintf("Unsupported protocol version: %d to %d are supported", minProtocol, maxProtocol)
-	}
-	return 0, ""
-}
-
 // keep takes over bytes that came right behind the handshake and lie in net/http's buffer.
 func (s *Socket) keep(r *bufio.Reader) {
 	if n := r.Buffered(); n > 0 {
@@ -277,6 +262,7 @@ func (s *Socket) write(frames []byte) { s.conn.Write(frames) } // a failed write
 // close sends a close frame, if none was sent before, and makes the read goroutine end. Anyone may call it.
 func (s *Socket) close(code int, reason string) { s.writeLast(appendClose(nil, code, reason)) }
 
+// writeLast sends a close frame after which nothing is sent, and wakes the read goroutine.
 func (s *Socket) writeLast(closeFrame []byte) {
 	s.conn.writeLast(closeFrame)
 	s.closing.Store(true)
@@ -322,6 +308,7 @@ func (s *Socket) use(b *readBuffer, now int64) {
 	}
 }
 
+// frameProblem is the reason given with a close code of the frame guard.
 func frameProblem(code int) string {
 	switch code {
 	case closeTooBig:
@@ -381,6 +368,7 @@ func (u *upgrader) OnPing(c *gws.Conn, payload []byte) {
 	c.Session().(*Socket).write(appendControl(nil, opPong, payload))
 }
 
+// OnMessage gets whole messages, checked for UTF-8.
 func (u *upgrader) OnMessage(c *gws.Conn, m *gws.Message) {
 	defer m.Close()
 	s := c.Session().(*Socket)
@@ -394,6 +382,7 @@ func (u *upgrader) OnMessage(c *gws.Conn, m *gws.Message) {
 	s.handleMessage(m.Bytes())
 }
 
+// handleMessage is the switch of the protocol. frame is valid until it returns.
 func (s *Socket) handleMessage(frame []byte) {
 	err := checkJSON(frame, socketDepth, socketValues)
 	if err != nil {
@@ -434,6 +423,7 @@ func (s *Socket) handleMalformed(err error) {
 	s.sendError(0, "Malformed message: "+err.Error(), "")
 }
 
+// sendError sends pusher:error; code 0 is null, which all errors have that the connection survives, but for 43xx.
 func (s *Socket) sendError(code int, text, channel string) {
 	s.app.logf("%s refused: %q", s.id, text)
 	s.deliver(appendError(nil, code, text, channel))
@@ -449,6 +439,7 @@ func (s *Socket) find(channel []byte) *Subscription {
 	return nil
 }
 
+// handleSubscribe answers pusher:subscribe, before the next message of this connection is read.
 func (s *Socket) handleSubscribe(data *fastjson.Value) {
 	r, err := parseSubscribe(data)
 	if err != nil {
@@ -472,6 +463,7 @@ func (s *Socket) handleSubscribe(data *fastjson.Value) {
 	}
 }
 
+// subscribe subscribes to a channel that has a legal name and is not a user's.
 func (s *Socket) subscribe(r subscribeRequest, k kind) {
 	m, no := s.authorize(r, k)
 	if no != nil {
@@ -542,6 +534,7 @@ func (s *Socket) refuse(channel []byte, r *refusal) {
 	s.deliver(frames)
 }
 
+// handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.
 func (s *Socket) handleUnsubscribe(data *fastjson.Value) {
 	r, err := parseSubscribe(data)
 	if err != nil {
@@ -565,6 +558,8 @@ func (s *Socket) handleUnsubscribe(data *fastjson.Value) {
 	s.sendError(0, fmt.Sprintf("No current subscription to channel %s, or subscription in progress", r.channel), "")
 }
 
+// handleSignin answers pusher:signin. Clients sign in each time they connect and never sign out; a connection stays that of
+// the user it first signed in as.
 func (s *Socket) handleSignin(data *fastjson.Value) {
 	r, err := parseSignin(data)
 	if err != nil {
@@ -598,6 +593,8 @@ func (s *Socket) handleSignin(data *fastjson.Value) {
 	s.app.logf("%s signed in as %q", s.id, user.id)
 }
 
+// handleClientEvent relays an event to the other subscribers of its channel. Of what the client sent only name and data go
+// on: the user_id is that of its verified channel_data.
 func (s *Socket) handleClientEvent(m message) {
 	limits := &s.app.limits
 	k, _ := parseChannel(m.channel, limits.channelName)

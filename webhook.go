@@ -145,6 +145,7 @@ func (w *webhooks) settle() {
 	w.timeLocked()
 }
 
+// settleFirstLocked ends the first grace period.
 func (w *webhooks) settleFirstLocked() {
 	e := w.ends[0]
 	w.ends[0] = end{}
@@ -154,6 +155,7 @@ func (w *webhooks) settleFirstLocked() {
 	}
 }
 
+// settleLocked takes back what was told of a level that is 0, and forgets it.
 func (w *webhooks) settleLocked(key levelKey, l *level) {
 	l.ends = time.Time{}
 	if l.told {
@@ -178,6 +180,7 @@ func (w *webhooks) tell(name, channel string, rest []byte) {
 	w.tellLocked(name, channel, rest)
 }
 
+// tellLocked is tell for who holds mu. One copy of the event serves all hooks.
 func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 	var body []byte
 	for _, h := range w.hooks {
@@ -193,6 +196,7 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 	}
 }
 
+// tellClientEvent tells of an event that a client sent. Its data stays the JSON string literal it is.
 func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
 	buffer := frameBuffers.Get().(*[]byte)
 	rest := appendString(append((*buffer)[:0], `,"event":`...), e.name)
@@ -206,6 +210,7 @@ func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
 	freeFrameBuffer(buffer)
 }
 
+// tellCount tells how many subscriptions a channel has.
 func (w *webhooks) tellCount(channel string, count int) {
 	w.tell(hookSubscriptionCount, channel, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
 }
@@ -304,6 +309,7 @@ func parseHook(s string) (*hook, error) {
 	return h, nil
 }
 
+// wants reports whether the hook's filter lets the event through.
 func (h *hook) wants(name, channel string) bool {
 	return (h.events == nil || slices.Contains(h.events, name)) && strings.HasPrefix(channel, h.prefix)
 }
@@ -332,6 +338,7 @@ func (h *hook) pushLocked(body []byte, client bool) {
 	}
 }
 
+// pop takes the oldest event off a queue that has one.
 func pop(queue *[]hookEvent) (e hookEvent) {
 	e, (*queue)[0] = (*queue)[0], hookEvent{} // what was taken is not kept alive by the array
 	*queue = (*queue)[1:]
