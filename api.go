@@ -115,9 +115,11 @@ func (a *api) bodyLimit() int { return 64<<10 + maxBatch*6*a.app.limits.eventSiz
 // readBody reads the body into the buffer, which it lets grow.
 func readBody(r *http.Request, buffer *[]byte, limit int) ([]byte, error) {
 	b := (*buffer)[:0]
-	tooLarge := &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body exceeds the allowed maximum (%d bytes)", limit)}
+	tooLarge := func() error {
+		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body exceeds the allowed maximum (%d bytes)", limit)}
+	}
 	if r.ContentLength > int64(limit) {
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
 	b = slices.Grow(b, int(max(r.ContentLength, 0))+1) // one more, so that the end is found without growing
 	defer func() { *buffer = b }()
@@ -126,7 +128,7 @@ func readBody(r *http.Request, buffer *[]byte, limit int) ([]byte, error) {
 		b = b[:len(b)+n]
 		switch {
 		case len(b) > limit:
-			return nil, tooLarge
+			return nil, tooLarge()
 		case err == io.EOF:
 			return b, nil
 		case err != nil:

@@ -110,6 +110,7 @@ type params []param
 // parseParams decodes a query string. A name may stand twice only if it is an array (name[]): which of two would count is
 // undefined, so signing one and acting on the other is ruled out here.
 func parseParams(query string) (ps params, err error) {
+	ps = make(params, 0, 8) // a signed request has five or six
 	for part := range strings.SplitSeq(query, "&") {
 		if part == "" {
 			continue
@@ -209,14 +210,15 @@ func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 // checkSignature tells a caller exactly what it should have signed, which is not secret: it came from the caller.
 func (k *Key) checkSignature(method string, paths []string, ps params) error {
 	signature := []byte(ps.get("auth_signature"))
-	var text []byte
+	buffer := frameBuffers.Get().(*[]byte)
+	defer freeFrameBuffer(buffer)
 	for _, path := range paths {
-		text = requestText(text[:0], method, path, ps)
-		if k.valid(signature, text) {
+		*buffer = requestText((*buffer)[:0], method, path, ps)
+		if k.valid(signature, *buffer) {
 			return nil
 		}
 	}
-	text = requestText(text[:0], method, paths[0], ps)
+	text := requestText(nil, method, paths[0], ps)
 	return fmt.Errorf("Invalid signature: you should have sent HmacSHA256Hex(%q, your_secret_key), but you sent %q", text, signature)
 }
 

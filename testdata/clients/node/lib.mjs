@@ -18,7 +18,8 @@ export const edge = {
   secret: setting("EDGE_SECRET"),
 };
 
-function setting(name) {
+/** What the environment variable says; without it there is nothing to do. */
+export function setting(name) {
   if (process.env[name]) return process.env[name];
   console.log(`FAIL: the environment variable ${name} is not set`);
   process.exit(1);
