@@ -178,27 +178,20 @@ func parseInfo(list string) (i info) {
 	return i
 }
 
-// appendAttributes appends the attributes i as members of an object that is still open, after others if more is set.
-func appendAttributes(dst []byte, i info, k kind, ci channelInfo, more bool) []byte {
-	member := func(name string) {
-		if more {
-			dst = append(dst, ',')
-		}
-		more = true
-		dst = append(append(append(dst, '"'), name...), `":`...)
-	}
+// appendAttributes appends the attributes i as members of an object that is still open.
+func appendAttributes(dst []byte, i info, k kind, ci channelInfo) []byte {
 	if i&infoUserCount != 0 && k&kindPresence != 0 {
-		member("user_count")
+		dst = append(appendComma(dst), `"user_count":`...)
 		dst = strconv.AppendInt(dst, int64(ci.users), 10)
 	}
 	if i&infoSubscriptionCount != 0 {
-		member("subscription_count")
+		dst = append(appendComma(dst), `"subscription_count":`...)
 		dst = strconv.AppendInt(dst, int64(ci.subscriptions), 10)
 	}
 	if i&infoCache == 0 || k&kindCache == 0 {
 		return dst
 	}
-	member("cache")
+	dst = append(appendComma(dst), `"cache":`...)
 	if ci.cached == nil {
 		return append(dst, "null"...)
 	}
@@ -410,12 +403,8 @@ func (a *api) publish(t trigger) {
 // appendChannels appends what t asks to know, a member for each channel.
 func (a *api) appendChannels(dst []byte, t trigger) []byte {
 	for i, name := range t.channels {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = append(appendString(dst, name), `:{`...)
-		dst = appendAttributes(dst, t.info&^infoCache, t.kinds[i], a.app.channelInfo(name), false)
-		dst = append(dst, '}')
+		dst = append(appendString(appendComma(dst), name), ":{"...)
+		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[i], a.app.channelInfo(name)), '}')
 	}
 	return dst
 }
@@ -465,13 +454,9 @@ func (a *api) appendBatch(dst []byte, triggers []trigger, asked info) []byte {
 		return append(dst, "{}"...)
 	}
 	dst = append(dst, `{"batch":[`...)
-	for i, t := range triggers {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = append(dst, '{')
-		dst = appendAttributes(dst, t.info&^infoCache, t.kinds[0], a.app.channelInfo(t.channels[0]), false)
-		dst = append(dst, '}')
+	for _, t := range triggers {
+		dst = append(appendComma(dst), '{')
+		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[0], a.app.channelInfo(t.channels[0])), '}')
 	}
 	return append(dst, "]}"...)
 }
@@ -483,15 +468,9 @@ func (a *api) getChannels(c *call) error {
 		return badRequest("user_count may only be requested for presence channels - please supply filter_by_prefix begining with presence-")
 	}
 	c.out = append(c.out, `{"channels":{`...)
-	first := true
-	a.app.occupied(prefix, func(name string, ci channelInfo) {
-		if !first {
-			c.out = append(c.out, ',')
-		}
-		first = false
-		k, _ := parseChannel(name, len(name))
-		c.out = append(appendString(c.out, name), `:{`...)
-		c.out = append(appendAttributes(c.out, i&^infoCache, k, ci, false), '}')
+	a.app.occupied(prefix, func(name string, k kind, ci channelInfo) {
+		c.out = append(appendString(appendComma(c.out), name), ":{"...)
+		c.out = append(appendAttributes(c.out, i&^infoCache, k, ci), '}')
 	})
 	c.out = append(c.out, "}}"...)
 	return nil
@@ -522,7 +501,7 @@ func (a *api) getChannel(c *call) error {
 	}
 	ci := a.app.channelInfo(name)
 	c.out = strconv.AppendBool(append(c.out, `{"occupied":`...), ci.subscriptions > 0)
-	c.out = append(appendAttributes(c.out, i, k, ci, true), '}')
+	c.out = append(appendAttributes(c.out, i, k, ci), '}')
 	return nil
 }
 
@@ -540,11 +519,8 @@ func (a *api) getUsers(c *call) error {
 		ids = ch.userIDs()
 	}
 	c.out = append(c.out, `{"users":[`...)
-	for i, id := range ids {
-		if i > 0 {
-			c.out = append(c.out, ',')
-		}
-		c.out = append(appendString(append(c.out, `{"id":`...), id), '}')
+	for _, id := range ids {
+		c.out = append(appendString(append(appendComma(c.out), `{"id":`...), id), '}')
 	}
 	c.out = append(c.out, "]}"...)
 	return nil

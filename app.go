@@ -283,7 +283,7 @@ func (a *App) channelInfo(name string) channelInfo {
 
 // occupied calls f for every channel with a subscription whose name begins with prefix, in the order of the names.
 // The channels of signed-in users are not among them.
-func (a *App) occupied(prefix string, f func(name string, info channelInfo)) {
+func (a *App) occupied(prefix string, f func(name string, k kind, info channelInfo)) {
 	var found []*Channel
 	a.channels.Range(func(name, c any) bool {
 		if c := c.(*Channel); c.kind&kindUser == 0 && strings.HasPrefix(c.name, prefix) {
@@ -294,7 +294,7 @@ func (a *App) occupied(prefix string, f func(name string, info channelInfo)) {
 	slices.SortFunc(found, func(x, y *Channel) int { return strings.Compare(x.name, y.name) })
 	for _, c := range found {
 		if info := c.info(); info.subscriptions > 0 {
-			f(c.name, info)
+			f(c.name, c.kind, info)
 		}
 	}
 }

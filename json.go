@@ -320,6 +320,14 @@ func appendString[T string | []byte](dst []byte, s T) []byte {
 	return append(dst, '"')
 }
 
+// appendComma appends a comma unless an array or object was just opened, so before each of its items.
+func appendComma(dst []byte) []byte {
+	if c := dst[len(dst)-1]; c == '[' || c == '{' {
+		return dst
+	}
+	return append(dst, ',')
+}
+
 // appendEscape appends the escape for a byte that cannot stand for itself.
 func appendEscape(dst []byte, c byte) []byte {
 	const digits = "0123456789abcdef"

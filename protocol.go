@@ -318,38 +318,36 @@ type subscribeRequest struct{ channel, auth, channelData []byte }
 
 // parseSubscribe reads the data of pusher:subscribe and pusher:unsubscribe. What it returns lies in the parser of data.
 func parseSubscribe(data *fastjson.Value) (r subscribeRequest, err error) {
+	err = parseStrings(data, subscribeFields, &r.channel, &r.auth, &r.channelData)
+	if err == nil && len(r.channel) == 0 {
+		err = errors.New("Missing parameter: data.channel")
+	}
+	return r, err
+}
+
+// parseStrings takes the named strings out of the data of a client's message.
+func parseStrings(data *fastjson.Value, names []string, to ...*[]byte) error {
 	var f [3]*fastjson.Value
-	if err = parseData(data, subscribeFields, f[:]); err != nil {
-		return r, err
+	err := parseData(data, names, f[:])
+	for i := 0; i < len(to) && err == nil; i++ {
+		*to[i], err = stringField(f[i], names[i])
 	}
-	for i, to := range []*[]byte{&r.channel, &r.auth, &r.channelData} {
-		if *to, err = stringField(f[i], subscribeFields[i]); err != nil {
-			return r, err
-		}
-	}
-	if len(r.channel) == 0 {
-		return r, errors.New("Missing parameter: data.channel")
-	}
-	return r, nil
+	return err
 }
 
 type signinRequest struct{ auth, userData []byte }
 
 // parseSignin reads the data of pusher:signin. What it returns lies in the parser of data.
 func parseSignin(data *fastjson.Value) (r signinRequest, err error) {
-	var f [2]*fastjson.Value
-	if err = parseData(data, signinFields, f[:]); err != nil {
-		return r, err
+	err = parseStrings(data, signinFields, &r.auth, &r.userData)
+	switch {
+	case err != nil:
+	case len(r.auth) == 0:
+		err = errors.New("Missing parameter: data.auth")
+	case len(r.userData) == 0:
+		err = errors.New("Missing parameter: data.user_data")
 	}
-	for i, to := range []*[]byte{&r.auth, &r.userData} {
-		if *to, err = stringField(f[i], signinFields[i]); err != nil {
-			return r, err
-		}
-		if len(*to) == 0 {
-			return r, errors.New("Missing parameter: data." + signinFields[i])
-		}
-	}
-	return r, nil
+	return r, err
 }
 
 var (
@@ -564,19 +562,12 @@ func appendSucceeded(dst []byte, channel string, presence []*Member) []byte {
 	data := []byte(`{"presence":{"count":`)
 	data = strconv.AppendInt(data, int64(len(presence)), 10)
 	data = append(data, `,"ids":[`...)
-	for i, m := range presence {
-		if i > 0 {
-			data = append(data, ',')
-		}
-		data = appendString(data, m.id)
+	for _, m := range presence {
+		data = appendString(appendComma(data), m.id)
 	}
 	data = append(data, `],"hash":{`...)
-	for i, m := range presence {
-		if i > 0 {
-			data = append(data, ',')
-		}
-		data = appendString(data, m.id)
-		data = append(data, ':')
+	for _, m := range presence {
+		data = append(appendString(appendComma(data), m.id), ':')
 		data = append(data, m.info...)
 	}
 	data = append(data, "}}}"...)
@@ -613,27 +604,21 @@ func appendSigninSuccess(dst []byte, userData []byte) []byte {
 
 // appendWatchlist builds watchlist_events; a group without ids is left out, and with none nothing is appended.
 func appendWatchlist(dst []byte, online, offline []string) []byte {
+	if len(online)+len(offline) == 0 {
+		return dst
+	}
 	data := []byte(`{"events":[`)
 	for i, ids := range [2][]string{online, offline} {
 		if len(ids) == 0 {
 			continue
 		}
-		if i == 1 && len(online) > 0 {
-			data = append(data, ',')
-		}
-		data = append(data, `{"name":"`...)
+		data = append(appendComma(data), `{"name":"`...)
 		data = append(data, [2]string{"online", "offline"}[i]...)
 		data = append(data, `","user_ids":[`...)
-		for j, id := range ids {
-			if j > 0 {
-				data = append(data, ',')
-			}
-			data = appendString(data, id)
+		for _, id := range ids {
+			data = appendString(appendComma(data), id)
 		}
 		data = append(data, "]}"...)
-	}
-	if len(online)+len(offline) == 0 {
-		return dst
 	}
 	return appendEvent(dst, eventWatchlist, "", appendString(nil, append(data, "]}"...)), "")
 }

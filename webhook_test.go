@@ -483,7 +483,7 @@ func TestWebhookAccount(t *testing.T) {
 		}
 	}
 	occupied := make(map[string]bool)
-	s.app.occupied("", func(name string, _ channelInfo) { occupied[name] = true })
+	s.app.occupied("", func(name string, _ kind, _ channelInfo) { occupied[name] = true })
 	if fmt.Sprint(state) != fmt.Sprint(occupied) {
 		t.Errorf("told %v, occupied are %v", state, occupied)
 	}
