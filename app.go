@@ -176,7 +176,7 @@ func (a *App) note(c *Channel, m *Member, ch change) {
 		w.tell(hookCacheMiss, c.name, nil)
 	}
 	if ch.counted {
-		w.tellCount(c.name, ch.count)
+		w.tellCount(c.name, ch.count, ch.countAt)
 	}
 	if ch.memberRemoved {
 		w.move(c.name, m.id, -1)

@@ -63,7 +63,8 @@ type change struct {
 	memberAdded, memberRemoved bool // the member of the subscription
 	cacheMiss                  bool
 	counted                    bool          // subscription_count was sent
-	count                      int           // subscriptions
+	count                      int           // subscriptions,
+	countAt                    time.Time     // at this moment
 	countIn                    time.Duration // when sendCount is due; 0 for never
 	gone                       bool          // take the channel out of the table
 }
@@ -397,7 +398,6 @@ func (c *Channel) flush() {
 }
 
 // noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
-// noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
 // that at most every five seconds, the last change always included. ch says what became of it.
 func (c *Channel) noteCountLocked(ch *change, limits *Limits) {
 	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 {
@@ -428,8 +428,8 @@ func (c *Channel) sendCount() (ch change) {
 }
 
 func (c *Channel) sendCountLocked(ch *change) {
-	ch.counted, ch.count = true, c.count
 	c.countTold, c.countSent = c.count, time.Now()
+	ch.counted, ch.count, ch.countAt = true, c.count, c.countSent
 	if c.count > 0 {
 		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
 	}

@@ -14,33 +14,44 @@ import (
 // A clientTest is a program under testdata/clients that drives edge with official Pusher libraries, unchanged. It
 // learns from the environment where edge is, and exits with 0, or with 1 and a line naming the expectation that failed.
 type clientTest struct {
-	name     string
+	name    string
+	setup   setup
+	command []string // its first word, like those of programs, is on the PATH or in the setup's dir
+	webhook bool     // edge tells it what happens, at EDGE_WEBHOOK_PORT
+}
+
+// A setup is what programs in one directory need to run.
+type setup struct {
 	dir      string   // under testdata/clients; command and probe run there
-	command  []string // its first word, like those of programs, is on the PATH or in dir
-	programs []string // what else has to be on the PATH
-	probe    []string // fails unless everything that command builds on is installed
+	programs []string // what has to be on the PATH besides commands
+	probe    []string // fails unless everything that commands build on is installed
 	install  string   // how to install it
 }
 
 var (
-	npmProbe   = []string{"npm", "ls"}
-	npmInstall = "get Node 20.19 or later and run npm ci"
+	nodeSetup    = setup{"node", nil, []string{"npm", "ls"}, "get Node 20.19 or later and run npm ci"}
+	browserSetup = setup{"node", []string{"chromium"}, nodeSetup.probe, nodeSetup.install + ", and get chromium"}
+	goSetup      = setup{"go", nil, []string{"go", "list", "-deps", "."}, "run go mod download"}
+	pythonSetup  = setup{"python", nil, []string{python(), "-c", "import nacl, pusher, websocket"},
+		"run python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"}
+	javaSetup = setup{"java", nil, []string{"mvn", "-q", "-o", "compile", "exec:java"}, // does nothing when it is a probe
+		"get Maven and a JDK of 17 or later, and run EDGE_PREPARE=1 mvn -q compile exec:java"}
 )
 
 var clientTests = []clientTest{
-	{"PusherJS8", "node", []string{"node", "pusher-js-8.mjs"}, nil, npmProbe, npmInstall},
-	{"PusherJS8Encrypted", "node", []string{"node", "pusher-js-8-encrypted.mjs"}, nil, npmProbe, npmInstall},
-	{"PusherJS4", "node", []string{"node", "pusher-js-4.mjs"}, nil, npmProbe, npmInstall},
-	{"LaravelEcho", "node", []string{"node", "laravel-echo.mjs"}, nil, npmProbe, npmInstall},
-	{"NodeServerLibrary", "node", []string{"node", "server-library.mjs"}, nil, npmProbe, npmInstall},
-	{"Browser", "node", []string{"node", "../browser/driver.mjs"}, []string{"chromium"}, npmProbe,
-		npmInstall + ", and get chromium"},
-	{"Go", "go", []string{"go", "run", "."}, nil, []string{"go", "list", "-deps", "."}, "run go mod download"},
-	{"Python", "python", []string{python(), "main.py"}, nil, []string{python(), "-c", "import nacl, pusher, websocket"},
-		"run python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"},
-	{"Java", "java", []string{"mvn", "-q", "-o", "compile", "exec:java"}, nil,
-		[]string{"mvn", "-q", "-o", "compile", "exec:java"}, // does nothing when it is a probe
-		"get Maven and a JDK of 17 or later, and run EDGE_PREPARE=1 mvn -q compile exec:java"},
+	{"PusherJS8", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false},
+	{"PusherJS8Encrypted", nodeSetup, []string{"node", "pusher-js-8-encrypted.mjs"}, false},
+	{"PusherJS4", nodeSetup, []string{"node", "pusher-js-4.mjs"}, false},
+	{"LaravelEcho", nodeSetup, []string{"node", "laravel-echo.mjs"}, false},
+	{"NodeServerLibrary", nodeSetup, []string{"node", "server-library.mjs"}, false},
+	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true},
+	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true},
+	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false},
+	{"Go", goSetup, []string{"go", "run", "."}, false},
+	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true},
+	{"Python", pythonSetup, []string{python(), "main.py"}, false},
+	{"PythonWebhook", pythonSetup, []string{python(), "webhook.py"}, true},
+	{"Java", javaSetup, []string{"mvn", "-q", "-o", "compile", "exec:java"}, false},
 }
 
 // TestClients runs every official client against a server of its own. A client that is not installed is skipped,
@@ -54,12 +65,17 @@ func TestClients(t *testing.T) {
 				if os.Getenv("EDGE_REQUIRE_CLIENTS") == "1" {
 					skip = t.Fatalf
 				}
-				skip("%s\nto install it, in testdata/clients/%s: %s", missing, client.dir, client.install)
+				skip("%s\nto install it, in testdata/clients/%s: %s", missing, client.setup.dir, client.setup.install)
 			}
-			addr := startEdge(t, "-id", "1", "-key", "key", "-secret", "secret", "-subscription-count")
+			args := []string{"-id", "1", "-key", "key", "-secret", "secret", "-subscription-count"}
+			hook := freeAddr(t)
+			if client.webhook {
+				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "300ms")
+			}
+			addr := startEdge(t, args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
-			if output, err := client.exec(ctx, client.command, addr).CombinedOutput(); err != nil {
+			if output, err := client.exec(ctx, client.command, addr, hook).CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", strings.Join(client.command, " "), err, output)
 			}
 		})
@@ -68,28 +84,40 @@ func TestClients(t *testing.T) {
 
 // missing says what the client lacks to run, or nothing.
 func (c clientTest) missing(ctx context.Context) string {
-	for _, program := range append([]string{c.command[0]}, c.programs...) {
+	for _, program := range append([]string{c.command[0]}, c.setup.programs...) {
 		if _, err := exec.LookPath(program); err != nil && filepath.Base(program) == program {
 			return program + " is not on the PATH"
 		}
 	}
-	probe := c.exec(ctx, c.probe, ":")
+	probe := c.exec(ctx, c.setup.probe, ":", ":")
 	probe.Env = append(probe.Env, "EDGE_PREPARE=1")
 	if output, err := probe.CombinedOutput(); err != nil {
-		return strings.Join(c.probe, " ") + " fails: " + strings.TrimSpace(string(output))
+		return strings.Join(c.setup.probe, " ") + " fails: " + strings.TrimSpace(string(output))
 	}
 	return ""
 }
 
-// exec prepares a command of the client. Killing it does not wait for grandchildren that hold on to its output.
-func (c clientTest) exec(ctx context.Context, command []string, addr string) *exec.Cmd {
+// exec prepares a command of the client, for an edge at addr that sends its webhooks to hook. Killing it does not wait for
+// grandchildren that hold on to its output.
+func (c clientTest) exec(ctx context.Context, command []string, addr, hook string) *exec.Cmd {
 	host, port, _ := net.SplitHostPort(addr)
+	_, hookPort, _ := net.SplitHostPort(hook)
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir = filepath.Join("testdata", "clients", c.dir)
+	cmd.Dir = filepath.Join("testdata", "clients", c.setup.dir)
 	cmd.Env = append(os.Environ(), "EDGE_HOST="+host, "EDGE_PORT="+port, "EDGE_APP_ID=1", "EDGE_KEY=key", "EDGE_SECRET=secret",
-		"GOPROXY=off") // a test installs nothing by itself
+		"EDGE_WEBHOOK_PORT="+hookPort, "GOPROXY=off") // a test installs nothing by itself
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
+}
+
+// freeAddr returns an address that nobody listens on.
+func freeAddr(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // python prefers the interpreter that has the client's requirements.

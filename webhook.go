@@ -78,6 +78,11 @@ type level struct {
 	n    int
 	told bool      // receivers think it is there
 	ends time.Time // when that will be taken back, unless n rises before; zero while n is not 0
+
+	// Of a channel only.
+	members int       // told; the channel is vacated only after them
+	waits   bool      // for that, its grace period being over
+	counted time.Time // when the subscription_count was taken that was last told
 }
 
 // end is the end of a grace period.
@@ -105,18 +110,11 @@ func (w *webhooks) move(channel, user string, by int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	key := levelKey{channel, user}
-	l := w.levels[key]
-	if l == nil {
-		l = new(level)
-		w.levels[key] = l
-	}
+	l := w.levelLocked(key)
 	switch l.n += by; {
 	case l.n > 0:
-		l.ends = time.Time{}
-		if !l.told {
-			l.told = true
-			w.tellChangeLocked(key, hookOccupied, hookMemberAdded)
-		}
+		l.ends, l.waits = time.Time{}, false
+		w.arriveLocked(key, l)
 	case w.options.grace > 0 && w.hurry.Err() == nil:
 		l.ends = time.Now().Add(w.options.grace)
 		w.ends = append(w.ends, end{key, l, l.ends})
@@ -125,6 +123,33 @@ func (w *webhooks) move(channel, user string, by int) {
 		w.settleLocked(key, l)
 	}
 }
+
+func (w *webhooks) levelLocked(key levelKey) *level {
+	l := w.levels[key]
+	if l == nil {
+		l = new(level)
+		w.levels[key] = l
+	}
+	return l
+}
+
+// arriveLocked tells that something is there, if that is not told yet: of a member after his channel, whoever reports first.
+func (w *webhooks) arriveLocked(key levelKey, l *level) {
+	if l.told {
+		return
+	}
+	l.told = true
+	if key.user == "" {
+		w.tellLocked(hookOccupied, key.channel, nil)
+		return
+	}
+	channel := w.levelLocked(levelKey{key.channel, ""})
+	w.arriveLocked(levelKey{key.channel, ""}, channel)
+	channel.members++
+	w.tellLocked(hookMemberAdded, key.channel, userField(key.user))
+}
+
+func userField(id string) []byte { return appendString([]byte(`,"user_id":`), id) }
 
 // timeLocked starts a timer for the first grace period to end, if none runs.
 func (w *webhooks) timeLocked() {
@@ -155,22 +180,27 @@ func (w *webhooks) settleFirstLocked() {
 	}
 }
 
-// settleLocked takes back what was told of a level that is 0, and forgets it.
+// settleLocked takes back what was told of a level that is 0, and forgets it: of a channel after its members, who have all
+// left, but whose ends may not all have been reported.
 func (w *webhooks) settleLocked(key levelKey, l *level) {
 	l.ends = time.Time{}
-	if l.told {
-		w.tellChangeLocked(key, hookVacated, hookMemberRemoved)
-	}
-	delete(w.levels, key)
-}
-
-// tellChangeLocked queues one of two events, for a channel or for a member.
-func (w *webhooks) tellChangeLocked(key levelKey, ofChannel, ofMember string) {
-	if key.user == "" {
-		w.tellLocked(ofChannel, key.channel, nil)
+	if l.members > 0 {
+		l.waits = true
 		return
 	}
-	w.tellLocked(ofMember, key.channel, appendString([]byte(`,"user_id":`), key.user))
+	delete(w.levels, key)
+	switch {
+	case !l.told:
+	case key.user == "":
+		w.tellLocked(hookVacated, key.channel, nil)
+	default:
+		w.tellLocked(hookMemberRemoved, key.channel, userField(key.user))
+		key.user = ""
+		channel := w.levels[key]
+		if channel.members--; channel.waits {
+			w.settleLocked(key, channel)
+		}
+	}
 }
 
 // tell queues an event for every hook that wants it. rest is what follows its name and channel. It never blocks.
@@ -192,7 +222,7 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 			body = append(body, `{"name":"`+name+`","channel":"`+channel+`"`...)
 			body = append(append(body, rest...), '}')
 		}
-		h.pushLocked(body, name == hookClientEvent)
+		h.pushLocked(body, channel, name == hookClientEvent)
 	}
 }
 
@@ -210,9 +240,17 @@ func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
 	freeFrameBuffer(buffer)
 }
 
-// tellCount tells how many subscriptions a channel has.
-func (w *webhooks) tellCount(channel string, count int) {
-	w.tell(hookSubscriptionCount, channel, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
+// tellCount tells how many subscriptions a channel had at that time, unless a later count was told already.
+func (w *webhooks) tellCount(channel string, count int, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l := w.levels[levelKey{channel, ""}]; l != nil {
+		if at.Before(l.counted) {
+			return
+		}
+		l.counted = at
+	}
+	w.tellLocked(hookSubscriptionCount, channel, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
 }
 
 // drain tells at once what waits for its grace period, and waits until everything is delivered or ctx is done. It returns
@@ -272,6 +310,7 @@ type hookCounts struct {
 type hookEvent struct {
 	body   []byte // JSON, shared between hooks
 	number uint64 // the order of both queues together
+	apart  bool   // in bodies of their own: Go's library takes none of a body that has one of an encrypted channel
 }
 
 // parseHook reads a hook's URL: http or https, and after a # what it wants: events=channel_occupied,channel_vacated and
@@ -315,8 +354,8 @@ func (h *hook) wants(name, channel string) bool {
 }
 
 // pushLocked queues an event, and drops the oldest client event, or else the oldest of all, if that is one too many.
-func (h *hook) pushLocked(body []byte, client bool) {
-	e := hookEvent{body, h.next}
+func (h *hook) pushLocked(body []byte, channel string, client bool) {
+	e := hookEvent{body, h.next, strings.HasPrefix(channel, "private-encrypted-")}
 	h.next++
 	h.queued++
 	if client {
@@ -406,8 +445,9 @@ func (h *hook) take() (events []hookEvent) {
 		if len(h.rest) == 0 || len(h.clients) > 0 && h.clients[0].number < h.rest[0].number {
 			oldest = &h.clients
 		}
-		size += len((*oldest)[0].body)
-		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || w.options.batch == 0) {
+		e := (*oldest)[0]
+		size += len(e.body)
+		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || w.options.batch == 0 || e.apart != events[0].apart) {
 			break
 		}
 		events = append(events, pop(oldest))

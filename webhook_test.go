@@ -256,6 +256,7 @@ func TestWebhookFlap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReceiver(t)
 		w := testHooks(t, usual, r)
+		w.move("presence-a", "", 1)
 		for i := range 100 {
 			w.move("presence-a", "u", 1)
 			time.Sleep(100 * time.Millisecond)
@@ -266,11 +267,94 @@ func TestWebhookFlap(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}
-		var want []string
+		want := []string{occupied("presence-a")}
 		for range 10 {
 			want = append(want, `{"name":"member_added","channel":"presence-a","user_id":"u"}`, `{"name":"member_removed","channel":"presence-a","user_id":"u"}`)
 		}
 		r.check(want...)
+	})
+}
+
+// TestWebhookOrder: a channel is occupied before its members and vacated after them, whoever reports first.
+func TestWebhookOrder(t *testing.T) {
+	added, removed := `{"name":"member_added","channel":"presence-a","user_id":"u"}`, `{"name":"member_removed","channel":"presence-a","user_id":"u"}`
+	for _, grace := range []time.Duration{0, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newReceiver(t)
+			w := testHooks(t, webhookOptions{grace: grace, queue: 100}, r)
+			w.move("presence-a", "u", 1)
+			w.move("presence-a", "", 1)
+			time.Sleep(time.Minute)
+			r.check(occupied("presence-a"), added)
+			w.move("presence-a", "", -1)
+			w.move("presence-a", "u", -1)
+			time.Sleep(time.Minute)
+			r.check(occupied("presence-a"), added, removed, vacated("presence-a"))
+			if len(w.levels) != 0 {
+				t.Errorf("%d levels are left", len(w.levels))
+			}
+		})
+	}
+}
+
+// TestWebhookCrowd lets all members of a channel come at once and leave at once, many times.
+func TestWebhookCrowd(t *testing.T) {
+	r := newReceiver(t)
+	hook := httptest.NewServer(r)
+	t.Cleanup(hook.Close) // after the server has drained
+	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "1ms")
+	const rounds, members = 100, 4
+	for n := range rounds {
+		var crowd sync.WaitGroup
+		for i := range members {
+			crowd.Go(func() {
+				c := connect(t, s.addr)
+				c.subscribe(fmt.Sprint("presence-", n), fmt.Sprintf(`{"user_id":"%d"}`, i))
+				c.text()
+				c.conn.Close()
+			})
+		}
+		crowd.Wait()
+	}
+	waitUntil(t, "everyone has left", func() bool { return len(s.app.closeless()) == 0 })
+	s.stop()                     // delivers the rest
+	open := make(map[string]int) // 1 for a channel and 1 for each member
+	for _, e := range r.got() {
+		var event struct{ Name, Channel string }
+		json.Unmarshal([]byte(e), &event)
+		n := open[event.Channel]
+		switch event.Name {
+		case hookOccupied:
+			open[event.Channel]++
+		case hookMemberAdded:
+			open[event.Channel]++
+		default:
+			open[event.Channel]--
+		}
+		if (event.Name == hookOccupied) != (n == 0) || (event.Name == hookVacated) != (n == 1 && event.Name != hookMemberAdded) {
+			t.Fatalf("%s with %d open", e, n)
+		}
+	}
+	for channel, n := range open {
+		if n != 0 {
+			t.Errorf("%s: %d are left open", channel, n)
+		}
+	}
+}
+
+// TestWebhookEncrypted: events of encrypted channels travel apart from others.
+func TestWebhookEncrypted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReceiver(t)
+		w := testHooks(t, usual, r)
+		for _, channel := range []string{"a", "b", "private-encrypted-c", "private-encrypted-d", "e"} {
+			w.move(channel, "", 1)
+		}
+		time.Sleep(time.Second)
+		r.check(occupied("a"), occupied("b"), occupied("private-encrypted-c"), occupied("private-encrypted-d"), occupied("e"))
+		if len(r.requests) != 3 {
+			t.Errorf("%d requests, want 3:\n%s", len(r.requests), strings.Join(r.requests, "\n"))
+		}
 	})
 }
 

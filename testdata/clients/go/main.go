@@ -2,7 +2,7 @@
 // many channels, with an excluded socket and with info, batches, messages to a user, events that the library encrypts, the
 // three queries on occupied and on empty channels, the statuses of refused requests, and that what the library signs for
 // private, encrypted and presence channels and for users is accepted over a WebSocket. Whatever the library has a call for is
-// done with that call; terminate.go adds the one it lacks.
+// done with that call; terminate.go adds the one it lacks. With the argument webhook it is the receiver in webhook.go instead.
 package main
 
 import (
@@ -29,14 +29,6 @@ type session struct {
 }
 
 func main() {
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "go client:", err)
-		os.Exit(1)
-	}
-	fmt.Println("go client: ok")
-}
-
-func run() error {
 	s := &session{app: &pusher.Client{
 		Host:                      net.JoinHostPort(os.Getenv("EDGE_HOST"), os.Getenv("EDGE_PORT")),
 		AppID:                     os.Getenv("EDGE_APP_ID"),
@@ -45,10 +37,34 @@ func run() error {
 		HTTPClient:                &http.Client{Timeout: timeout},
 		EncryptionMasterKeyBase64: base64.StdEncoding.EncodeToString([]byte("8tW5FQLniQ1sBQFwrw7t6TVEsJZd10yY")),
 	}}
-	checks := []struct {
-		name  string
-		check func() error
-	}{
+	name, run := "go client", s.run
+	if slices.Equal(os.Args[1:], []string{"webhook"}) {
+		name, run = "go webhook receiver", s.runReceiver
+	}
+	if err := run(); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1)
+	}
+	fmt.Println(name + ": ok")
+}
+
+// check is a part of a program, named in what it reports.
+type check struct {
+	name string
+	run  func() error
+}
+
+func runAll(checks []check) error {
+	for _, c := range checks {
+		if err := c.run(); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	return nil
+}
+
+func (s *session) run() error {
+	err := runAll([]check{
 		{"nothing occupied", s.nothingOccupied},
 		{"connect and subscribe", s.connect},
 		{"trigger", s.trigger},
@@ -63,11 +79,9 @@ func run() error {
 		{"users", s.users},
 		{"refusals", s.refusals},
 		{"terminate", s.terminate},
-	}
-	for _, c := range checks {
-		if err := c.check(); err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
+	})
+	if err != nil {
+		return err
 	}
 	s.bob.close()
 	return s.bob.expectNothing()

@@ -58,12 +58,16 @@ func dial(addr, key string) (*socket, error) {
 func (s *socket) close() { s.conn.CloseNow() }
 
 func (s *socket) send(event string, data map[string]string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
 	frame, err := json.Marshal(map[string]any{"event": event, "data": data})
 	if err != nil {
 		return err
 	}
+	return s.sendFrame(frame)
+}
+
+func (s *socket) sendFrame(frame []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
 	return s.conn.Write(ctx, websocket.MessageText, frame)
 }
 

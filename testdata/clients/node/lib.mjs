@@ -151,7 +151,7 @@ export function equal(got, want, what) {
   if (!isDeepStrictEqual(got, want)) throw new Unmet(`${what}: got ${show(got)}, want ${show(want)}`);
 }
 
-const show = (value) => inspect(value, { depth: 6, breakLength: Infinity, maxStringLength: 300 });
+const show = (value) => inspect(value, { depth: 6, breakLength: Infinity, compact: true, maxStringLength: 300 });
 
 /** Fails unless `ask` rejects with the HTTP status and, if given, a body that matches. */
 export async function rejected(ask, status, body = /(?:)/) {
