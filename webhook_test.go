@@ -21,6 +21,7 @@ import (
 type receiver struct {
 	t      testing.TB
 	answer func() int // status of the next answer; nil for 200
+	single bool       // every body must have one event
 
 	mu       sync.Mutex // guards the following
 	requests []string   // bodies of all requests
@@ -47,13 +48,16 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if h := req.Header; h.Get("Content-Type") != "application/json" || h.Get("X-Pusher-Key") != "key" || !testKey.valid([]byte(h.Get("X-Pusher-Signature")), body) {
 		r.t.Errorf("headers %v", h)
 	}
+	if r.single && len(payload.Events) != 1 {
+		r.t.Errorf("%d events in a body", len(payload.Events))
+	}
 	status := http.StatusOK
 	if r.answer != nil {
 		status = r.answer()
 	}
 	r.mu.Lock()
 	r.requests = append(r.requests, string(body)+req.Header.Get("X-Pusher-Signature"))
-	if status == http.StatusOK {
+	if status/100 == 2 {
 		for _, e := range payload.Events {
 			r.events = append(r.events, string(e))
 		}
@@ -63,6 +67,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case r.arrived <- struct{}{}:
 	default:
 	}
+	w.Header().Set("Location", "http://elsewhere/") // for those who follow redirects
 	w.WriteHeader(status)
 }
 
@@ -93,6 +98,7 @@ func TestWebhookEvents(t *testing.T) {
 	r := newReceiver(t)
 	hook := httptest.NewServer(r)
 	t.Cleanup(hook.Close) // after the server has drained
+	r.single = true
 	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "1ms", "-webhook-batch", "0", "-subscription-count")
 	c := connect(t, s.addr)
 	c.subscribe("private-cache-a", "")
@@ -173,6 +179,21 @@ func TestParseHook(t *testing.T) {
 	}
 }
 
+func TestHookFilter(t *testing.T) {
+	h, err := parseHook("http://a#events=member_added,channel_vacated&prefix=presence-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for event, want := range map[[2]string]bool{
+		{hookMemberAdded, "presence-a"}: true, {hookVacated, "presence-"}: true,
+		{hookOccupied, "presence-a"}: false, {hookVacated, "private-a"}: false, {hookVacated, "a-presence-"}: false,
+	} {
+		if h.wants(event[0], event[1]) != want {
+			t.Errorf("wants %s of %s: %t", event[0], event[1], !want)
+		}
+	}
+}
+
 // The rest runs on a clock of its own, with a transport in place of the network.
 
 type transport func(*http.Request) (*http.Response, error)
@@ -185,6 +206,9 @@ func testHooks(t *testing.T, o webhookOptions, handlers ...http.Handler) *webhoo
 	w := newWebhooks(slices.Repeat([]string{"http://receiver"}, len(handlers)), testKey, o)
 	for i, handler := range handlers {
 		w.hooks[i].client.Transport = transport(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Host != "receiver" {
+				t.Errorf("a request to %s", r.URL)
+			}
 			w, done := httptest.NewRecorder(), make(chan struct{})
 			go func() { // ends with the handler
 				handler.ServeHTTP(w, r)
@@ -394,10 +418,8 @@ func TestWebhookRetries(t *testing.T) {
 		r := newReceiver(t)
 		n := 0
 		r.answer = func() int {
-			if n++; n <= 3 {
-				return 499 + n%2*2 // 501 and 499: anything but a 2xx
-			}
-			return 200
+			n++
+			return []int{501, 302, 404, 200, 204}[n-1] // anything but a 2xx is a failure, and no redirect is followed
 		}
 		w := testHooks(t, usual, r)
 		w.move("a", "", 1)
