@@ -219,8 +219,9 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 		}
 		if body == nil {
 			body = make([]byte, 0, len(`{"name":"","channel":""}`)+len(name)+len(channel)+len(rest))
-			body = append(body, `{"name":"`+name+`","channel":"`+channel+`"`...)
-			body = append(append(body, rest...), '}')
+			body = append(append(body, `{"name":"`...), name...)
+			body = append(append(body, `","channel":"`...), channel...)
+			body = append(append(append(body, '"'), rest...), '}')
 		}
 		h.pushLocked(body, channel, name == hookClientEvent)
 	}
