@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -73,20 +72,16 @@ func badRequest(format string, args ...any) error {
 // authenticated is the way to every handler: it checks app, signature and body.
 func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		buffer := bodyBuffers.Get().(*[]byte)
+		buffer := frameBuffers.Get().(*[]byte)
+		defer freeFrameBuffer(buffer)
 		c := &call{Request: r, status: http.StatusOK}
 		err := a.check(c, buffer)
 		if err == nil {
 			err = handle(c)
 		}
 		a.reply(w, c, err)
-		if cap(*buffer) <= maxBatchBuf {
-			bodyBuffers.Put(buffer)
-		}
 	}
 }
-
-var bodyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // check fills c from its request and authenticates it. The signature comes before the body is read.
 func (a *api) check(c *call, buffer *[]byte) (err error) {

@@ -126,7 +126,6 @@ func (a *App) openChannel(name string, k kind) *Channel {
 	if c := a.channel(name); c != nil {
 		return c
 	}
-	name = strings.Clone(name) // it may be a part of something large
 	c, _ := a.channels.LoadOrStore(name, newChannel(name, k))
 	return c.(*Channel)
 }
@@ -153,6 +152,8 @@ func (a *App) unsubscribe(sub *Subscription) {
 	ch := sub.channel.unsubscribe(sub, &a.limits)
 	if ch.gone {
 		a.dropChannel(sub.channel)
+		// If the connection subscribes again, another Channel will answer: nothing of this one may come after that.
+		sub.channel.flush()
 	}
 	a.note(sub.channel, sub.member, ch)
 }

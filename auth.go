@@ -212,7 +212,10 @@ func (k *Key) checkSignature(method string, paths []string, ps params) error {
 	signature := []byte(ps.get("auth_signature"))
 	buffer := frameBuffers.Get().(*[]byte)
 	defer freeFrameBuffer(buffer)
-	for _, path := range paths {
+	for i, path := range paths {
+		if i > 0 && path == paths[0] {
+			continue
+		}
 		*buffer = requestText((*buffer)[:0], method, path, ps)
 		if k.valid(signature, *buffer) {
 			return nil

@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	kernelSendBuffer = 64 << 10    // bytes; without a bound the kernel takes 4 MiB for a client that never reads
-	lingerTimeout    = time.Second // for the other side to close too
+	kernelSendBuffer = 64 << 10         // bytes; without a bound the kernel takes 4 MiB for a client that never reads
+	lingerTimeout    = time.Second      // for the other side to close too,
+	lingerLimit      = 10 * time.Second // and for the queue to leave before
 	readBufferSize   = 4 << 10
 )
 
@@ -25,9 +26,8 @@ const (
 var writeTimeout = 10 * time.Second
 
 var (
-	errCut     = errors.New("connection cut: the client reads too slowly")
-	errLast    = errors.New("connection is closing")
-	errNoBytes = errors.New("no bytes yet") // what tryRead and tryWrite say when the kernel would block
+	errCut  = errors.New("connection cut: the client reads too slowly")
+	errLast = errors.New("connection is closing")
 )
 
 // conn is one accepted connection. Until upgrade it is an ordinary net.Conn for net/http.
@@ -181,6 +181,7 @@ func (c *conn) writeLocked(p []byte, shared bool) (kept bool, err error) {
 		}
 		p = p[n:]
 	}
+	shared = shared && len(p) >= cap(p)/2 // or a few bytes would keep a large buffer alive, uncounted
 	if c.queued += len(p); c.queued > c.limit {
 		c.cuts.Add(1)
 		c.failLocked(errCut)
@@ -197,9 +198,6 @@ func (c *conn) writeNow(p []byte) (int, error) {
 	c.out = nil
 	if err == nil {
 		err = c.outErr
-	}
-	if err == errNoBytes {
-		err = nil
 	}
 	return c.outN, err
 }
@@ -280,13 +278,6 @@ func (c *conn) abort() {
 	c.failLocked(net.ErrClosed)
 }
 
-// failure says why the connection is of no use any more, or nil.
-func (c *conn) failure() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.err
-}
-
 // busy reports whether bytes are still on their way to the kernel.
 func (c *conn) busy() bool {
 	c.mu.Lock()
@@ -304,7 +295,7 @@ func (c *conn) closeWrite() {
 // linger waits until the other side has closed too, so that it can read our last bytes: closing a connection that has
 // unread input makes the kernel discard them. The reader calls it, last of all.
 func (c *conn) linger() {
-	for {
+	for end := time.Now().Add(lingerLimit); time.Now().Before(end); {
 		c.SetReadDeadline(time.Now().Add(lingerTimeout))
 		b, err := c.readBuffer()
 		for ; err == nil; b, err = c.readBuffer() {

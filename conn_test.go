@@ -44,6 +44,13 @@ func fill(c *conn) (written []byte) {
 	return written
 }
 
+// failure says why the connection is of no use any more, or nil.
+func (c *conn) failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
 func (c *conn) backlog() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()

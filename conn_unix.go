@@ -33,7 +33,7 @@ func (c *conn) tryRead(fd uintptr) bool {
 func (c *conn) tryWrite(fd uintptr) bool {
 	n, err := ignoreEINTR(syscall.Write, fd, c.out)
 	if c.outN = max(n, 0); err == syscall.EAGAIN {
-		err = errNoBytes
+		err = nil
 	}
 	c.outErr = err
 	return true

@@ -161,14 +161,17 @@ func (g *frameGuard) checkFirst(now int64) (code int) {
 type rate int64
 
 // allow reports whether one more may happen now, at perSecond on average and burst at once, and counts it if so.
-func (r *rate) allow(now int64, perSecond, burst int) bool {
+func (r *rate) allow(now int64, perSecond, burst int) bool { return r.take(now, perSecond, burst) == 0 }
+
+// take is allow, but tells how long to wait: 0 if one more may happen now, which is then counted.
+func (r *rate) take(now int64, perSecond, burst int) (wait time.Duration) {
 	each := int64(time.Second) / int64(perSecond)
 	used := max(int64(*r), now)
-	if used-now > each*int64(burst-1) {
-		return false
+	if wait := used - now - each*int64(burst-1); wait > 0 {
+		return time.Duration(wait)
 	}
 	*r = rate(used + each)
-	return true
+	return 0
 }
 
 // Server frames are not masked and never fragmented.

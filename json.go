@@ -5,6 +5,7 @@ package main
 // stands twice. fastjson alone would accept much that is not JSON and spend megabytes on a few hundred bytes.
 
 import (
+	"bytes"
 	"fmt"
 	"unicode/utf8"
 
@@ -220,18 +221,7 @@ func isHex(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
 // isInteger reports whether the JSON token is a number without fraction and exponent.
 func isInteger(token []byte) bool {
 	s := jsonScanner{b: token}
-	return s.number() == "" && s.i == len(token) && !containsAny(token, ".eE")
-}
-
-func containsAny(b []byte, chars string) bool {
-	for _, c := range b {
-		for i := range len(chars) {
-			if c == chars[i] {
-				return true
-			}
-		}
-	}
-	return false
+	return s.number() == "" && s.i == len(token) && !bytes.ContainsAny(token, ".eE")
 }
 
 // members puts the values of the named members of o into found (as long as names; nil where there is none) and returns

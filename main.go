@@ -30,6 +30,7 @@ const (
 	requestsTimeout = 3 * time.Second // of it, for API requests that are under way
 	closeSpread     = 2 * time.Second // of it at most, between the first and the last connection to be closed
 	closeInterval   = time.Millisecond
+	closeTimeout    = 3 * time.Second // of it, for connections to close once they all have been told
 )
 
 // options are what the command line and the environment say.
@@ -158,16 +159,19 @@ func shutdown(srv *http.Server, app *App, up *upgrader) {
 		sockets[i].close(codeReconnect, "Please reconnect immediately")
 	}
 	done := make(chan struct{})
-	go func() { // ends with the last connection, or with the process
+	go func() { // ends with the last connection
 		up.running.Wait()
 		close(done)
 	}()
-	defer srv.Close()
 	select {
 	case <-done:
-	case <-ctx.Done():
-		log.Printf("some connections did not close within %s", shutdownTimeout)
+	case <-time.After(closeTimeout):
+		log.Printf("some connections did not close within %s and are cut off", closeTimeout)
+		for _, s := range sockets {
+			s.conn.abort()
+		}
 	}
+	srv.Close()
 	if app.webhooks != nil {
 		if left := app.webhooks.drain(ctx); left > 0 {
 			log.Printf("%d webhook events were not delivered before the end", left)
@@ -190,7 +194,7 @@ func optionTable(o *options) []option {
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", duration(&l.pongTimeout, time.Millisecond)},
 		{"auth-window", "600s", "how far the clock of an API client may be off", duration(&l.authWindow, time.Second)},
 		{"event-size", "10240", "bytes of data an event may have", number(&l.eventSize, 1, 1<<20)},
-		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", number(&l.channelName, 1, 1024)},
+		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", number(&l.channelName, len(userChannelPrefix)+maxUserID, 1024)},
 		{"presence-members", "100", "users a presence channel may have", number(&l.presenceMembers, 1, math.MaxInt32)},
 		{"presence-user-size", "1024", "bytes of user_info a member may have", number(&l.presenceUserSize, 2, maxPayload)},
 		{"cache-ttl", "30m", "how long a cache channel keeps its last event", duration(&l.cacheTTL, time.Second)},

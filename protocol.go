@@ -96,6 +96,8 @@ const (
 	maxBatch                   = 10
 	maxChannelsPerConnection   = 1000
 	maxClientEvents            = 10              // a second and connection
+	subscribeRate              = 200             // subscriptions and their ends a second and connection: those beyond wait,
+	subscribeBurst             = 300             // but for so many at once
 	maxMalformed               = 20              // malformed messages in a row before the connection is closed
 	socketDepth, socketValues  = 16, 8192        // JSON from a socket: more values than fit into an event's data
 	apiDepth, apiValues        = 32, 65_536      // JSON from the API: the same for a batch of ten
@@ -183,25 +185,16 @@ func (id socketID) String() string { return string(id.append(nil)) }
 // parseSocketID returns ok for anything of the form digits.digits. Numbers that newSocketID does not make give an id that
 // no connection has, which is no error.
 func parseSocketID[T string | []byte](s T) (id socketID, ok bool) {
-	a, b, found := strings.Cut(string(s), ".")
-	if !found || !allDigits(a) || !allDigits(b) {
-		return id, false
-	}
+	a, b, _ := strings.Cut(string(s), ".")
 	x, errA := strconv.ParseUint(a, 10, 64)
 	y, errB := strconv.ParseUint(b, 10, 64)
-	if id = (socketID{x, y}); errA != nil || errB != nil || id.String() != string(s) {
-		return socketID{}, true
+	if errors.Is(errA, strconv.ErrSyntax) || errors.Is(errB, strconv.ErrSyntax) {
+		return id, false
+	}
+	if id = (socketID{x, y}); id.String() != string(s) { // out of range, or with zeros before it
+		id = socketID{}
 	}
 	return id, true
-}
-
-func allDigits(s string) bool {
-	for i := range len(s) {
-		if !isDigit(s[i]) {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // checkVersion judges the protocol parameter of the URL.

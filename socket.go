@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,7 +44,8 @@ type Socket struct {
 	userSub       *Subscription // to the user's channel, from signing in on
 	userJoined    bool          // the client subscribed to the user's channel
 	clientEvents  rate
-	malformed     int // messages in a row
+	subscribes    rate // and their ends
+	malformed     int  // messages in a row
 	in            *readBuffer
 	guard         frameGuard
 	refused       int    // close code, once the bytes in in are used up
@@ -219,11 +221,11 @@ func (s *Socket) serve(code int, reason string) {
 		}
 	}
 	if code != 0 {
-		s.app.logf("%s refused: %d %s", s.conn.RemoteAddr(), code, reason)
+		s.app.logf("%s refused: %d %q", s.conn.RemoteAddr(), code, reason)
 		s.conn.writeLast(appendClose(appendError(nil, code, reason, ""), code, reason))
 		return
 	}
-	s.app.logf("%s connected from %s", s.id, s.conn.RemoteAddr())
+	s.app.logf("%s connected as %s", s.conn.RemoteAddr(), s.id)
 	s.write(appendEstablished(nil, s.id, s.app.limits.activityTimeout))
 	s.lastRead = monotonic()
 	if s.guard.idle() { // else keep has set a shorter time
@@ -244,13 +246,13 @@ func (s *Socket) leave() {
 	if s.user != nil {
 		s.app.signOut(s, s.user, s.userSub)
 	}
-	s.app.removeSocket(s)
 	if s.in != nil {
 		s.in.free()
 	}
-	s.app.logf("%s closed", s.id)
 	s.conn.linger()
 	s.conn.abort()
+	s.app.removeSocket(s) // last: until then it has a descriptor and counts
+	s.app.logf("%s closed", s.conn.RemoteAddr())
 }
 
 // deliver sends bytes that never change, and reports whether it kept a reference to them. Anyone may call it.
@@ -425,22 +427,31 @@ func (s *Socket) handleMalformed(err error) {
 
 // sendError sends pusher:error; code 0 is null, which all errors have that the connection survives, but for 43xx.
 func (s *Socket) sendError(code int, text, channel string) {
-	s.app.logf("%s refused: %q", s.id, text)
+	s.app.logf("%s refused: %.200q", s.id, text)
 	s.deliver(appendError(nil, code, text, channel))
 }
 
-// find returns the subscription to the channel, or nil. A list, since a client has few channels and never over a thousand.
-func (s *Socket) find(channel []byte) *Subscription {
-	for _, sub := range s.subscriptions {
-		if sub.channel.name == string(channel) {
-			return sub
+// find returns the place of the subscription to the channel in the list, or -1. It is a list because a client has few
+// channels, and never over a thousand.
+func (s *Socket) find(channel []byte) int {
+	return slices.IndexFunc(s.subscriptions, func(sub *Subscription) bool { return sub.channel.name == string(channel) })
+}
+
+// pace holds up a client that subscribes and unsubscribes without end, since every other member of a presence channel is
+// told each time. To an error the client could only answer by trying again.
+func (s *Socket) pace() {
+	for {
+		wait := s.subscribes.take(monotonic(), subscribeRate, subscribeBurst)
+		if wait == 0 {
+			return
 		}
+		time.Sleep(wait)
 	}
-	return nil
 }
 
 // handleSubscribe answers pusher:subscribe, before the next message of this connection is read.
 func (s *Socket) handleSubscribe(data *fastjson.Value) {
+	s.pace()
 	r, err := parseSubscribe(data)
 	if err != nil {
 		s.sendError(0, err.Error(), "")
@@ -453,7 +464,7 @@ func (s *Socket) handleSubscribe(data *fastjson.Value) {
 		s.refuse(r.channel, &refusal{"InvalidChannel", text, http.StatusBadRequest})
 	case k == kindUser:
 		s.subscribeUser(r.channel)
-	case s.find(r.channel) != nil:
+	case s.find(r.channel) >= 0:
 		s.sendError(0, "Existing subscription to channel "+string(r.channel), "")
 	case len(s.subscriptions) >= maxChannelsPerConnection:
 		text := fmt.Sprintf("A connection may have at most %d subscriptions", maxChannelsPerConnection)
@@ -526,7 +537,7 @@ func (s *Socket) subscribeUser(channel []byte) {
 
 // refuse answers a refused subscription twice: on the channel, where applications listen, and as the hosted service does.
 func (s *Socket) refuse(channel []byte, r *refusal) {
-	s.app.logf("%s refused on %q: %q", s.id, channel, r.text)
+	s.app.logf("%s refused on %.200q: %.200q", s.id, channel, r.text)
 	frames := appendSubscriptionError(nil, channel, r)
 	if s.app.limits.errorEvents {
 		frames = appendError(frames, 0, r.text, "")
@@ -536,6 +547,7 @@ func (s *Socket) refuse(channel []byte, r *refusal) {
 
 // handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.
 func (s *Socket) handleUnsubscribe(data *fastjson.Value) {
+	s.pace()
 	r, err := parseSubscribe(data)
 	if err != nil {
 		s.sendError(0, err.Error(), "")
@@ -545,17 +557,15 @@ func (s *Socket) handleUnsubscribe(data *fastjson.Value) {
 		s.userJoined = false
 		return
 	}
-	for i, sub := range s.subscriptions {
-		if sub.channel.name == string(r.channel) {
-			last := len(s.subscriptions) - 1
-			s.subscriptions[i], s.subscriptions[last] = s.subscriptions[last], nil
-			s.subscriptions = s.subscriptions[:last]
-			s.app.unsubscribe(sub)
-			s.app.logf("%s unsubscribed from %q", s.id, sub.channel.name)
-			return
-		}
+	i := s.find(r.channel)
+	if i < 0 {
+		s.sendError(0, fmt.Sprintf("No current subscription to channel %s, or subscription in progress", r.channel), "")
+		return
 	}
-	s.sendError(0, fmt.Sprintf("No current subscription to channel %s, or subscription in progress", r.channel), "")
+	sub := s.subscriptions[i]
+	s.subscriptions = slices.Delete(s.subscriptions, i, i+1)
+	s.app.unsubscribe(sub)
+	s.app.logf("%s unsubscribed from %q", s.id, sub.channel.name)
 }
 
 // handleSignin answers pusher:signin. Clients sign in each time they connect and never sign out; a connection stays that of
@@ -588,8 +598,8 @@ func (s *Socket) handleSignin(data *fastjson.Value) {
 		s.deliver(success)
 		return
 	}
+	s.userSub = s.app.signIn(s, &user, success)
 	s.user = &user
-	s.userSub = s.app.signIn(s, s.user, success)
 	s.app.logf("%s signed in as %q", s.id, user.id)
 }
 
@@ -598,16 +608,15 @@ func (s *Socket) handleSignin(data *fastjson.Value) {
 func (s *Socket) handleClientEvent(m message) {
 	limits := &s.app.limits
 	k, _ := parseChannel(m.channel, limits.channelName)
-	var sub *Subscription
-	problem := ""
-	switch sub = s.find(m.channel); {
+	problem, place := "", s.find(m.channel)
+	switch {
 	case len(m.channel) == 0 || m.data == nil:
 		problem = "Invalid client event (must contain channel and data)"
 	case !limits.clientEvents:
 		problem = "To send client events, you must enable this feature: start edge without -client-events=false"
 	case k&kindPrivate == 0 || k&kindEncrypted != 0:
 		problem = "Client event rejected - only supported on private and presence channels"
-	case sub == nil:
+	case place < 0:
 		problem = "Client event rejected - not subscribed to channel " + string(m.channel)
 	case utf8.RuneCount(m.event) > maxEventName:
 		problem = fmt.Sprintf("Client event rejected - the name may have at most %d characters", maxEventName)
@@ -616,6 +625,7 @@ func (s *Socket) handleClientEvent(m message) {
 		s.sendError(0, problem, string(m.channel))
 		return
 	}
+	sub := s.subscriptions[place]
 	buffer := frameBuffers.Get().(*[]byte)
 	defer freeFrameBuffer(buffer)
 	*buffer = appendLiteral((*buffer)[:0], m.data)

@@ -25,13 +25,14 @@ import (
 )
 
 const (
-	webhookTimeout  = 10 * time.Second       // for one request
-	webhookRetries  = 5 * time.Minute        // during which a body is tried
-	webhookBackoff  = time.Second            // before the first retry, doubled for each
-	webhookSlowest  = 30 * time.Second       // of the retries
-	webhookHurry    = 200 * time.Millisecond // instead, while shutdown drains
-	webhookEvents   = 100                    // in one body
-	webhookBodySize = 256 << 10
+	webhookTimeout   = 10 * time.Second       // for one request
+	webhookRetries   = 5 * time.Minute        // during which a body is tried
+	webhookBackoff   = time.Second            // before the first retry, doubled for each
+	webhookSlowest   = 30 * time.Second       // of the retries
+	webhookHurry     = 200 * time.Millisecond // instead, while shutdown drains
+	webhookEvents    = 100                    // in one body
+	webhookBodySize  = 256 << 10
+	webhookQueueSize = 8 << 20 // bytes of events that may wait, however few they are
 )
 
 // Names of webhook events, and what stands in them beside name and channel.
@@ -65,8 +66,6 @@ type webhooks struct {
 
 	mu     sync.Mutex          // guards the following, and the queues of all hooks
 	levels map[levelKey]*level // of what is there, or was told to be
-	ends   []end               // in the order in which their grace periods end
-	timing bool                // a timer runs for the first of them
 }
 
 // levelKey is a channel, or a member of one.
@@ -76,20 +75,13 @@ type levelKey struct{ channel, user string }
 // another its return. It is deleted when it is 0 and nothing is told.
 type level struct {
 	n    int
-	told bool      // receivers think it is there
-	ends time.Time // when that will be taken back, unless n rises before; zero while n is not 0
+	told bool        // receivers think it is there
+	ends *time.Timer // will take that back, unless n rises before; nil while n is not 0
 
 	// Of a channel only.
 	members int       // told; the channel is vacated only after them
 	waits   bool      // for that, its grace period being over
 	counted time.Time // when the subscription_count was taken that was last told
-}
-
-// end is the end of a grace period.
-type end struct {
-	key   levelKey
-	level *level
-	at    time.Time
 }
 
 // newWebhooks makes the hooks of an app from URLs that parseHook accepts. Bodies are signed with key.
@@ -113,12 +105,22 @@ func (w *webhooks) move(channel, user string, by int) {
 	l := w.levelLocked(key)
 	switch l.n += by; {
 	case l.n > 0:
-		l.ends, l.waits = time.Time{}, false
+		if l.ends != nil {
+			l.ends.Stop() // should it run all the same, it finds that it is not the one
+			l.ends = nil
+		}
+		l.waits = false
 		w.arriveLocked(key, l)
 	case w.options.grace > 0 && w.hurry.Err() == nil:
-		l.ends = time.Now().Add(w.options.grace)
-		w.ends = append(w.ends, end{key, l, l.ends})
-		w.timeLocked()
+		var ends *time.Timer
+		ends = time.AfterFunc(w.options.grace, func() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if l.ends == ends {
+				w.settleLocked(key, l)
+			}
+		})
+		l.ends = ends
 	default:
 		w.settleLocked(key, l)
 	}
@@ -151,39 +153,10 @@ func (w *webhooks) arriveLocked(key levelKey, l *level) {
 
 func userField(id string) []byte { return appendString([]byte(`,"user_id":`), id) }
 
-// timeLocked starts a timer for the first grace period to end, if none runs.
-func (w *webhooks) timeLocked() {
-	if len(w.ends) > 0 && !w.timing {
-		w.timing = true
-		time.AfterFunc(time.Until(w.ends[0].at), w.settle)
-	}
-}
-
-// settle tells what is gone for longer than the grace period.
-func (w *webhooks) settle() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for len(w.ends) > 0 && time.Until(w.ends[0].at) <= 0 {
-		w.settleFirstLocked()
-	}
-	w.timing = false
-	w.timeLocked()
-}
-
-// settleFirstLocked ends the first grace period.
-func (w *webhooks) settleFirstLocked() {
-	e := w.ends[0]
-	w.ends[0] = end{}
-	w.ends = w.ends[1:]
-	if e.level.ends == e.at { // else it has been back since
-		w.settleLocked(e.key, e.level)
-	}
-}
-
 // settleLocked takes back what was told of a level that is 0, and forgets it: of a channel after its members, who have all
 // left, but whose ends may not all have been reported.
 func (w *webhooks) settleLocked(key levelKey, l *level) {
-	l.ends = time.Time{}
+	l.ends = nil
 	if l.members > 0 {
 		l.waits = true
 		return
@@ -259,8 +232,11 @@ func (w *webhooks) tellCount(channel string, count int, at time.Time) {
 func (w *webhooks) drain(ctx context.Context) (left int) {
 	w.drained[0]()
 	w.mu.Lock()
-	for len(w.ends) > 0 {
-		w.settleFirstLocked()
+	for key, l := range w.levels {
+		if l.ends != nil {
+			l.ends.Stop()
+			w.settleLocked(key, l)
+		}
 	}
 	w.mu.Unlock()
 	for _, h := range w.hooks {
@@ -292,6 +268,7 @@ type hook struct {
 	// Guarded by webhooks.mu.
 	rest    []hookEvent
 	clients []hookEvent   // client events, apart because they are the first to be dropped
+	bytes   int           // in both queues
 	next    uint64        // number of the next event
 	running chan struct{} // closed when deliver ends; nil while it does not run
 	hookCounts
@@ -364,12 +341,13 @@ func (h *hook) pushLocked(body []byte, channel string, client bool) {
 	} else {
 		h.rest = append(h.rest, e)
 	}
-	if len(h.clients)+len(h.rest) > h.webhooks.options.queue {
+	h.bytes += len(body)
+	for len(h.clients)+len(h.rest) > h.webhooks.options.queue || h.bytes > webhookQueueSize {
 		oldest := &h.rest
 		if len(h.clients) > 0 {
 			oldest = &h.clients
 		}
-		pop(oldest)
+		h.pop(oldest)
 		h.dropped++
 	}
 	if h.running == nil {
@@ -378,10 +356,11 @@ func (h *hook) pushLocked(body []byte, channel string, client bool) {
 	}
 }
 
-// pop takes the oldest event off a queue that has one.
-func pop(queue *[]hookEvent) (e hookEvent) {
+// pop takes the oldest event off one of the queues, which must have one.
+func (h *hook) pop(queue *[]hookEvent) (e hookEvent) {
 	e, (*queue)[0] = (*queue)[0], hookEvent{} // what was taken is not kept alive by the array
 	*queue = (*queue)[1:]
+	h.bytes -= len(e.body)
 	return e
 }
 
@@ -451,7 +430,7 @@ func (h *hook) take() (events []hookEvent) {
 		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || w.options.batch == 0 || e.apart != events[0].apart) {
 			break
 		}
-		events = append(events, pop(oldest))
+		events = append(events, h.pop(oldest))
 	}
 	if events == nil {
 		h.rest, h.clients = nil, nil
