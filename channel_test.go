@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // view is what one connection has seen of a presence channel since its last subscription_succeeded. It must be exact: the
@@ -292,4 +293,29 @@ func (c *Channel) busy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pumping
+}
+
+// TestLeaveWaitsForThePump: when the last subscription has ended, nothing of the channel is on its way any more, so that it
+// cannot come after the answer to the connection's next subscription.
+func TestLeaveWaitsForThePump(t *testing.T) {
+	s := startServer(t)
+	c := connect(t, s.addr)
+	id, _ := parseSocketID(c.id)
+	socket := s.app.socket(id)
+	sub, err := s.app.subscribe(socket, "room", kindPublic, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.conn.mu.Lock() // as if another channel were writing to it
+	s.app.trigger("room", kindPublic, Event{name: []byte("e"), data: benchData})
+	waitUntil(t, "the pump is under way", func() bool {
+		sub.channel.mu.Lock()
+		defer sub.channel.mu.Unlock()
+		return sub.channel.batch == nil
+	})
+	time.AfterFunc(20*time.Millisecond, socket.conn.mu.Unlock)
+	s.app.unsubscribe(sub)
+	if sub.channel.busy() {
+		t.Error("the pump still runs")
+	}
 }

@@ -206,3 +206,15 @@ func TestConnWithoutRawWrites(t *testing.T) {
 		}
 	})
 }
+
+// A few bytes of a large buffer are copied: queued as a reference they would keep all of it alive, and count as a few.
+func TestConnPinsNoLargeBuffer(t *testing.T) {
+	c, _, _ := pair(t, 1<<20)
+	fill(c)
+	if small := make([]byte, 50, 64<<10); c.writeShared(small) {
+		t.Error("a small piece of a large buffer is kept")
+	}
+	if large := make([]byte, 40<<10, 64<<10); !c.writeShared(large) {
+		t.Error("the better part of a buffer is copied")
+	}
+}

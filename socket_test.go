@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"regexp"
@@ -1698,4 +1699,67 @@ func TestConnectDuringShutdown(t *testing.T) {
 	s := startServer(t)
 	s.app.closeSockets()
 	handshake(t, s.addr, keyPath, "").expectTurnedAway(4200)
+}
+
+// A client that subscribes and unsubscribes without end is slowed down, not answered with errors.
+func TestSubscribePace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startInBubble(t)(nil)
+		began := time.Now()
+		const pairs = 500
+		go func() { // ends after the last pair
+			for range pairs {
+				c.send(`{"event":"pusher:subscribe","data":{"channel":"x"}}`)
+				c.send(`{"event":"pusher:unsubscribe","data":{"channel":"x"}}`)
+			}
+		}()
+		for range pairs {
+			c.expect(succeeded("x"))
+		}
+		if took, least := time.Since(began), (2*pairs-1-subscribeBurst)*time.Second/subscribeRate; took < least {
+			t.Errorf("%d pairs took %s, want %s at least", pairs, took, least)
+		}
+	})
+}
+
+// What comes from outside does not write lines of its own into the log.
+func TestLogInjection(t *testing.T) {
+	var out syncBuffer
+	s := startServer(t)
+	s.app.log = log.New(&out, "", 0)
+	c := handshake(t, s.addr, "/app/x%0Afake%20line%1b%5B31m?protocol=7", "")
+	c.text()
+	c.expectClose(4001)
+	c = connect(t, s.addr)
+	c.send(`{"event":"pusher:subscribe","data":{"channel":"a\nfake line\u2028%s"}}`, strings.Repeat("x", 30_000))
+	c.text()
+	c.text()
+	c.conn.Close()
+	s.stop()
+	for line := range strings.Lines(out.String()) {
+		if strings.HasPrefix(line, "fake") || strings.Contains(line, "\x1b") || len(line) > 1000 {
+			t.Errorf("logged %.200q", line)
+		}
+	}
+	if !strings.Contains(out.String(), "fake line") {
+		t.Errorf("not logged at all: %s", out.String())
+	}
+}
+
+// syncBuffer is a bytes.Buffer for several goroutines.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }

@@ -641,3 +641,44 @@ func listenAgain(t *testing.T, addr string) (l net.Listener) {
 	})
 	return l
 }
+
+// TestWebhookQueueBytes: a queue is bounded in bytes too.
+func TestWebhookQueueBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		w := testHooks(t, usual, hangs)
+		data := []byte(`,"data":"` + strings.Repeat("x", 30_000) + `"`)
+		for range 2000 {
+			w.tell(hookClientEvent, "private-a", data)
+		}
+		w.mu.Lock()
+		h, size := w.hooks[0], 0
+		for _, e := range h.clients {
+			size += len(e.body)
+		}
+		if size > webhookQueueSize || size != h.bytes || h.dropped != uint64(2000-len(h.clients)) {
+			t.Errorf("%d bytes queued, %d counted, %d dropped, %d left", size, h.bytes, h.dropped, len(h.clients))
+		}
+		w.mu.Unlock()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		w.drain(ctx)
+	})
+}
+
+// TestWebhookShutdown: a client that does not read holds up neither the end of the server nor its last webhooks.
+func TestWebhookShutdown(t *testing.T) {
+	r := newReceiver(t)
+	hook := httptest.NewServer(r)
+	t.Cleanup(hook.Close)
+	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "1m", "-send-buffer", "10000000")
+	slow := connect(t, s.addr)
+	slow.join("room")
+	id, _ := parseSocketID(slow.id)
+	conn := s.app.socket(id).conn
+	for conn.backlog() < 500_000 {
+		publish(t, s.addr, "room", "e", strings.Repeat("x", 10_000))
+	}
+	s.stop()
+	r.want(occupied("room"), vacated("room"))
+}
