@@ -66,6 +66,8 @@ type webhooks struct {
 
 	mu     sync.Mutex          // guards the following, and the queues of all hooks
 	levels map[levelKey]*level // of what is there, or was told to be
+	ends   []end               // grace periods in the order in which they end, which is that in which they began
+	timing bool                // a timer runs for the first of them
 }
 
 // levelKey is a channel, or a member of one.
@@ -75,13 +77,20 @@ type levelKey struct{ channel, user string }
 // another its return. It is deleted when it is 0 and nothing is told.
 type level struct {
 	n    int
-	told bool        // receivers think it is there
-	ends *time.Timer // will take that back, unless n rises before; nil while n is not 0
+	told bool      // receivers think it is there
+	ends time.Time // when that will be taken back, unless n rises before; zero while n is not 0
 
 	// Of a channel only.
 	members int       // told; the channel is vacated only after them
 	waits   bool      // for that, its grace period being over
 	counted time.Time // when the subscription_count was taken that was last told
+}
+
+// end is the end of a grace period.
+type end struct {
+	key   levelKey
+	level *level
+	at    time.Time
 }
 
 // newWebhooks makes the hooks of an app from URLs that parseHook accepts. Bodies are signed with key.
@@ -105,24 +114,43 @@ func (w *webhooks) move(channel, user string, by int) {
 	l := w.levelLocked(key)
 	switch l.n += by; {
 	case l.n > 0:
-		if l.ends != nil {
-			l.ends.Stop() // should it run all the same, it finds that it is not the one
-			l.ends = nil
-		}
-		l.waits = false
+		l.ends, l.waits = time.Time{}, false
 		w.arriveLocked(key, l)
 	case w.options.grace > 0 && w.hurry.Err() == nil:
-		var ends *time.Timer
-		ends = time.AfterFunc(w.options.grace, func() {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			if l.ends == ends {
-				w.settleLocked(key, l)
-			}
-		})
-		l.ends = ends
+		l.ends = time.Now().Add(w.options.grace)
+		w.ends = append(w.ends, end{key, l, l.ends})
+		w.timeLocked()
 	default:
 		w.settleLocked(key, l)
+	}
+}
+
+// timeLocked starts a timer for the first grace period to end, if none runs.
+func (w *webhooks) timeLocked() {
+	if len(w.ends) > 0 && !w.timing {
+		w.timing = true
+		time.AfterFunc(time.Until(w.ends[0].at), w.settle)
+	}
+}
+
+// settle tells what is gone for longer than the grace period.
+func (w *webhooks) settle() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.ends) > 0 && time.Until(w.ends[0].at) <= 0 {
+		w.settleFirstLocked()
+	}
+	w.timing = false
+	w.timeLocked()
+}
+
+// settleFirstLocked ends the first grace period.
+func (w *webhooks) settleFirstLocked() {
+	e := w.ends[0]
+	w.ends[0] = end{}
+	w.ends = w.ends[1:]
+	if e.level.ends == e.at { // else it has been back since
+		w.settleLocked(e.key, e.level)
 	}
 }
 
@@ -156,7 +184,7 @@ func userField(id string) []byte { return appendString([]byte(`,"user_id":`), id
 // settleLocked takes back what was told of a level that is 0, and forgets it: of a channel after its members, who have all
 // left, but whose ends may not all have been reported.
 func (w *webhooks) settleLocked(key levelKey, l *level) {
-	l.ends = nil
+	l.ends = time.Time{}
 	if l.members > 0 {
 		l.waits = true
 		return
@@ -232,11 +260,8 @@ func (w *webhooks) tellCount(channel string, count int, at time.Time) {
 func (w *webhooks) drain(ctx context.Context) (left int) {
 	w.drained[0]()
 	w.mu.Lock()
-	for key, l := range w.levels {
-		if l.ends != nil {
-			l.ends.Stop()
-			w.settleLocked(key, l)
-		}
+	for len(w.ends) > 0 {
+		w.settleFirstLocked()
 	}
 	w.mu.Unlock()
 	for _, h := range w.hooks {
