@@ -18,10 +18,11 @@ import (
 )
 
 const (
-	maxPending  = 64 << 10               // bytes of a batch beyond which publishers wait for the pump
-	gatherAfter = 300 * time.Microsecond // a round as long as this makes the pump pause before the next,
-	gatherShare = 12                     // for this part of the round's duration
-	maxBatchBuf = 128 << 10              // larger buffers are not kept in the pool
+	maxPending  = 64 << 10              // bytes of a batch beyond which publishers wait for the pump
+	gatherLeast = 20 * time.Microsecond // on a hot channel the pump pauses for this long before each round,
+	gatherShare = 12                    // or for this part of the last round's duration,
+	gatherWhile = time.Millisecond      // while no more than this or the last round's duration has passed since
+	maxBatchBuf = 128 << 10             // larger buffers are not kept in the pool
 )
 
 // Channel is one channel of an app, from its first subscription (or cached event) to its last.
@@ -46,6 +47,12 @@ type Channel struct {
 	pumping bool          // a pump runs; if not, nothing is pending
 	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
 
+	// Owned by the pump, and handed on with pumping: the last batch,
+	lastFrames int           // how many frames it had,
+	lastTook   time.Duration // how long it took to give it out,
+	lastEnd    time.Time     // and when that was done
+
+	// Guarded by mu.
 	countTold    int       // the last subscription_count sent,
 	countSent    time.Time // and when
 	countPending bool      // a timer runs that will call sendCount
@@ -98,6 +105,7 @@ type cachedEvent struct {
 // batch is a run of frames on their way to every subscription. Once the pump has taken it, it never changes.
 type batch struct {
 	frames []byte
+	count  int    // of frames
 	skips  []skip // who must not get which part of frames
 }
 
@@ -272,6 +280,7 @@ func (c *Channel) batchLocked(frame []byte) {
 		c.batch = batches.Get().(*batch)
 	}
 	c.batch.frames = append(c.batch.frames, frame...)
+	c.batch.count++
 }
 
 // pendingLocked returns how many bytes wait to be taken.
@@ -293,16 +302,16 @@ func (c *Channel) startLocked() {
 
 // pump delivers until nothing is pending.
 //
-// When a round took long and left new frames waiting, the channel is hot, and the next round is worth a pause: whoever
-// published them is likely to have more, and every frame that comes along in the same write is almost free.
+// A channel is hot when its last batch had several frames: then whoever published the first of the next is likely to have
+// more on the way, and a short pause lets them travel in the same write, where they are almost free. On a channel that gets
+// one event at a time, every batch has one frame, and nothing is ever delayed.
 func (c *Channel) pump() {
 	for {
-		began := time.Now()
+		if c.lastFrames > 1 && time.Since(c.lastEnd) < max(c.lastTook, gatherWhile) {
+			time.Sleep(max(c.lastTook/gatherShare, gatherLeast))
+		}
 		if !c.round() {
 			return
-		}
-		if took := time.Since(began); took > gatherAfter {
-			time.Sleep(took / gatherShare)
 		}
 	}
 }
@@ -312,11 +321,14 @@ func (c *Channel) round() (more bool) {
 	b, subs, joining := c.take()
 	kept := false
 	if b != nil {
+		began := time.Now()
 		for _, sub := range subs {
 			if !sub.left.Load() && b.deliver(sub.socket, 0) {
 				kept = true
 			}
 		}
+		c.lastFrames, c.lastEnd = b.count, time.Now()
+		c.lastTook = c.lastEnd.Sub(began)
 	}
 	for _, j := range joining {
 		if j.sub != nil {
@@ -379,7 +391,7 @@ func (b *batch) free() {
 		return
 	}
 	clear(b.skips)
-	b.frames, b.skips = b.frames[:0], b.skips[:0]
+	b.frames, b.count, b.skips = b.frames[:0], 0, b.skips[:0]
 	batches.Put(b)
 }
 
