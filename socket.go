@@ -121,7 +121,6 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, rea
 		return
 	}
 	c := nc.(*conn)
-	c.SetDeadline(time.Time{})
 	br := bufio.NewReaderSize(nil, 16) // the smallest there is: gws reads through Socket.Read, which has the buffer
 	g := &gwsConn{Conn: c}
 	ws, err := u.gws.UpgradeFromConn(g, br, r)
@@ -137,26 +136,41 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, rea
 	u.running.Add(1)
 	go func() { // ends with the connection; shutdown waits for running
 		defer u.running.Done()
-		s.serve(code, reason)
+		s.serve(g.takeAnswer(), code, reason)
 	}()
 }
 
-// gwsConn is the connection as gws writes to it. Once the 101 is out, that is for close frames only.
+// gwsConn is the connection as gws writes to it: first the answer to the handshake, which is kept to travel together with
+// the first frame, then close frames only.
 type gwsConn struct {
 	net.Conn
-	socket *Socket // nil until the 101 is out
+	answer []byte
+	socket *Socket // nil until gws has answered
+}
+
+// takeAnswer returns what gws has answered to the handshake.
+func (g *gwsConn) takeAnswer() []byte {
+	answer := g.answer
+	g.answer = nil
+	return answer
 }
 
 func (g *gwsConn) Write(b []byte) (int, error) {
 	if g.socket == nil {
-		return g.Conn.Write(b)
+		g.answer = append(g.answer, b...)
+	} else {
+		g.socket.writeLast(b)
 	}
-	g.socket.writeLast(b)
 	return len(b), nil
 }
 
+// SetDeadline is for the write that gws believes it makes.
+func (g *gwsConn) SetDeadline(time.Time) error { return nil }
+
 func (g *gwsConn) Close() error {
-	if g.socket == nil {
+	if g.socket == nil { // gws has refused what checkHandshake let through
+		g.Conn.SetWriteDeadline(time.Now().Add(lingerTimeout))
+		g.Conn.Write(g.answer)
 		return g.Conn.Close()
 	}
 	return nil // its close frame is on the way; Socket.leave closes once the other side has had time to read it
@@ -209,8 +223,8 @@ func (s *Socket) keep(r *bufio.Reader) {
 	}
 }
 
-// serve runs the connection to its end, unless it is refused with code.
-func (s *Socket) serve(code int, reason string) {
+// serve runs the connection to its end, unless it is refused with code. first are bytes to be sent before anything else.
+func (s *Socket) serve(first []byte, code int, reason string) {
 	defer s.leave()
 	if code == 0 {
 		switch s.app.addSocket(s) {
@@ -222,11 +236,11 @@ func (s *Socket) serve(code int, reason string) {
 	}
 	if code != 0 {
 		s.app.logf("%s refused: %d %q", s.conn.RemoteAddr(), code, reason)
-		s.conn.writeLast(appendClose(appendError(nil, code, reason, ""), code, reason))
+		s.conn.writeLast(appendClose(appendError(first, code, reason, ""), code, reason))
 		return
 	}
 	s.app.logf("%s connected as %s", s.conn.RemoteAddr(), s.id)
-	s.write(appendEstablished(nil, s.id, s.app.limits.activityTimeout))
+	s.deliver(appendEstablished(first, s.id, s.app.limits.activityTimeout))
 	s.lastRead = monotonic()
 	if s.guard.idle() { // else keep has set a shorter time
 		s.await(s.app.limits.activityTimeout)
@@ -460,15 +474,14 @@ func (s *Socket) handleSubscribe(data *fastjson.Value) {
 	k, ok := parseChannel(r.channel, s.app.limits.channelName)
 	switch {
 	case !ok:
-		text := fmt.Sprintf("Invalid channel name: it must have 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", s.app.limits.channelName)
-		s.refuse(r.channel, &refusal{"InvalidChannel", text, http.StatusBadRequest})
+		s.refuse(r.channel, "InvalidChannel", http.StatusBadRequest,
+			"Invalid channel name: it must have 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", s.app.limits.channelName)
 	case k == kindUser:
 		s.subscribeUser(r.channel)
 	case s.find(r.channel) >= 0:
 		s.sendError(0, "Existing subscription to channel "+string(r.channel), "")
 	case len(s.subscriptions) >= maxChannelsPerConnection:
-		text := fmt.Sprintf("A connection may have at most %d subscriptions", maxChannelsPerConnection)
-		s.refuse(r.channel, &refusal{"LimitReached", text, codeOverCapacity})
+		s.refuse(r.channel, "LimitReached", codeOverCapacity, "A connection may have at most %d subscriptions", maxChannelsPerConnection)
 	default:
 		s.subscribe(r, k)
 	}
@@ -478,17 +491,18 @@ func (s *Socket) handleSubscribe(data *fastjson.Value) {
 func (s *Socket) subscribe(r subscribeRequest, k kind) {
 	m, no := s.authorize(r, k)
 	if no != nil {
-		s.refuse(r.channel, no)
+		s.refuseWith(r.channel, no)
 		return
 	}
 	sub, err := s.app.subscribe(s, string(r.channel), k, m, nil)
 	if errors.Is(err, errFull) {
-		text := fmt.Sprintf("The presence channel has its maximum of %d members", s.app.limits.presenceMembers)
-		s.refuse(r.channel, &refusal{"LimitReached", text, codeOverCapacity})
+		s.refuse(r.channel, "LimitReached", codeOverCapacity, "The presence channel has its maximum of %d members", s.app.limits.presenceMembers)
 		return
 	}
 	s.subscriptions = append(s.subscriptions, sub)
-	s.app.logf("%s subscribed to %q", s.id, sub.channel.name)
+	if s.app.log != nil {
+		s.app.logf("%s subscribed to %q", s.id, sub.channel.name)
+	}
 }
 
 // authorize checks the signature of a channel that needs one, and returns the member for a presence channel.
@@ -526,7 +540,7 @@ func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *refusal) {
 func (s *Socket) subscribeUser(channel []byte) {
 	switch {
 	case s.user == nil || string(channel[len(userChannelPrefix):]) != s.user.id:
-		s.refuse(channel, &refusal{"AuthError", "Only a connection signed in as this user may subscribe to " + string(channel), http.StatusUnauthorized})
+		s.refuse(channel, "AuthError", http.StatusUnauthorized, "Only a connection signed in as this user may subscribe to %s", channel)
 	case s.userJoined:
 		s.sendError(0, "Existing subscription to channel "+string(channel), "")
 	default:
@@ -535,8 +549,16 @@ func (s *Socket) subscribeUser(channel []byte) {
 	}
 }
 
-// refuse answers a refused subscription twice: on the channel, where applications listen, and as the hosted service does.
-func (s *Socket) refuse(channel []byte, r *refusal) {
+// refuse refuses a subscription for a reason in the manner of fmt.Sprintf. It is for the ways that are rarely gone: on the
+// usual one, which a connection's stack has to be large enough for, there is no formatting.
+//
+//go:noinline
+func (s *Socket) refuse(channel []byte, kind string, status int, format string, args ...any) {
+	s.refuseWith(channel, &refusal{kind, fmt.Sprintf(format, args...), status})
+}
+
+// refuseWith answers a refused subscription twice: on the channel, where applications listen, and as the hosted service does.
+func (s *Socket) refuseWith(channel []byte, r *refusal) {
 	s.app.logf("%s refused on %.200q: %.200q", s.id, channel, r.text)
 	frames := appendSubscriptionError(nil, channel, r)
 	if s.app.limits.errorEvents {
