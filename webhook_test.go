@@ -648,6 +648,9 @@ func TestWebhookQueueBytes(t *testing.T) {
 		hangs := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		w := testHooks(t, usual, hangs)
 		data := []byte(`,"data":"` + strings.Repeat("x", 30_000) + `"`)
+		w.tell("first", "x", nil)
+		time.Sleep(time.Second) // it is under way, and nothing else will be for a while
+		synctest.Wait()
 		for range 2000 {
 			w.tell(hookClientEvent, "private-a", data)
 		}
