@@ -747,12 +747,7 @@ func TestAPIPathsAndMethods(t *testing.T) {
 // rawCall sends a request as it is, and reads the answer.
 func rawCall(t testing.TB, addr, request string) *http.Response {
 	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
+	conn := dial(t, addr)
 	go io.WriteString(conn, request) // ends at the latest when conn is closed; an answer may come before all is sent
 	method, _, _ := strings.Cut(request, " ")
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})

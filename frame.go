@@ -8,6 +8,7 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -154,6 +155,17 @@ func (g *frameGuard) checkFirst(now int64) (code int) {
 		return closePolicy
 	}
 	return 0
+}
+
+// frameProblem is the reason given with a close code of the frame guard.
+func frameProblem(code int) string {
+	switch code {
+	case closeTooBig:
+		return fmt.Sprintf("messages may have at most %d bytes", maxPayload)
+	case closePolicy:
+		return "too many control frames or fragments"
+	}
+	return "illegal frame"
 }
 
 // rate limits how often something happens (the generic cell rate algorithm): the value is the moment, in nanoseconds of a

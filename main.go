@@ -170,6 +170,10 @@ func shutdown(srv *http.Server, app *App, up *upgrader) {
 		for _, s := range sockets {
 			s.conn.abort()
 		}
+		select { // what they leave behind is told before webhooks are drained
+		case <-done:
+		case <-ctx.Done():
+		}
 	}
 	srv.Close()
 	if app.webhooks != nil {

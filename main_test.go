@@ -98,8 +98,8 @@ type client struct {
 	id   string // socket id
 }
 
-// handshake opens a WebSocket connection; rest is sent in the same packet as the request.
-func handshake(t testing.TB, addr, path, rest string) *client {
+// dial opens a TCP connection that ends with the test and on which nothing is waited for longer than patience.
+func dial(t testing.TB, addr string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -107,6 +107,13 @@ func handshake(t testing.TB, addr, path, rest string) *client {
 	}
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(patience))
+	return conn
+}
+
+// handshake opens a WebSocket connection; rest is sent in the same packet as the request.
+func handshake(t testing.TB, addr, path, rest string) *client {
+	t.Helper()
+	conn := dial(t, addr)
 	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n%s", path, addr, rest)
 	c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}

@@ -133,10 +133,12 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, rea
 	br.Reset(s)
 	c.upgrade(u.app.limits.sendBuffer, &u.app.cuts)
 	s.keep(rw.Reader)
+	first := g.answer
+	g.answer = nil // or it would stay as long as the connection
 	u.running.Add(1)
 	go func() { // ends with the connection; shutdown waits for running
 		defer u.running.Done()
-		s.serve(g.takeAnswer(), code, reason)
+		s.serve(first, code, reason)
 	}()
 }
 
@@ -146,13 +148,6 @@ type gwsConn struct {
 	net.Conn
 	answer []byte
 	socket *Socket // nil until gws has answered
-}
-
-// takeAnswer returns what gws has answered to the handshake.
-func (g *gwsConn) takeAnswer() []byte {
-	answer := g.answer
-	g.answer = nil
-	return answer
 }
 
 func (g *gwsConn) Write(b []byte) (int, error) {
@@ -324,17 +319,6 @@ func (s *Socket) use(b *readBuffer, now int64) {
 	}
 }
 
-// frameProblem is the reason given with a close code of the frame guard.
-func frameProblem(code int) string {
-	switch code {
-	case closeTooBig:
-		return fmt.Sprintf("messages may have at most %d bytes", maxPayload)
-	case closePolicy:
-		return "too many control frames or fragments"
-	}
-	return "illegal frame"
-}
-
 // await sets the time until Read is to call keepAlive. It is not called for every read: keepAlive finds out what was read
 // since.
 func (s *Socket) await(d time.Duration) {
@@ -500,9 +484,7 @@ func (s *Socket) subscribe(r subscribeRequest, k kind) {
 		return
 	}
 	s.subscriptions = append(s.subscriptions, sub)
-	if s.app.log != nil {
-		s.app.logf("%s subscribed to %q", s.id, sub.channel.name)
-	}
+	s.app.logf("%s subscribed to %q", s.id, sub.channel.name)
 }
 
 // authorize checks the signature of a channel that needs one, and returns the member for a presence channel.

@@ -35,12 +35,7 @@ const httpUpgrade = "GET " + keyPath + " HTTP/1.1\nHost: edge\nUpgrade: websocke
 // request sends an HTTP request as it stands and reads the head of the answer.
 func request(t testing.TB, addr, text string) (*client, *http.Response) {
 	t.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
+	conn := dial(t, addr)
 	c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
 	c.raw([]byte(text))
 	r, err := http.ReadResponse(c.in, nil)
