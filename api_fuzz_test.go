@@ -17,7 +17,7 @@ func FuzzAPIBody(f *testing.F) {
 		f.Fatal(err)
 	}
 	app := newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits)
-	h := handler(app, newUpgrader(app))
+	h := handler(app, &upgrader{app: app})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, path := range []string{"/apps/1/events", "/apps/1/batch_events"} {
 			w := httptest.NewRecorder()

@@ -1044,7 +1044,7 @@ func TestAPIAuthentication(t *testing.T) {
 func postEvents(t testing.TB) func() {
 	o, _ := parseOptions([]string{"-key", "key", "-secret", "secret"}, apiEnv)
 	app := newApp(o.id, Keys{testKey}, o.limits)
-	h, body := handler(app, newUpgrader(app)), fmt.Sprintf(`{"name":"App\\Events\\OrderShipped","channels":["private-orders.12345"],"data":%s}`, quote(`{"text":"`+strings.Repeat("x", 170)+`"}`))
+	h, body := handler(app, &upgrader{app: app}), fmt.Sprintf(`{"name":"App\\Events\\OrderShipped","channels":["private-orders.12345"],"data":%s}`, quote(`{"text":"`+strings.Repeat("x", 170)+`"}`))
 	r := httptest.NewRequest("POST", strings.TrimPrefix(signedURL("", "POST", "/apps/1/events", "", body), "http://"), nil)
 	in := strings.NewReader(body)
 	r.Body, r.ContentLength = io.NopCloser(in), int64(len(body))

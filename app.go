@@ -22,8 +22,9 @@ type App struct {
 	webhooks *webhooks   // nil without any
 	log      *log.Logger // what happens, for -verbose; nil for nobody
 
-	channels sync.Map      // name → *Channel; read without a lock
-	cuts     atomic.Uint64 // connections cut for reading too slowly
+	channels sync.Map       // name → *Channel; read without a lock
+	cuts     atomic.Uint64  // connections cut for reading too slowly
+	running  sync.WaitGroup // connections that have not ended, the refused ones too
 
 	socketsMu sync.Mutex           // guards the following
 	sockets   map[socketID]*Socket // every connection that was established and has not left

@@ -1,17 +1,22 @@
 package main
 
-// The TCP connection under everything: writes that never block, reads that hold no buffer while idle.
+// The connection under a WebSocket: writes that never block, and reads that hold nothing while nothing comes.
 //
-// A Pusher connection has no gaps. So a client that cannot keep up is not skipped: it is cut off and comes back. And
-// because this file lies under TLS and gws, that one rule covers events, pongs, close frames and TLS records alike.
+// A Pusher connection has no gaps. So a client that cannot keep up is not skipped: it is cut off and comes back. That rule is
+// here and nowhere else, and covers events, pongs and close frames alike.
+//
+// Most connections are idle most of the time. On Linux an idle one has no goroutine and no buffer: its descriptor belongs to
+// us alone, the poller (poll_linux.go) says when there is something to read or room to write, and only then a goroutine
+// exists for it. Elsewhere, and for what is not a plain TCP or Unix connection, a goroutine waits in Read, and another
+// writes while there is a queue. What stands above notices no difference.
 
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -30,33 +35,39 @@ var (
 	errLast = errors.New("connection is closing")
 )
 
-// conn is one accepted connection. Until upgrade it is an ordinary net.Conn for net/http.
+// consumer is what stands above a conn. Its methods are called one at a time.
+type consumer interface {
+	receive(p []byte) // what came; p may be changed, not kept
+	ended()           // nothing more will come; called once, and last
+}
+
+// conn is a connection that belongs to edge alone.
 type conn struct {
-	net.Conn
-
 	// Static after construction.
-	raw syscall.RawConn // nil where there are no non-blocking writes: then everything goes through the queue
-
-	// Static after upgrade, which comes before anyone else knows the connection.
+	wrapped net.Conn // nil if polled
+	poller  *poller
+	fd      int // if polled
+	remote  netip.AddrPort
 	limit   int            // bytes that may be queued
 	cuts    *atomic.Uint64 // counts connections cut for reading too slowly
-	readFn  func(fd uintptr) bool
-	writeFn func(fd uintptr) bool
+	above   consumer       // set by start
 
-	// Owned by the reader.
-	in    *readBuffer // what readFn fills
-	inErr error
+	wakes  atomic.Int32 // readiness not yet served; if not 0, a goroutine reads. Polled only, as the next
+	hungUp atomic.Bool  // the end has come, behind whatever is still to be read
 
-	mu       sync.Mutex // guards the following
-	out      []byte     // argument and results of writeFn
-	outN     int
-	outErr   error
-	queue    [][]byte // what the kernel did not take yet, in order
-	queued   int      // bytes in queue
-	owned    bool     // the last piece of queue is a copy of ours and may be appended to
-	draining bool     // drain runs; only it writes then
-	last     bool     // nothing more may be written
-	err      error    // why the connection is of no use any more
+	mu      sync.Mutex // guards the following
+	backlog *backlog   // nil if the kernel has taken everything
+	last    bool       // nothing more may be written
+	err     error      // why the connection is of no use any more
+}
+
+// backlog is what the kernel has not taken yet. A conn that has one only ever appends to it, and flush or drain sends it.
+type backlog struct {
+	pieces [][]byte // in order
+	bytes  int      // in pieces
+	owned  bool     // the last piece is a copy of ours and may be appended to
+	since  time.Time
+	timer  *time.Timer // polled only: calls overdue
 }
 
 // stream is what TCP and Unix connections can do beyond net.Conn.
@@ -65,72 +76,52 @@ type stream interface {
 	CloseWrite() error
 }
 
-// readBuffer is a pooled buffer with what one read brought.
-type readBuffer struct {
-	bytes [readBufferSize]byte
-	n     int // bytes filled
-	at    int // bytes given on
-	good  int // bytes that may be given on (frameGuard)
-}
+var readBuffers = sync.Pool{New: func() any { return new([readBufferSize]byte) }}
 
-var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
-
-func newConn(c net.Conn) *conn {
-	nc := &conn{Conn: c}
-	if sc, ok := c.(syscall.Conn); ok && canTryWrite {
-		nc.raw, _ = sc.SyscallConn()
-	}
-	return nc
-}
-
-// upgrade makes Write non-blocking. limit is the number of bytes that may wait for a slow reader.
-func (c *conn) upgrade(limit int, cuts *atomic.Uint64) {
+// init takes a connection over. limit is the number of bytes that may wait for a slow reader. With a poller (nil for none) nc
+// must not be used any more.
+func (c *conn) init(nc net.Conn, p *poller, limit int, cuts *atomic.Uint64) {
 	c.limit, c.cuts = limit, cuts
-	c.readFn, c.writeFn = c.tryRead, c.tryWrite
-	if s, ok := c.Conn.(stream); ok {
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		c.remote = a.AddrPort()
+	}
+	if s, ok := nc.(stream); ok {
 		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
 	}
+	if p == nil || !c.take(nc, p) {
+		c.wrapped = nc
+	}
 }
 
-// readBuffer waits for bytes and returns them in a buffer from the pool, which the caller gives back with free. Only the
-// reader may call it, after upgrade.
-func (c *conn) readBuffer() (*readBuffer, error) {
-	if c.raw == nil {
-		b := readBuffers.Get().(*readBuffer)
-		n, err := c.Conn.Read(b.bytes[:])
-		return b.filled(n, err)
+// start begins to read. Whatever is to be received first must have been by now.
+func (c *conn) start(above consumer) {
+	c.above = above
+	if c.wrapped == nil {
+		c.watch()
+	} else {
+		go c.readLoop() // ends when the connection is closed
 	}
-	c.inErr = nil
-	err := c.raw.Read(c.readFn)
-	b := c.in
-	c.in = nil
-	if err == nil {
-		err = c.inErr
-	}
-	if b == nil {
-		return nil, err
-	}
-	return b.filled(b.n, err)
 }
 
-// filled returns b with n bytes in it, or gives it back to the pool if there are none.
-func (b *readBuffer) filled(n int, err error) (*readBuffer, error) {
-	if n == 0 {
-		b.free()
-		return nil, err
+// readLoop reads a connection that is not polled to its end.
+func (c *conn) readLoop() {
+	b := readBuffers.Get().(*[readBufferSize]byte)
+	for {
+		n, err := c.wrapped.Read(b[:])
+		if n > 0 {
+			c.above.receive(b[:n])
+		}
+		if err != nil {
+			break
+		}
 	}
-	b.n, b.at, b.good = n, 0, 0
-	return b, nil
+	readBuffers.Put(b)
+	c.above.ended()
 }
 
-func (b *readBuffer) free() { readBuffers.Put(b) }
-
-// Write writes p without ever blocking; what the kernel does not take is copied and sent later. Before upgrade it blocks
-// as usual. An error means that the connection is closed or closing.
+// Write writes p without ever blocking; what the kernel does not take is copied and sent later. An error means that the
+// connection is closed or closing.
 func (c *conn) Write(p []byte) (int, error) {
-	if c.limit == 0 {
-		return c.Conn.Write(p)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, err := c.writeLocked(p, false); err != nil {
@@ -147,8 +138,8 @@ func (c *conn) writeShared(p []byte) (kept bool) {
 	return kept
 }
 
-// writeLast is Write for the last bytes of the connection: later writes fail, and once the queue is empty the other side
-// is told that nothing follows.
+// writeLast is Write for the last bytes of the connection: later writes fail, and once everything is sent the other side is
+// told that nothing follows.
 func (c *conn) writeLast(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -156,13 +147,13 @@ func (c *conn) writeLast(p []byte) {
 		return
 	}
 	c.last = true
-	if !c.draining {
+	if c.backlog == nil {
 		c.closeWrite()
 	}
 }
 
-// writeLocked hands p to the kernel, or to the queue if one exists already or the kernel does not take all of it. kept says
-// that a reference to p is in the queue, which happens only if p is shared.
+// writeLocked hands p to the kernel, or to the backlog if there is one already or the kernel does not take all of it. kept
+// says that a reference to p is in the backlog, which happens only if p is shared.
 func (c *conn) writeLocked(p []byte, shared bool) (kept bool, err error) {
 	if c.last {
 		return false, errLast
@@ -170,8 +161,11 @@ func (c *conn) writeLocked(p []byte, shared bool) (kept bool, err error) {
 	if c.err != nil {
 		return false, c.err
 	}
-	if !c.draining && c.raw != nil {
-		n, err := c.writeNow(p)
+	queued := 0
+	if c.backlog != nil {
+		queued = c.backlog.bytes
+	} else if c.wrapped == nil {
+		n, err := c.tryWrite(p)
 		if err != nil {
 			c.failLocked(err)
 			return false, err
@@ -181,141 +175,168 @@ func (c *conn) writeLocked(p []byte, shared bool) (kept bool, err error) {
 		}
 		p = p[n:]
 	}
-	shared = shared && len(p) >= cap(p)/2 // or a few bytes would keep a large buffer alive, uncounted
-	if c.queued += len(p); c.queued > c.limit {
-		c.cuts.Add(1)
+	if queued+len(p) > c.limit {
 		c.failLocked(errCut)
 		return false, errCut
 	}
+	shared = shared && len(p) >= cap(p)/2 // or a few bytes would keep a large buffer alive, uncounted
 	c.enqueueLocked(p, shared)
 	return shared, nil
 }
 
-// writeNow offers p to the kernel and returns how many bytes it took. The caller holds mu.
-func (c *conn) writeNow(p []byte) (int, error) {
-	c.out, c.outN, c.outErr = p, 0, nil
-	err := c.raw.Write(c.writeFn)
-	c.out = nil
-	if err == nil {
-		err = c.outErr
-	}
-	return c.outN, err
-}
-
-// enqueueLocked queues p, or a copy of it unless it is shared, and starts drain if it does not run.
+// enqueueLocked queues p, or a copy of it unless it is shared, and sees to it that the backlog is sent.
 func (c *conn) enqueueLocked(p []byte, shared bool) {
-	if n := len(c.queue) - 1; !shared && c.owned && len(c.queue[n]) < kernelSendBuffer {
-		c.queue[n] = append(c.queue[n], p...) // one piece for many small frames
+	fresh := c.backlog == nil
+	if fresh {
+		c.backlog = &backlog{since: time.Now()}
+	}
+	b := c.backlog
+	b.bytes += len(p)
+	if n := len(b.pieces) - 1; !shared && b.owned && len(b.pieces[n]) < kernelSendBuffer {
+		b.pieces[n] = append(b.pieces[n], p...) // one piece for many small frames
 	} else if shared {
-		c.queue, c.owned = append(c.queue, p), false
+		b.pieces, b.owned = append(b.pieces, p), false
 	} else {
-		c.queue, c.owned = append(c.queue, append([]byte(nil), p...)), true
+		b.pieces, b.owned = append(b.pieces, append([]byte(nil), p...)), true
 	}
-	if !c.draining {
-		c.draining = true
-		go c.drain() // ends when the queue is empty or a write fails, which closing the connection sees to
-	}
-}
-
-// drain sends the queue. It is the only writer while it runs.
-func (c *conn) drain() {
-	for {
-		p := c.nextPiece()
-		if p == nil {
-			return
-		}
-		c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-		_, err := c.Conn.Write(p)
-		c.mu.Lock()
-		c.queued -= len(p)
-		if err != nil {
-			if isTimeout(err) && c.err == nil {
-				c.cuts.Add(1)
-				err = errCut
-			}
-			c.failLocked(err)
-		}
-		c.mu.Unlock()
+	switch {
+	case !fresh:
+	case c.wrapped == nil:
+		b.timer = time.AfterFunc(writeTimeout, c.overdue)
+	default:
+		go c.drain() // ends when the backlog is empty or a write fails, which closing the connection sees to
 	}
 }
 
-// nextPiece takes the first piece off the queue, or ends the drain and returns nil.
-func (c *conn) nextPiece() []byte {
+// flush sends what the kernel takes now. The poller calls it whenever there is room.
+func (c *conn) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.queue) == 0 || c.err != nil {
-		c.draining, c.queue, c.queued, c.owned = false, nil, 0, false
-		c.Conn.SetWriteDeadline(time.Time{}) // or a later write would fail because of this one's
-		if c.last && c.err == nil {
-			c.closeWrite()
+	for c.backlog != nil && c.err == nil {
+		b := c.backlog
+		n, err := c.tryWrite(b.pieces[0])
+		if err != nil {
+			c.failLocked(err)
+			return
 		}
-		return nil
+		b.bytes -= n
+		if b.pieces[0] = b.pieces[0][n:]; len(b.pieces[0]) > 0 {
+			return
+		}
+		c.nextPieceLocked()
 	}
-	p := c.queue[0]
-	c.queue[0] = nil
-	if c.queue = c.queue[1:]; len(c.queue) == 0 {
-		c.owned = false
-	}
-	return p
 }
 
-// failLocked closes the connection at once and for good. The reader sees the closed connection and cleans up.
+// nextPieceLocked drops the first piece, which is sent. With the last one the backlog ends.
+func (c *conn) nextPieceLocked() {
+	b := c.backlog
+	b.pieces[0] = nil
+	b.pieces, b.since = b.pieces[1:], time.Now()
+	if len(b.pieces) > 0 {
+		return
+	}
+	c.endBacklogLocked()
+	if c.last {
+		c.closeWrite()
+	}
+}
+
+func (c *conn) endBacklogLocked() {
+	if c.backlog != nil && c.backlog.timer != nil {
+		c.backlog.timer.Stop()
+	}
+	c.backlog = nil
+}
+
+// overdue cuts a polled connection off whose first piece is still there after writeTimeout.
+func (c *conn) overdue() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.backlog == nil {
+		return
+	}
+	if left := writeTimeout - time.Since(c.backlog.since); left > 0 {
+		c.backlog.timer.Reset(left)
+		return
+	}
+	c.failLocked(errCut)
+}
+
+// drain sends the backlog of a connection that is not polled. It is the only writer while it runs.
+func (c *conn) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.backlog != nil {
+		p := c.backlog.pieces[0]
+		c.backlog.owned = c.backlog.owned && len(c.backlog.pieces) > 1 // p is not to be appended to any more
+		c.mu.Unlock()
+		c.wrapped.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := c.wrapped.Write(p)
+		c.mu.Lock()
+		switch {
+		case c.backlog == nil: // failed meanwhile
+		case err == nil:
+			c.backlog.bytes -= len(p)
+			c.nextPieceLocked()
+		case isTimeout(err):
+			c.failLocked(errCut)
+		default:
+			c.failLocked(err)
+		}
+	}
+}
+
+// failLocked makes the connection useless at once and for good. What stands above is told by ended.
 func (c *conn) failLocked(err error) {
 	if c.err != nil {
 		return
 	}
 	c.err = err
-	if t, ok := c.Conn.(*net.TCPConn); ok && err == errCut {
+	if err == errCut {
+		c.cuts.Add(1)
+	}
+	c.endBacklogLocked()
+	if c.wrapped == nil {
+		c.hangUp(err == errCut)
+		return
+	}
+	if t, ok := c.wrapped.(*net.TCPConn); ok && err == errCut {
 		t.SetLinger(0) // the kernel need not keep what the client does not read
 	}
-	c.Conn.Close()
+	c.wrapped.Close()
 }
 
-// abort closes the connection at once. It may be called by anyone, any number of times.
+// abort ends the connection at once. It may be called by anyone, any number of times.
 func (c *conn) abort() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failLocked(net.ErrClosed)
 }
 
+// free gives the descriptor back. What stands above calls it when the connection has ended, once.
+func (c *conn) free() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failLocked(net.ErrClosed)
+	if c.wrapped == nil {
+		c.closeDescriptor()
+	}
+}
+
 // busy reports whether bytes are still on their way to the kernel.
 func (c *conn) busy() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.draining && c.err == nil
+	return c.backlog != nil
 }
 
-// closeWrite tells the other side that nothing follows (FIN).
+// closeWrite tells the other side that nothing follows (FIN). It fails only if the connection is closed already.
 func (c *conn) closeWrite() {
-	if s, ok := c.Conn.(stream); ok {
-		s.CloseWrite() // fails only if the connection is closed already
-	}
-}
-
-// linger waits until the other side has closed too, so that it can read our last bytes: closing a connection that has
-// unread input makes the kernel discard them. The reader calls it, last of all.
-func (c *conn) linger() {
-	for end := time.Now().Add(lingerLimit); time.Now().Before(end); {
-		c.SetReadDeadline(time.Now().Add(lingerTimeout))
-		b, err := c.readBuffer()
-		for ; err == nil; b, err = c.readBuffer() {
-			b.free()
-		}
-		if !isTimeout(err) || !c.busy() {
-			return
-		}
+	if c.wrapped == nil {
+		c.shutdownWrite()
+	} else if s, ok := c.wrapped.(stream); ok {
+		s.CloseWrite()
 	}
 }
 
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
-
-// listener wraps every accepted connection in a conn.
-type listener struct{ net.Listener }
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return newConn(c), nil
-}

@@ -2,9 +2,10 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
-	"strconv"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,8 +13,22 @@ import (
 	"time"
 )
 
-// pair is a TCP connection: our end, upgraded, and the other one.
-func pair(t *testing.T, limit int) (ours *conn, theirs *net.TCPConn, cuts *atomic.Uint64) {
+// inBothWays runs a test with connections that are polled, if this system can, and with ones that have a goroutine.
+func inBothWays(t *testing.T, test func(t *testing.T, p *poller)) {
+	t.Helper()
+	p, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p != nil {
+		t.Cleanup(p.close)
+		t.Run("polled", func(t *testing.T) { test(t, p) })
+	}
+	t.Run("goroutine", func(t *testing.T) { test(t, nil) })
+}
+
+// pair is a TCP connection: our end, which reads into what is returned with it, and the other one.
+func pair(t *testing.T, p *poller, limit int) (ours *conn, theirs *net.TCPConn, got *inbox) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -28,18 +43,49 @@ func pair(t *testing.T, limit int) (ours *conn, theirs *net.TCPConn, cuts *atomi
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs, cuts = newConn(a), c.(*net.TCPConn), new(atomic.Uint64)
-	ours.upgrade(limit, cuts)
-	t.Cleanup(func() { ours.abort(); theirs.Close() })
-	return ours, theirs, cuts
+	ours, theirs, got = new(conn), c.(*net.TCPConn), &inbox{pieces: make(chan string, 10_000), end: make(chan struct{})}
+	ours.init(a, p, limit, &got.cuts)
+	if (ours.wrapped == nil) != (p != nil) {
+		t.Fatalf("polled: %t, want %t", ours.wrapped == nil, p != nil)
+	}
+	got.conn = ours
+	ours.start(got)
+	t.Cleanup(func() {
+		ours.abort()
+		theirs.Close()
+		<-got.end
+	})
+	return ours, theirs, got
+}
+
+// inbox is what a conn receives.
+type inbox struct {
+	conn   *conn
+	pieces chan string
+	end    chan struct{} // closed by ended
+	cuts   atomic.Uint64
+}
+
+func (in *inbox) receive(p []byte) { in.pieces <- string(p) }
+
+func (in *inbox) ended() {
+	in.conn.free()
+	close(in.end)
 }
 
 // fill writes until more is queued than the kernel may still take, and returns what was written.
 func fill(c *conn) (written []byte) {
-	for n := 0; c.backlog() < 200_000; n++ {
-		piece := bytes.Repeat([]byte{byte(n)}, 5000)
-		c.Write(piece)
-		written = append(written, piece...)
+	for stuck := 0; stuck < 50; { // a queue that stays as it is for 50 ms
+		before := c.queued()
+		for n := 0; c.queued() < 200_000; n++ {
+			piece := bytes.Repeat([]byte{byte(n)}, 5000)
+			c.Write(piece)
+			written = append(written, piece...)
+		}
+		if stuck++; c.queued() != before {
+			stuck = 0
+		}
+		time.Sleep(time.Millisecond)
 	}
 	return written
 }
@@ -51,10 +97,13 @@ func (c *conn) failure() error {
 	return c.err
 }
 
-func (c *conn) backlog() int {
+func (c *conn) queued() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.queued
+	if c.backlog == nil {
+		return 0
+	}
+	return c.backlog.bytes
 }
 
 // readN reads n bytes.
@@ -69,129 +118,206 @@ func readN(t *testing.T, c net.Conn, n int) []byte {
 }
 
 func TestConnKeepsOrderThroughTheQueue(t *testing.T) {
-	c, peer, _ := pair(t, 1<<20)
-	want := fill(c)
-	shared := bytes.Repeat([]byte("shared"), 1000)
-	mine := []byte("a copy")
-	if !c.writeShared(shared) {
-		t.Error("writeShared with a queue did not keep a reference")
-	}
-	c.Write(mine)
-	want = append(append(want, shared...), mine...)
-	copy(mine, "XXXXXX") // the caller may reuse what it gave to Write
-	c.Write([]byte("!"))
-	want = append(want, '!')
-	if got := readN(t, peer, len(want)); !bytes.Equal(got, want) {
-		t.Error("the bytes changed on the way")
-	}
-	waitUntil(t, "the queue is empty", func() bool { return !c.busy() })
-	if c.writeShared(shared) {
-		t.Error("writeShared kept a reference although the kernel took everything")
-	}
-	readN(t, peer, len(shared))
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, peer, _ := pair(t, p, 1<<20)
+		want := fill(c)
+		shared := bytes.Repeat([]byte("shared"), 1000)
+		mine := []byte("a copy")
+		if !c.writeShared(shared) {
+			t.Error("writeShared with a queue did not keep a reference")
+		}
+		c.Write(mine)
+		want = append(append(want, shared...), mine...)
+		copy(mine, "XXXXXX") // the caller may reuse what it gave to Write
+		c.Write([]byte("!"))
+		want = append(want, '!')
+		if got := readN(t, peer, len(want)); !bytes.Equal(got, want) {
+			t.Error("the bytes changed on the way")
+		}
+		waitUntil(t, "the queue is empty", func() bool { return !c.busy() })
+		if kept := c.writeShared(shared); kept && p != nil {
+			t.Error("writeShared kept a reference although the kernel took everything")
+		}
+		readN(t, peer, len(shared))
+	})
+}
+
+// Writers, the queue and a reader that stops and goes on: whatever path the bytes take, they arrive once and in order.
+func TestConnManyBacklogs(t *testing.T) {
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, peer, _ := pair(t, p, 1<<20)
+		const rounds, size = 2000, 3000
+		go func() { // ends when all is written; the reader below waits for it
+			for n := range rounds {
+				for c.queued() > 900_000 {
+					time.Sleep(time.Millisecond) // for the reader
+				}
+				c.Write(bytes.Repeat([]byte{byte(n)}, size))
+			}
+		}()
+		for n := range rounds {
+			if n%97 == 0 {
+				time.Sleep(time.Millisecond) // lets a backlog grow, now and then
+			}
+			if got := readN(t, peer, size); !bytes.Equal(got, bytes.Repeat([]byte{byte(n)}, size)) {
+				t.Fatalf("piece %d came as % .20x", n, got)
+			}
+		}
+		waitUntil(t, "the queue is empty", func() bool { return !c.busy() })
+	})
 }
 
 func TestConnCutsAtItsLimit(t *testing.T) {
-	c, peer, cuts := pair(t, 300_000)
-	fill(c)
-	for range 30 {
-		c.Write(make([]byte, 5000))
-	}
-	if c.failure() != errCut || cuts.Load() != 1 {
-		t.Errorf("failure %v, %d cuts", c.failure(), cuts.Load())
-	}
-	if _, err := c.Write([]byte("x")); err == nil {
-		t.Error("a write after the cut succeeded")
-	}
-	peer.SetReadDeadline(time.Now().Add(patience))
-	if _, err := io.Copy(io.Discard, peer); isTimeout(err) {
-		t.Error("the connection was not closed")
-	}
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, peer, in := pair(t, p, 300_000)
+		fill(c)
+		for range 30 {
+			c.Write(make([]byte, 5000))
+		}
+		if c.failure() != errCut || in.cuts.Load() != 1 {
+			t.Errorf("failure %v, %d cuts", c.failure(), in.cuts.Load())
+		}
+		if _, err := c.Write([]byte("x")); err == nil {
+			t.Error("a write after the cut succeeded")
+		}
+		<-in.end // although the other side has neither read nor closed
+		peer.SetReadDeadline(time.Now().Add(patience))
+		if _, err := io.Copy(io.Discard, peer); isTimeout(err) {
+			t.Error("the connection was not closed")
+		}
+	})
 }
 
 func TestConnCutsAfterTheWriteTimeout(t *testing.T) {
 	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
 	writeTimeout = 100 * time.Millisecond
-	c, _, cuts := pair(t, 1<<20)
-	fill(c)
-	waitUntil(t, "the connection is cut", func() bool { return c.failure() == errCut })
-	waitUntil(t, "the drain has ended", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return !c.draining })
-	if cuts.Load() != 1 {
-		t.Errorf("%d cuts", cuts.Load())
-	}
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, _, in := pair(t, p, 1<<20)
+		fill(c)
+		<-in.end
+		if c.failure() != errCut || in.cuts.Load() != 1 {
+			t.Errorf("failure %v, %d cuts", c.failure(), in.cuts.Load())
+		}
+	})
 }
 
-// The deadline of the queue must not outlive it: later writes would fail.
+// The deadline of a queue must not outlive it: later writes would fail. And it counts from when a piece was first in the queue.
 func TestConnWritesAfterTheWriteTimeout(t *testing.T) {
 	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
-	writeTimeout = 2 * time.Second
-	c, peer, _ := pair(t, 1<<20)
-	readN(t, peer, len(fill(c)))
-	waitUntil(t, "the queue is empty", func() bool { return !c.busy() })
-	time.Sleep(writeTimeout + 100*time.Millisecond) // the time that must not matter
-	if _, err := c.Write([]byte("later")); err != nil {
-		t.Fatal(err)
-	}
-	readN(t, peer, 5)
+	writeTimeout = time.Second
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, peer, _ := pair(t, p, 1<<20)
+		for range 3 {
+			readN(t, peer, len(fill(c)))
+			waitUntil(t, "the queue is empty", func() bool { return !c.busy() })
+			time.Sleep(writeTimeout * 2 / 3) // what must not matter is the time
+		}
+		if _, err := c.Write([]byte("later")); err != nil {
+			t.Fatal(err)
+		}
+		readN(t, peer, 5)
+	})
 }
 
 func TestConnWriteLast(t *testing.T) {
-	for _, queued := range []bool{false, true} {
-		c, peer, _ := pair(t, 1<<20)
-		var want []byte
-		if queued {
-			want = fill(c)
-		}
-		c.writeLast([]byte("bye"))
-		c.writeLast([]byte("once more"))
-		if _, err := c.Write([]byte("more")); err != errLast {
-			t.Errorf("a write after the last: %v", err)
-		}
-		peer.SetReadDeadline(time.Now().Add(patience))
-		got, err := io.ReadAll(peer) // to the end, which comes although we have not closed
-		if err != nil || !bytes.Equal(got, append(want, "bye"...)) {
-			t.Errorf("queued %t: got %d bytes, want %d and bye: %v", queued, len(got), len(want), err)
-		}
-	}
-}
-
-func TestConnHoldsNoBufferWhileIdle(t *testing.T) {
-	c, peer, _ := pair(t, 1<<20)
-	got := make(chan string)
-	go func() { // ends with the connection
-		defer close(got)
-		for {
-			b, err := c.readBuffer()
-			if err != nil {
-				return
+	inBothWays(t, func(t *testing.T, p *poller) {
+		for _, queued := range []bool{false, true} {
+			c, peer, _ := pair(t, p, 1<<20)
+			var want []byte
+			if queued {
+				want = fill(c)
 			}
-			got <- string(b.bytes[:b.n])
-			b.free()
+			c.writeLast([]byte("bye"))
+			c.writeLast([]byte("once more"))
+			if _, err := c.Write([]byte("more")); err != errLast {
+				t.Errorf("a write after the last: %v", err)
+			}
+			peer.SetReadDeadline(time.Now().Add(patience))
+			got, err := io.ReadAll(peer) // to the end, which comes although we have not closed
+			if err != nil || !bytes.Equal(got, append(want, "bye"...)) {
+				t.Errorf("queued %t: got %d bytes, want %d and bye: %v", queued, len(got), len(want), err)
+			}
 		}
-	}()
-	for i := range 3 {
-		io.WriteString(peer, strconv.Itoa(i))
-		if s := <-got; s != strconv.Itoa(i) {
-			t.Fatalf("read %q", s)
+	})
+}
+
+// What comes is received, in order and to the last byte, also what came before start and right before the end.
+func TestConnReceives(t *testing.T) {
+	inBothWays(t, func(t *testing.T, p *poller) {
+		_, peer, in := pair(t, p, 1<<20)
+		for _, size := range []int{1, 10, readBufferSize, readBufferSize + 1, 1, 10 * readBufferSize, 2} {
+			want := strings.Repeat("x", size-1) + "!"
+			io.WriteString(peer, want)
+			got := ""
+			for len(got) < size {
+				got += <-in.pieces
+			}
+			if got != want {
+				t.Fatalf("%d bytes changed on the way", size)
+			}
 		}
+		io.WriteString(peer, "the last")
+		peer.CloseWrite()
+		if got := <-in.pieces; got != "the last" {
+			t.Errorf("got %q", got)
+		}
+		<-in.end
+	})
+}
+
+// A reset ends a connection as a close does.
+func TestConnReset(t *testing.T) {
+	inBothWays(t, func(t *testing.T, p *poller) {
+		_, peer, in := pair(t, p, 1<<20)
+		peer.SetLinger(0)
+		peer.Close()
+		<-in.end
+	})
+}
+
+// TestConnIdle: an idle connection that is polled has no goroutine, also after it was read from and written to.
+func TestConnIdle(t *testing.T) {
+	p, err := newPoller()
+	if err != nil || p == nil {
+		t.Skip("no poller on this system")
 	}
-	peer.Close()
-	<-got // the reader has ended
-	if c.in != nil {
-		t.Error("a buffer was held while there were no bytes")
+	t.Cleanup(p.close)
+	before := runtime.NumGoroutine()
+	for range 20 {
+		c, peer, in := pair(t, p, 1<<20)
+		io.WriteString(peer, "in")
+		<-in.pieces
+		c.Write([]byte("out"))
+		readN(t, peer, 3)
+	}
+	waitUntil(t, "all goroutines have ended", func() bool { return runtime.NumGoroutine() <= before+1 }) // the poller is one
+}
+
+// A descriptor number that is used again must not lead to what was there before.
+func TestConnDescriptors(t *testing.T) {
+	p, err := newPoller()
+	if err != nil || p == nil {
+		t.Skip("no poller on this system")
+	}
+	t.Cleanup(p.close)
+	for i := range 300 {
+		c, peer, in := pair(t, p, 1<<20)
+		fmt.Fprint(peer, i)
+		if got := <-in.pieces; got != fmt.Sprint(i) {
+			t.Fatalf("connection %d got %q", i, got)
+		}
+		go c.Write([]byte("late")) // may come before, while or after the descriptor is given back
+		peer.Close()
+		<-in.end
 	}
 }
 
-// TestConnWithoutRawWrites runs the way of systems without non-blocking writes, over a pipe and with a clock of its own.
-func TestConnWithoutRawWrites(t *testing.T) {
+// TestConnOverAPipe runs the way of systems without a poller with a clock of its own.
+func TestConnOverAPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, peer := net.Pipe()
-		c := newConn(a)
-		if c.raw != nil {
-			t.Fatal("a pipe has no raw writes")
-		}
-		cuts := new(atomic.Uint64)
-		c.upgrade(50_000, cuts)
+		c, cuts := new(conn), new(atomic.Uint64)
+		c.init(a, nil, 50_000, cuts)
 		c.Write([]byte("hello "))
 		c.writeShared([]byte("world"))
 		if got := readN(t, peer, 11); string(got) != "hello world" {
@@ -209,12 +335,14 @@ func TestConnWithoutRawWrites(t *testing.T) {
 
 // A few bytes of a large buffer are copied: queued as a reference they would keep all of it alive, and count as a few.
 func TestConnPinsNoLargeBuffer(t *testing.T) {
-	c, _, _ := pair(t, 1<<20)
-	fill(c)
-	if small := make([]byte, 50, 64<<10); c.writeShared(small) {
-		t.Error("a small piece of a large buffer is kept")
-	}
-	if large := make([]byte, 40<<10, 64<<10); !c.writeShared(large) {
-		t.Error("the better part of a buffer is copied")
-	}
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, _, _ := pair(t, p, 1<<20)
+		fill(c)
+		if small := make([]byte, 50, 64<<10); c.writeShared(small) {
+			t.Error("a small piece of a large buffer is kept")
+		}
+		if large := make([]byte, 40<<10, 64<<10); !c.writeShared(large) {
+			t.Error("the better part of a buffer is copied")
+		}
+	})
 }

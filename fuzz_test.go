@@ -118,7 +118,7 @@ func validFrames(b []byte) bool {
 	return err == nil
 }
 
-func FuzzFrameGuard(f *testing.F) {
+func FuzzFrameReader(f *testing.F) {
 	for _, seed := range [][]byte{
 		maskedFrame(0x80|opText, []byte("hello")),
 		slices.Concat(maskedFrame(opText, []byte("he")), ping(1), maskedFrame(0x80, []byte("llo"))),
@@ -130,10 +130,10 @@ func FuzzFrameGuard(f *testing.F) {
 		f.Add(seed, uint(3))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, piece uint) {
-		checkGuard(t, nil, b, len(b) <= 100)
-		wantGood, wantCode := referenceGuard(b)
-		if good, code := (frameGuard{}).feed(b, int(piece%100)+1); good != wantGood || code != wantCode {
-			t.Errorf("% x in pieces of %d: got %d good bytes, code %d, want %d, %d", b, piece%100+1, good, code, wantGood, wantCode)
+		checkReader(t, nil, b, len(b) <= 100)
+		want, wantGood, wantCode := referenceReader(b)
+		if got, good, code := (frameReader{}).feed(b, int(piece%100)+1); good != wantGood || code != wantCode || !sameFrames(got, want) {
+			t.Errorf("% x in pieces of %d: got %q, %d good bytes, code %d, want %q, %d, %d", b, piece%100+1, got, good, code, want, wantGood, wantCode)
 		}
 	})
 }

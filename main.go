@@ -33,6 +33,9 @@ const (
 	closeTimeout    = 3 * time.Second // of it, for connections to close once they all have been told
 )
 
+// openPoller is a variable for tests of what systems without a poller do.
+var openPoller = newPoller
+
 // options are what the command line and the environment say.
 type options struct {
 	addr, id, key, secret string
@@ -102,7 +105,12 @@ func (o *options) app() *App {
 
 // serve serves app on l, which it closes, until ctx is done and everyone has been told.
 func serve(ctx context.Context, l net.Listener, app *App) error {
-	up := newUpgrader(app)
+	poller, err := openPoller()
+	if err != nil {
+		return err
+	}
+	defer poller.close()
+	up := &upgrader{app: app, poller: poller}
 	srv := &http.Server{
 		Handler:           handler(app, up),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -112,13 +120,13 @@ func serve(ctx context.Context, l net.Listener, app *App) error {
 		MaxHeaderBytes:    8 << 10,
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(listener{l}) }() // ends when srv is shut down below
+	go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
-	shutdown(srv, app, up)
+	shutdown(srv, app)
 	return nil
 }
 
@@ -144,7 +152,7 @@ func handler(app *App, up *upgrader) http.Handler {
 // shutdown ends in this order: no new connections and requests, the requests under way, the events they triggered, every
 // WebSocket connection with 4200, after which official clients reconnect at once, and therefore spread over a moment; and
 // the webhooks. What it has to leave undone in shutdownTimeout it logs.
-func shutdown(srv *http.Server, app *App, up *upgrader) {
+func shutdown(srv *http.Server, app *App) {
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
@@ -160,7 +168,7 @@ func shutdown(srv *http.Server, app *App, up *upgrader) {
 	}
 	done := make(chan struct{})
 	go func() { // ends with the last connection
-		up.running.Wait()
+		app.running.Wait()
 		close(done)
 	}()
 	select {

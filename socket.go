@@ -2,18 +2,17 @@ package main
 
 // Socket is one client: the upgrade, one handleX for each verb of the protocol, liveness and the end.
 //
-// Each has one goroutine that reads, and every handler runs on it; gws parks it while nothing comes. Others may only
-// deliver frames to a Socket or close it, which never blocks.
+// Whatever a client sends is handled with its Socket's mu held, one message after the other, and so is what time brings: there
+// is one goroutine at most at work for a client, and none while nothing comes. mu is taken before any other lock. Other
+// goroutines may only deliver frames to a Socket or close it, which takes no lock but the connection's and never blocks.
 
 import (
-	"bufio"
 	"bytes"
+	"crypto/sha1"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"log"
-	"net"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -23,38 +22,38 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/lxzan/gws"
 	"github.com/valyala/fastjson"
 )
 
-const frameTimeout = 10 * time.Second // for a frame once begun to end
+const (
+	frameTimeout = 10 * time.Second // for a frame once begun to end
+	tickAgain    = time.Second      // when the client is just being served
+)
 
 type Socket struct {
-	gws.SessionStorage // always nil: it makes a Socket gws's session, so that gws needs no map for one
+	// Static after serve.
+	app   *App
+	id    socketID
+	timer *time.Timer // calls tick
+	conn  conn        // has its own locking
 
-	// Static after upgrade.
-	app  *App
-	conn *conn
-	ws   *gws.Conn
-	id   socketID
+	closing atomic.Bool // a close frame was sent
 
-	// Owned by the read goroutine.
+	mu            sync.Mutex // guards the following
 	subscriptions []*Subscription
 	user          *User         // nil until signed in
 	userSub       *Subscription // to the user's channel, from signing in on
 	userJoined    bool          // the client subscribed to the user's channel
+	left          bool          // leave was called
 	clientEvents  rate
 	subscribes    rate // and their ends
 	malformed     int  // messages in a row
-	in            *readBuffer
-	guard         frameGuard
-	refused       int    // close code, once the bytes in in are used up
+	in            frameReader
 	lastRead      int64  // monotonic nanoseconds, as all times here
 	pinged        int64  // when the last ping was sent
 	frameBegan    int64  // when the frame was begun that had not ended at the last read,
-	frameNumber   uint64 // and the guard's number of it
-
-	closing atomic.Bool // a close frame was sent
+	frameNumber   uint32 // and the reader's number of it
+	lingerUntil   int64  // when the connection ends although there is still something to be sent; from leave on
 }
 
 var processStart = time.Now()
@@ -62,26 +61,11 @@ var processStart = time.Now()
 // monotonic is a clock that no one can set.
 func monotonic() int64 { return int64(time.Since(processStart)) }
 
-// upgrader turns HTTP requests into Sockets. It is gws's event handler for all of them.
+// upgrader turns HTTP requests into Sockets.
 type upgrader struct {
 	// Static after construction.
-	app *App
-	gws *gws.Upgrader
-
-	running sync.WaitGroup // the read goroutines
-}
-
-// newUpgrader makes the upgrader of an app.
-func newUpgrader(app *App) *upgrader {
-	u := &upgrader{app: app}
-	u.gws = gws.NewUpgrader(u, &gws.ServerOption{
-		ReadMaxPayloadSize: maxPayload,
-		CheckUtf8Enabled:   true,
-		ParallelGolimit:    1,
-		NewSession:         func() gws.SessionStorage { return new(Socket) },
-		// Recovery stays unset: gws would go on with the connection, Socket.leave ends it.
-	})
-	return u
+	app    *App
+	poller *poller // nil: every connection has a goroutine
 }
 
 // serveHTTP answers a WebSocket handshake on any path.
@@ -113,62 +97,23 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, rea
 		http.Error(w, problem, status)
 		return
 	}
-	// gws looks at the first of several lines only, and for nothing else in it.
-	r.Header["Connection"], r.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 	nc, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, "this connection cannot be upgraded", http.StatusInternalServerError)
 		return
 	}
-	c := nc.(*conn)
-	br := bufio.NewReaderSize(nil, 16) // the smallest there is: gws reads through Socket.Read, which has the buffer
-	g := &gwsConn{Conn: c}
-	ws, err := u.gws.UpgradeFromConn(g, br, r)
-	if err != nil {
-		return // gws has answered and closed
-	}
-	s := ws.Session().(*Socket)
-	s.app, s.conn, s.ws = u.app, c, ws
-	g.socket = s
-	br.Reset(s)
-	c.upgrade(u.app.limits.sendBuffer, &u.app.cuts)
-	s.keep(rw.Reader)
-	first := g.answer
-	g.answer = nil // or it would stay as long as the connection
-	u.running.Add(1)
-	go func() { // ends with the connection; shutdown waits for running
-		defer u.running.Done()
-		s.serve(first, code, reason)
-	}()
+	s := &Socket{app: u.app}
+	s.conn.init(nc, u.poller, u.app.limits.sendBuffer, &u.app.cuts)
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered()) // frames that came right behind the request
+	s.serve(appendSwitching(nil, r.Header.Get("Sec-WebSocket-Key")), early, code, reason)
 }
 
-// gwsConn is the connection as gws writes to it: first the answer to the handshake, which is kept to travel together with
-// the first frame, then close frames only.
-type gwsConn struct {
-	net.Conn
-	answer []byte
-	socket *Socket // nil until gws has answered
-}
-
-func (g *gwsConn) Write(b []byte) (int, error) {
-	if g.socket == nil {
-		g.answer = append(g.answer, b...)
-	} else {
-		g.socket.writeLast(b)
-	}
-	return len(b), nil
-}
-
-// SetDeadline is for the write that gws believes it makes.
-func (g *gwsConn) SetDeadline(time.Time) error { return nil }
-
-func (g *gwsConn) Close() error {
-	if g.socket == nil { // gws has refused what checkHandshake let through
-		g.Conn.SetWriteDeadline(time.Now().Add(lingerTimeout))
-		g.Conn.Write(g.answer)
-		return g.Conn.Close()
-	}
-	return nil // its close frame is on the way; Socket.leave closes once the other side has had time to read it
+// appendSwitching appends the answer to a WebSocket handshake with this key, RFC 6455 section 4.2.2.
+func appendSwitching(dst []byte, key string) []byte {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	dst = base64.StdEncoding.AppendEncode(dst, sum[:])
+	return append(dst, "\r\n\r\n"...)
 }
 
 // checkHandshake returns an HTTP status and text if r is not a WebSocket handshake (RFC 6455 section 4.2.1), or 0.
@@ -208,19 +153,12 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
-// keep takes over bytes that came right behind the handshake and lie in net/http's buffer.
-func (s *Socket) keep(r *bufio.Reader) {
-	if n := r.Buffered(); n > 0 {
-		b := readBuffers.Get().(*readBuffer)
-		b.n, _ = io.ReadFull(r, b.bytes[:min(n, len(b.bytes))]) // net/http's buffer is not larger
-		b.at = 0
-		s.use(b, monotonic())
-	}
-}
-
-// serve runs the connection to its end, unless it is refused with code. first are bytes to be sent before anything else.
-func (s *Socket) serve(first []byte, code int, reason string) {
-	defer s.leave()
+// serve brings the connection to life, unless it is refused with code. first are bytes to be sent before anything else, early
+// is what the client has sent already.
+func (s *Socket) serve(first, early []byte, code int, reason string) {
+	s.app.running.Add(1)
+	s.lastRead = monotonic()
+	s.timer = time.AfterFunc(s.app.limits.activityTimeout, s.tick)
 	if code == 0 {
 		switch s.app.addSocket(s) {
 		case errQuota:
@@ -229,157 +167,163 @@ func (s *Socket) serve(first []byte, code int, reason string) {
 			code, reason = codeReconnect, "Please reconnect immediately"
 		}
 	}
-	if code != 0 {
-		s.app.logf("%s refused: %d %q", s.conn.RemoteAddr(), code, reason)
-		s.conn.writeLast(appendClose(appendError(first, code, reason, ""), code, reason))
-		return
+	if code == 0 {
+		s.app.logf("%s connected as %s", s.conn.remote, s.id)
+		s.deliver(appendEstablished(first, s.id, s.app.limits.activityTimeout))
+	} else {
+		s.app.logf("%s refused: %d %q", s.conn.remote, code, reason)
+		s.writeLast(appendClose(appendError(first, code, reason, ""), code, reason))
 	}
-	s.app.logf("%s connected as %s", s.conn.RemoteAddr(), s.id)
-	s.deliver(appendEstablished(first, s.id, s.app.limits.activityTimeout))
-	s.lastRead = monotonic()
-	if s.guard.idle() { // else keep has set a shorter time
-		s.await(s.app.limits.activityTimeout)
+	if len(early) > 0 {
+		s.receive(early)
 	}
-	s.ws.ReadLoop()
+	s.conn.start(s)
 }
 
-// leave undoes everything when the read goroutine ends, for whatever reason: it does not rely on gws to say so.
-func (s *Socket) leave() {
+// receive handles what the client sent. The connection calls it.
+func (s *Socket) receive(p []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.recovered()
+	now := monotonic()
+	s.lastRead = now
+	for len(p) > 0 && !s.closing.Load() {
+		f, rest, code := s.in.next(p, now)
+		if code != 0 {
+			s.close(code, frameProblem(code))
+			break
+		}
+		p = rest
+		s.handleFrame(f)
+		s.in.release()
+	}
+	if s.closing.Load() {
+		s.leave()
+	} else if !s.in.idle() && s.frameNumber != s.in.frames {
+		s.frameNumber, s.frameBegan = s.in.frames, now
+		s.timer.Reset(frameTimeout)
+	}
+}
+
+// handleFrame handles a message or control frame, RFC 6455 section 5.5.
+func (s *Socket) handleFrame(f frame) {
+	switch f.opcode {
+	case opText:
+		if !utf8.Valid(f.payload) {
+			s.close(closeNotUTF8, "messages must be UTF-8")
+			return
+		}
+		s.handleMessage(f.payload)
+	case opBinary:
+		s.close(closeUnsupported, "binary messages are not supported")
+	case opPing:
+		s.write(appendControl(nil, opPong, f.payload))
+	case opClose:
+		s.close(closeAnswer(f.payload), "")
+	}
+}
+
+// tick is called by the timer: when the client should have been heard of, and on the way out. It is not set for every
+// message: keepAlive finds out what came since.
+func (s *Socket) tick() {
+	if !s.mu.TryLock() {
+		s.timer.Reset(tickAgain) // what is being handled may wait for something (pace), but a goroutine need not wait with it
+		return
+	}
+	defer s.mu.Unlock()
+	defer s.recovered()
+	switch {
+	case s.left:
+		if s.conn.busy() && monotonic() < s.lingerUntil {
+			s.timer.Reset(lingerTimeout)
+		} else {
+			s.conn.abort()
+		}
+	case s.closing.Load():
+		s.leave()
+	default:
+		s.keepAlive(monotonic())
+	}
+}
+
+// keepAlive pings, waits on or closes.
+func (s *Socket) keepAlive(now int64) {
+	limits := &s.app.limits
+	silent := time.Duration(now - s.lastRead)
+	switch {
+	case !s.in.idle():
+		if left := frameTimeout - time.Duration(now-s.frameBegan); left > 0 {
+			s.timer.Reset(left)
+			return
+		}
+		s.close(closePolicy, fmt.Sprintf("a frame must end within %s", frameTimeout))
+	case silent < limits.activityTimeout:
+		s.timer.Reset(limits.activityTimeout - silent)
+	case s.pinged <= s.lastRead:
+		s.pinged = now
+		s.write(pingFrame)
+		s.timer.Reset(limits.pongTimeout)
+	case time.Duration(now-s.pinged) < limits.pongTimeout:
+		s.timer.Reset(limits.pongTimeout - time.Duration(now-s.pinged))
+	default:
+		s.close(codePongMissing, "Pong reply not received")
+	}
+}
+
+// recovered ends the connection, and no other, if handling it has panicked. It is deferred.
+func (s *Socket) recovered() {
 	if p := recover(); p != nil {
 		log.Printf("connection %s: panic: %v\n%s", s.id, p, debug.Stack())
 		s.close(closeInternal, "internal error")
 	}
+}
+
+// leave ends all that the client takes part in, once. The connection stays until the other side has closed it too, so that it
+// can read our last bytes (closing one that has unread input makes the kernel discard them), or until that takes too long.
+// The caller holds mu.
+func (s *Socket) leave() {
+	if s.left {
+		return
+	}
+	s.left = true
+	s.lingerUntil = monotonic() + int64(lingerLimit)
+	s.timer.Reset(lingerTimeout)
 	for _, sub := range s.subscriptions {
 		s.app.unsubscribe(sub)
 	}
 	if s.user != nil {
 		s.app.signOut(s, s.user, s.userSub)
 	}
-	if s.in != nil {
-		s.in.free()
-	}
-	s.conn.linger()
-	s.conn.abort()
-	s.app.removeSocket(s) // last: until then it has a descriptor and counts
-	s.app.logf("%s closed", s.conn.RemoteAddr())
+}
+
+// ended is called by the connection when it is over.
+func (s *Socket) ended() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.app.running.Done()
+	defer s.app.removeSocket(s) // last: until then it has a descriptor and counts
+	defer s.conn.free()
+	defer s.recovered()
+	s.leave()
+	s.timer.Stop()
+	s.app.logf("%s closed", s.conn.remote)
 }
 
 // deliver sends bytes that never change, and reports whether it kept a reference to them. Anyone may call it.
 func (s *Socket) deliver(frames []byte) (kept bool) { return s.conn.writeShared(frames) }
 
 // write sends bytes that the caller may use again.
-func (s *Socket) write(frames []byte) { s.conn.Write(frames) } // a failed write shows in the next read
+func (s *Socket) write(frames []byte) { s.conn.Write(frames) } // a failed write shows in ended
 
-// close sends a close frame, if none was sent before, and makes the read goroutine end. Anyone may call it.
+// close sends a close frame, if none was sent before, and ends the connection. Anyone may call it.
 func (s *Socket) close(code int, reason string) { s.writeLast(appendClose(nil, code, reason)) }
 
-// writeLast sends a close frame after which nothing is sent, and wakes the read goroutine.
+// writeLast sends a close frame, after which nothing is sent or handled.
 func (s *Socket) writeLast(closeFrame []byte) {
 	s.conn.writeLast(closeFrame)
-	s.closing.Store(true)
-	s.conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader; see await
-}
-
-// Read gives gws the bytes of checked frames. It holds a buffer only while there are bytes in it.
-func (s *Socket) Read(p []byte) (int, error) {
-	for s.in == nil {
-		if s.refused != 0 {
-			s.close(s.refused, frameProblem(s.refused))
-			return 0, errLast
-		}
-		b, err := s.conn.readBuffer()
-		now := monotonic()
-		if err == nil {
-			s.use(b, now)
-		} else if !isTimeout(err) {
-			return 0, err
-		} else if !s.keepAlive(now) {
-			return 0, errLast
-		}
+	if s.closing.CompareAndSwap(false, true) {
+		s.timer.Reset(0) // to leave, which the caller must not wait for
 	}
-	n := copy(p, s.in.bytes[s.in.at:s.in.good])
-	if s.in.at += n; s.in.at == s.in.good {
-		s.in.free()
-		s.in = nil
-	}
-	return n, nil
-}
-
-// use checks the bytes of b and makes the good ones the next to be read.
-func (s *Socket) use(b *readBuffer, now int64) {
-	s.lastRead = now
-	if b.good, s.refused = s.guard.check(b.bytes[:b.n], now); b.good == 0 {
-		b.free()
-		return
-	}
-	s.in = b
-	if !s.guard.idle() && s.frameNumber != s.guard.frames {
-		s.frameNumber, s.frameBegan = s.guard.frames, now
-		s.await(frameTimeout)
-	}
-}
-
-// await sets the time until Read is to call keepAlive. It is not called for every read: keepAlive finds out what was read
-// since.
-func (s *Socket) await(d time.Duration) {
-	s.conn.SetReadDeadline(time.Now().Add(d))
-	if s.closing.Load() {
-		s.conn.SetReadDeadline(time.Unix(1, 0)) // close may have come first
-	}
-}
-
-// keepAlive is called when the read deadline has passed. It pings, waits on or closes; false means that it is over.
-func (s *Socket) keepAlive(now int64) bool {
-	limits := &s.app.limits
-	silent := time.Duration(now - s.lastRead)
-	switch {
-	case s.closing.Load():
-		return false
-	case !s.guard.idle():
-		if left := frameTimeout - time.Duration(now-s.frameBegan); left > 0 {
-			s.await(left)
-			return true
-		}
-		s.close(closePolicy, fmt.Sprintf("a frame must end within %s", frameTimeout))
-		return false
-	case silent < limits.activityTimeout:
-		s.await(limits.activityTimeout - silent)
-	case s.pinged <= s.lastRead:
-		s.pinged = now
-		s.write(pingFrame)
-		s.await(limits.pongTimeout)
-	case time.Duration(now-s.pinged) < limits.pongTimeout:
-		s.await(limits.pongTimeout - time.Duration(now-s.pinged))
-	default:
-		s.close(codePongMissing, "Pong reply not received")
-		return false
-	}
-	return true
-}
-
-// What gws calls, on the read goroutine.
-
-func (u *upgrader) OnOpen(*gws.Conn)         {}
-func (u *upgrader) OnClose(*gws.Conn, error) {}
-func (u *upgrader) OnPong(*gws.Conn, []byte) {}
-
-// OnPing answers with the ping's own payload, RFC 6455 section 5.5.3.
-func (u *upgrader) OnPing(c *gws.Conn, payload []byte) {
-	c.Session().(*Socket).write(appendControl(nil, opPong, payload))
-}
-
-// OnMessage gets whole messages, checked for UTF-8.
-func (u *upgrader) OnMessage(c *gws.Conn, m *gws.Message) {
-	defer m.Close()
-	s := c.Session().(*Socket)
-	if s.closing.Load() {
-		return
-	}
-	if m.Opcode == gws.OpcodeBinary {
-		s.close(closeUnsupported, "binary messages are not supported")
-		return
-	}
-	s.handleMessage(m.Bytes())
 }
 
 // handleMessage is the switch of the protocol. frame is valid until it returns.

@@ -1137,12 +1137,13 @@ func (r *recorder) Read(p []byte) (int, error) {
 }
 
 func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
+func (r *recorder) RemoteAddr() net.Addr             { return nil }
 
 // offline returns a Socket, and a client that reads what is delivered to it.
 func offline(t testing.TB) (*Socket, *client) {
 	r := new(recorder)
-	s := &Socket{conn: newConn(r)}
-	s.conn.upgrade(1<<20, new(atomic.Uint64))
+	s := new(Socket)
+	s.conn.init(r, nil, 1<<20, new(atomic.Uint64))
 	return s, &client{t: t, conn: r, in: bufio.NewReader(r)}
 }
 

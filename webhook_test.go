@@ -678,8 +678,8 @@ func TestWebhookShutdown(t *testing.T) {
 	slow := connect(t, s.addr)
 	slow.join("room")
 	id, _ := parseSocketID(slow.id)
-	conn := s.app.socket(id).conn
-	for conn.backlog() < 500_000 {
+	conn := &s.app.socket(id).conn
+	for conn.queued() < 500_000 {
 		publish(t, s.addr, "room", "e", strings.Repeat("x", 10_000))
 	}
 	s.stop()

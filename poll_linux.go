@@ -1,0 +1,220 @@
+package main
+
+// Idle connections without goroutines (epoll(7)).
+//
+// Every polled connection is watched, edge-triggered, by one epoll instance of ours, and that instance by the runtime's
+// poller like any file: so one parked goroutine, and no thread, waits for all of them, and an idle server makes no system
+// call. The descriptor is a duplicate that the runtime does not know; it is closed only by the goroutine that reads it,
+// when the connection has ended, so that its number cannot come to stand for another connection while someone writes.
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// pollEvents: told once for each change, so that nothing needs to be asked for again.
+const pollEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | 1<<31 // EPOLLET, which package syscall has negative
+
+// poller says which connections have something to read or room to write.
+type poller struct {
+	// Static after construction.
+	file *os.File // the epoll instance
+	raw  syscall.RawConn
+	fd   int
+
+	started sync.Once  // run
+	mu      sync.Mutex // guards the following
+	conns   []*conn    // by descriptor
+}
+
+// newPoller makes a poller, which must be closed when it is not needed any more.
+func newPoller() (*poller, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	syscall.SetNonblock(fd, true) // makes os.NewFile hand it to the runtime's poller
+	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		p.file.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// run tells connections what has happened to them, until close.
+func (p *poller) run() {
+	events := make([]syscall.EpollEvent, 128)
+	for {
+		var n int
+		err := p.raw.Read(func(fd uintptr) bool {
+			n, _ = syscall.EpollWait(int(fd), events, 0) // fails only when interrupted, then there is nothing yet
+			return n > 0
+		})
+		if err != nil {
+			return
+		}
+		for _, e := range events[:n] {
+			if c := p.conn(int(e.Fd)); c != nil {
+				c.event(e.Events)
+			}
+		}
+	}
+}
+
+func (p *poller) close() {
+	if p != nil {
+		p.file.Close()
+	}
+}
+
+// conn returns the connection with this descriptor. It may be another than the event was for, if that was closed meanwhile: to
+// be told of nothing does no harm.
+func (p *poller) conn(fd int) *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conns[fd]
+}
+
+// set makes c the connection with this descriptor; nil for none.
+func (p *poller) set(fd int, c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for fd >= len(p.conns) {
+		p.conns = append(p.conns, nil)
+	}
+	p.conns[fd] = c
+}
+
+// take makes c own the descriptor of nc, and closes nc. It reports false if nc has none or no more can be had.
+func (c *conn) take(nc net.Conn, p *poller) bool {
+	if _, ok := nc.(stream); !ok {
+		return false
+	}
+	raw, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	fd, errno := 0, syscall.Errno(0)
+	raw.Control(func(old uintptr) {
+		var r uintptr
+		r, _, errno = syscall.RawSyscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 0)
+		fd = int(r)
+	})
+	if errno != 0 {
+		return false
+	}
+	nc.Close()
+	p.started.Do(func() { go p.run() }) // ends with close
+	c.poller, c.fd = p, fd
+	return true
+}
+
+// watch begins to poll. What is there already is told at once.
+func (c *conn) watch() {
+	c.poller.set(c.fd, c)
+	e := syscall.EpollEvent{Events: pollEvents, Fd: int32(c.fd)}
+	if err := syscall.EpollCtl(c.poller.fd, syscall.EPOLL_CTL_ADD, c.fd, &e); err != nil { // out of memory or over fs.epoll.max_user_watches
+		c.abort()
+		c.wake()
+	}
+}
+
+// event is told what has happened, by the poller.
+func (c *conn) event(events uint32) {
+	if events&syscall.EPOLLOUT != 0 {
+		c.flush()
+	}
+	if events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+		c.hungUp.Store(true)
+	}
+	if events&^syscall.EPOLLOUT != 0 {
+		c.wake()
+	}
+}
+
+// wake sees to it that someone reads.
+func (c *conn) wake() {
+	if c.wakes.Add(1) == 1 {
+		go c.readAll() // ends when nothing more is there
+	}
+}
+
+// readAll reads what is there, and what comes meanwhile.
+func (c *conn) readAll() {
+	b := readBuffers.Get().(*[readBufferSize]byte)
+	defer readBuffers.Put(b)
+	for {
+		served := c.wakes.Load()
+		for {
+			n, err := c.tryRead(b[:])
+			if n > 0 {
+				c.above.receive(b[:n])
+			}
+			if err == syscall.EAGAIN || n > 0 && n < len(b) && !c.hungUp.Load() { // epoll(7): fewer than asked for is all there was
+				break
+			}
+			if err != nil {
+				c.above.ended()
+				return // wakes stays above 0, so that nobody reads again
+			}
+		}
+		if c.wakes.CompareAndSwap(served, 0) {
+			return
+		}
+	}
+}
+
+// tryRead reads what is there now: EAGAIN if that is nothing.
+func (c *conn) tryRead(p []byte) (int, error) {
+	n, err := ignoreEINTR(syscall.Read, c.fd, p)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// tryWrite offers p to the kernel once; it never waits.
+func (c *conn) tryWrite(p []byte) (int, error) {
+	n, err := ignoreEINTR(syscall.Write, c.fd, p)
+	if err == syscall.EAGAIN {
+		err = nil
+	}
+	return max(n, 0), err
+}
+
+func ignoreEINTR(call func(int, []byte) (int, error), fd int, p []byte) (int, error) {
+	for {
+		n, err := call(fd, p)
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+// hangUp ends both directions, which the poller notices. With reset the kernel need not keep what the client does not read.
+func (c *conn) hangUp(reset bool) {
+	if reset {
+		syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+	}
+	syscall.Shutdown(c.fd, syscall.SHUT_RDWR)
+}
+
+func (c *conn) shutdownWrite() { syscall.Shutdown(c.fd, syscall.SHUT_WR) }
+
+func (c *conn) closeDescriptor() {
+	c.poller.set(c.fd, nil)
+	syscall.Close(c.fd)
+}
+
+// descriptorLimit is how many files and connections the process may have open. Go raises it to the hard limit at start.
+func descriptorLimit() int {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 1024
+	}
+	return int(min(l.Cur, 1<<20))
+}
