@@ -7,11 +7,17 @@ import (
 	"errors"
 	"log"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+)
+
+const (
+	trimFrom  = 1000            // connections, or half of all: when so many have come or gone,
+	trimAfter = 3 * time.Second // memory is given back, after the rest of the burst
 )
 
 type App struct {
@@ -28,6 +34,8 @@ type App struct {
 
 	socketsMu sync.Mutex           // guards the following
 	sockets   map[socketID]*Socket // every connection that was established and has not left
+	trimmedAt int                  // how many there were when trim was last called
+	trimming  bool                 // a timer runs that will call it
 	closing   bool                 // no more are let in
 
 	usersMu   sync.Mutex                      // guards the following
@@ -87,6 +95,7 @@ func (a *App) addSocket(s *Socket) error {
 	for s.id = newSocketID(); a.sockets[s.id] != nil; s.id = newSocketID() {
 	}
 	a.sockets[s.id] = s
+	a.trimLaterLocked()
 	return nil
 }
 
@@ -94,9 +103,31 @@ func (a *App) addSocket(s *Socket) error {
 func (a *App) removeSocket(s *Socket) {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
-	if a.sockets[s.id] == s {
-		delete(a.sockets, s.id)
+	if a.sockets[s.id] != s {
+		return
 	}
+	delete(a.sockets, s.id)
+	a.trimLaterLocked()
+}
+
+// trimLaterLocked sees to it that trim is called soon after many connections have come or gone.
+func (a *App) trimLaterLocked() {
+	if moved := len(a.sockets) - a.trimmedAt; !a.trimming && max(moved, -moved) >= max(trimFrom, a.trimmedAt/2) {
+		a.trimming = true
+		time.AfterFunc(trimAfter, a.trim)
+	}
+}
+
+// trim gives back to the system the memory of connections that have left, and the garbage of the handshakes of those that have
+// come. Nothing else would for minutes: an idle server allocates nothing, so it has no garbage collections, and maps never
+// shrink.
+func (a *App) trim() {
+	a.socketsMu.Lock()
+	here := make(map[socketID]*Socket, len(a.sockets))
+	maps.Copy(here, a.sockets)
+	a.sockets, a.trimmedAt, a.trimming = here, len(here), false
+	a.socketsMu.Unlock()
+	debug.FreeOSMemory()
 }
 
 // socket returns the connection with this id, or nil.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 )
@@ -61,6 +62,9 @@ func (p *poller) run() {
 			if c := p.conn(int(e.Fd)); c != nil {
 				c.event(e.Events)
 			}
+		}
+		if n == len(events) {
+			runtime.Gosched() // many have something to say: let these be served first, or there would be a goroutine for each at once
 		}
 	}
 }

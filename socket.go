@@ -53,7 +53,7 @@ type Socket struct {
 	pinged        int64  // when the last ping was sent
 	frameBegan    int64  // when the frame was begun that had not ended at the last read,
 	frameNumber   uint32 // and the reader's number of it
-	lingerUntil   int64  // when the connection ends although there is still something to be sent; from leave on
+	leftAt        int64  // when leave was called
 }
 
 var processStart = time.Now()
@@ -234,7 +234,7 @@ func (s *Socket) tick() {
 	defer s.recovered()
 	switch {
 	case s.left:
-		if s.conn.busy() && monotonic() < s.lingerUntil {
+		if d := time.Duration(monotonic() - s.leftAt); d < lingerTimeout || d < lingerLimit && s.conn.busy() {
 			s.timer.Reset(lingerTimeout)
 		} else {
 			s.conn.abort()
@@ -278,21 +278,22 @@ func (s *Socket) recovered() {
 	}
 }
 
-// leave ends all that the client takes part in, once. The connection stays until the other side has closed it too, so that it
-// can read our last bytes (closing one that has unread input makes the kernel discard them), or until that takes too long.
-// The caller holds mu.
+// leave ends all that the client takes part in. The connection stays until the other side has closed it too, so that it can
+// read our last bytes (closing one that has unread input makes the kernel discard them), or until that takes too long. It may
+// be called again, and then goes on where a panic has stopped it. The caller holds mu.
 func (s *Socket) leave() {
-	if s.left {
-		return
+	if !s.left {
+		s.left, s.leftAt = true, monotonic()
+		s.timer.Reset(lingerTimeout)
 	}
-	s.left = true
-	s.lingerUntil = monotonic() + int64(lingerLimit)
-	s.timer.Reset(lingerTimeout)
-	for _, sub := range s.subscriptions {
+	for len(s.subscriptions) > 0 {
+		sub := s.subscriptions[0]
+		s.subscriptions = s.subscriptions[1:]
 		s.app.unsubscribe(sub)
 	}
-	if s.user != nil {
-		s.app.signOut(s, s.user, s.userSub)
+	if user := s.user; user != nil {
+		s.user = nil
+		s.app.signOut(s, user, s.userSub)
 	}
 }
 

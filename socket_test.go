@@ -597,6 +597,22 @@ func TestBadFrames(t *testing.T) {
 	}
 }
 
+// TestLastWords: a client that goes on sending after its mistake still gets the close frame, every time. Closing a connection
+// with unread input would make the kernel throw it away.
+func TestLastWords(t *testing.T) {
+	addr := startEdge(t)
+	for range 200 {
+		c := connect(t, addr)
+		c.raw(slices.Concat(maskedFrame(0x83, nil), make([]byte, 20_000)))
+		c.conn.Write(make([]byte, 20_000))
+		opcode, payload := c.frame()
+		if opcode != opClose || binary.BigEndian.Uint16(payload) != closeProtocolError {
+			t.Fatalf("got opcode %d %q", opcode, payload)
+		}
+		c.leave()
+	}
+}
+
 func TestPingFlood(t *testing.T) {
 	c := connect(t, startEdge(t))
 	const burst = 40
