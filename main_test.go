@@ -25,8 +25,9 @@ import (
 
 // TestMain fails if a goroutine is left when the tests are over.
 func TestMain(m *testing.M) {
-	if os.Getenv("EDGE_TEST_PROCESS") != "" {
-		main() // see startProcess
+	if be := processes[os.Getenv("EDGE_TEST_PROCESS")]; be != nil {
+		be(os.Args[1:])
+		os.Exit(0)
 	}
 	if os.Getenv("EDGE_TEST_POLLER") == "no" { // all tests as on a system without one
 		openPoller = func() (*poller, error) { return nil, nil }

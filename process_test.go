@@ -23,11 +23,17 @@ type process struct {
 	addr string
 }
 
-// startProcess starts this test binary as edge (TestMain) on a free port. It ends with the test.
-func startProcess(t testing.TB, args ...string) *process {
+// processes are what this test binary can be instead (TestMain).
+var processes = map[string]func(args []string){"edge": func([]string) { main() }, "floor": floor, "handler": bareHandler}
+
+// startProcess starts this test binary as one of the processes, edge on a free port. It ends with the test.
+func startProcess(t testing.TB, kind string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], append([]string{"-addr", "127.0.0.1:0", "-key", "key", "-secret", "secret"}, args...)...)
-	cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=1")
+	if kind == "edge" {
+		args = append([]string{"-addr", "127.0.0.1:0", "-key", "key", "-secret", "secret"}, args...)
+	}
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS="+kind)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -46,15 +52,9 @@ func startProcess(t testing.TB, args ...string) *process {
 			p.addr, _, _ = strings.Cut(rest, "/")
 		}
 	}
-	waitUntil(t, "edge answers", func() bool {
-		r, err := http.Get("http://" + p.addr + "/health")
-		if err != nil {
-			return false
-		}
-		r.Body.Close()
-		return true
-	})
-	http.DefaultClient.CloseIdleConnections()
+	if p.addr == "" {
+		t.Fatalf("%s says no address", kind)
+	}
 	return p
 }
 
@@ -90,7 +90,7 @@ func TestMemory(t *testing.T) {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const n, most = 5000, 5000 // connections, bytes
-	p := startProcess(t)
+	p := startProcess(t, "edge")
 	start := p.resident()
 	clients := make([]*client, n)
 	for i := range clients {
@@ -111,7 +111,7 @@ func TestIdle(t *testing.T) {
 		t.Skip("needs Linux")
 	}
 	t.Parallel() // waits most of the time
-	p := startProcess(t)
+	p := startProcess(t, "edge")
 	c := connect(t, p.addr)
 	c.join("room")
 	publish(t, p.addr, "room", "e", "{}")
