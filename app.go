@@ -28,15 +28,16 @@ type App struct {
 	webhooks *webhooks   // nil without any
 	log      *log.Logger // what happens, for -verbose; nil for nobody
 
-	channels sync.Map       // name → *Channel; read without a lock
-	cuts     atomic.Uint64  // connections cut for reading too slowly
-	running  sync.WaitGroup // connections that have not ended, the refused ones too
+	channels sync.Map      // name → *Channel; read without a lock
+	cuts     atomic.Uint64 // connections cut for reading too slowly
 
 	socketsMu sync.Mutex           // guards the following
 	sockets   map[socketID]*Socket // every connection that was established and has not left
 	trimmedAt int                  // how many there were when trim was last called
 	trimming  bool                 // a timer runs that will call it
+	open      int                  // connections that have not ended, the refused ones too
 	closing   bool                 // no more are let in
+	ended     chan struct{}        // closed when closing and no connection is left
 
 	usersMu   sync.Mutex                      // guards the following
 	users     map[string]map[*Socket]struct{} // connections signed in, by user id
@@ -82,14 +83,17 @@ func (a *App) logf(format string, args ...any) {
 	}
 }
 
-// addSocket gives s an id that no other connection has and enters it into the table.
-func (a *App) addSocket(s *Socket) error {
+// addSocket counts s and, if it is welcome, gives it an id that no other connection has and enters it into the table.
+func (a *App) addSocket(s *Socket, welcome bool) error {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
-	if a.closing {
+	a.open++
+	switch {
+	case !welcome:
+		return nil
+	case a.closing:
 		return errShutdown
-	}
-	if len(a.sockets) >= a.limits.maxConnections {
+	case len(a.sockets) >= a.limits.maxConnections:
 		return errQuota
 	}
 	for s.id = newSocketID(); a.sockets[s.id] != nil; s.id = newSocketID() {
@@ -99,15 +103,24 @@ func (a *App) addSocket(s *Socket) error {
 	return nil
 }
 
-// removeSocket undoes addSocket. It may be called for a socket that is not in the table.
+// removeSocket undoes addSocket when the connection has ended.
 func (a *App) removeSocket(s *Socket) {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
-	if a.sockets[s.id] != s {
-		return
+	if a.sockets[s.id] == s {
+		delete(a.sockets, s.id)
+		a.trimLaterLocked()
 	}
-	delete(a.sockets, s.id)
-	a.trimLaterLocked()
+	a.open--
+	a.noteEndLocked()
+}
+
+// noteEndLocked closes ended if it is time.
+func (a *App) noteEndLocked() {
+	if a.closing && a.open == 0 && a.ended != nil {
+		close(a.ended)
+		a.ended = nil // those that still come are not waited for
+	}
 }
 
 // trimLaterLocked sees to it that trim is called soon after many connections have come or gone.
@@ -137,12 +150,14 @@ func (a *App) socket(id socketID) *Socket {
 	return a.sockets[id]
 }
 
-// closeSockets lets no more connections in and returns those there are.
-func (a *App) closeSockets() []*Socket {
+// closeSockets lets no more connections in and returns those there are, and what is closed when all have ended.
+func (a *App) closeSockets() (sockets []*Socket, ended <-chan struct{}) {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
-	a.closing = true
-	return slices.Collect(maps.Values(a.sockets))
+	done := make(chan struct{})
+	a.closing, a.ended = true, done
+	a.noteEndLocked()
+	return slices.Collect(maps.Values(a.sockets)), done
 }
 
 // channel finds a channel without a lock; nil if it does not exist.

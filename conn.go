@@ -52,8 +52,7 @@ type conn struct {
 	cuts    *atomic.Uint64 // counts connections cut for reading too slowly
 	above   consumer       // set by start
 
-	wakes  atomic.Int32 // readiness not yet served; if not 0, a goroutine reads. Polled only, as the next
-	hungUp atomic.Bool  // the end has come, behind whatever is still to be read
+	wakes atomic.Int32 // polled only: readiness not yet served; if not 0, a goroutine reads
 
 	mu      sync.Mutex // guards the following
 	backlog *backlog   // nil if the kernel has taken everything
@@ -63,10 +62,10 @@ type conn struct {
 
 // backlog is what the kernel has not taken yet. A conn that has one only ever appends to it, and flush or drain sends it.
 type backlog struct {
-	pieces [][]byte // in order
-	bytes  int      // in pieces
-	owned  bool     // the last piece is a copy of ours and may be appended to
-	since  time.Time
+	pieces [][]byte    // in order
+	bytes  int         // in pieces
+	owned  bool        // the last piece is a copy of ours and may be appended to, unless it is the first
+	since  time.Time   // when the first piece became that
 	timer  *time.Timer // polled only: calls overdue
 }
 
@@ -83,7 +82,7 @@ var readBuffers = sync.Pool{New: func() any { return new([readBufferSize]byte) }
 func (c *conn) init(nc net.Conn, p *poller, limit int, cuts *atomic.Uint64) {
 	c.limit, c.cuts = limit, cuts
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		c.remote = a.AddrPort()
+		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), uint16(a.Port))
 	}
 	if s, ok := nc.(stream); ok {
 		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
@@ -192,8 +191,8 @@ func (c *conn) enqueueLocked(p []byte, shared bool) {
 	}
 	b := c.backlog
 	b.bytes += len(p)
-	if n := len(b.pieces) - 1; !shared && b.owned && len(b.pieces[n]) < kernelSendBuffer {
-		b.pieces[n] = append(b.pieces[n], p...) // one piece for many small frames
+	if n := len(b.pieces) - 1; !shared && b.owned && n > 0 && len(b.pieces[n]) < kernelSendBuffer {
+		b.pieces[n] = append(b.pieces[n], p...) // one piece for many small frames; the first is on its way, and has its time
 	} else if shared {
 		b.pieces, b.owned = append(b.pieces, p), false
 	} else {
@@ -268,7 +267,6 @@ func (c *conn) drain() {
 	defer c.mu.Unlock()
 	for c.backlog != nil {
 		p := c.backlog.pieces[0]
-		c.backlog.owned = c.backlog.owned && len(c.backlog.pieces) > 1 // p is not to be appended to any more
 		c.mu.Unlock()
 		c.wrapped.SetWriteDeadline(time.Now().Add(writeTimeout))
 		_, err := c.wrapped.Write(p)
@@ -321,6 +319,13 @@ func (c *conn) free() {
 	if c.wrapped == nil {
 		c.closeDescriptor()
 	}
+}
+
+// failed reports whether the connection is of no use any more.
+func (c *conn) failed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil
 }
 
 // busy reports whether bytes are still on their way to the kernel.

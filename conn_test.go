@@ -265,6 +265,69 @@ func TestConnReceives(t *testing.T) {
 	})
 }
 
+// A client that reads all the time is not cut off, though its queue may never be empty.
+func TestConnSteadyReader(t *testing.T) {
+	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
+	writeTimeout = 500 * time.Millisecond
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, peer, _ := pair(t, p, 1<<20)
+		fill(c)
+		for end := time.Now().Add(3 * writeTimeout); time.Now().Before(end); {
+			for c.queued() < 100_000 {
+				if _, err := c.Write(make([]byte, 40_000)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			readN(t, peer, 1000)
+		}
+	})
+}
+
+// When the system will not watch one more connection, it ends, be there something to be read or not.
+func TestConnUnwatched(t *testing.T) {
+	for _, unread := range []string{"", "unread"} {
+		p, err := newPoller()
+		if err != nil || p == nil {
+			t.Skip("no poller on this system")
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		peer := dial(t, l.Addr().String())
+		io.WriteString(peer, unread)
+		nc, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := &inbox{conn: new(conn), pieces: make(chan string, 10), end: make(chan struct{})}
+		in.conn.init(nc, p, 1<<20, &in.cuts)
+		p.close() // watching fails from now on
+		in.conn.start(in)
+		<-in.end
+	}
+}
+
+// What is closed already is not taken over.
+func TestConnTakeClosed(t *testing.T) {
+	p, err := newPoller()
+	if err != nil || p == nil {
+		t.Skip("no poller on this system")
+	}
+	defer p.close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := dial(t, l.Addr().String())
+	c.Close()
+	if new(conn).take(c, p) {
+		t.Error("a closed connection was taken over")
+	}
+}
+
 // A reset ends a connection as a close does.
 func TestConnReset(t *testing.T) {
 	inBothWays(t, func(t *testing.T, p *poller) {

@@ -64,8 +64,8 @@ type frameReader struct {
 	controls  rate
 }
 
-// idle reports whether the last byte seen was the last of a frame.
-func (r *frameReader) idle() bool { return r.have == 0 && !r.inPayload }
+// idle reports whether nothing has begun that is not whole.
+func (r *frameReader) idle() bool { return r.have == 0 && !r.inPayload && r.fragments == 0 }
 
 // next reads on in p, which it changes, until a message or control frame is whole, p ends or a rule is broken. rest is what
 // it has not read. code is 0 or the close code for the byte at which rest begins; after that the reader must not be used any

@@ -319,16 +319,16 @@ func TestFrameReaderFloods(t *testing.T) {
 	}
 }
 
-// TestFrameReaderIdle: the reader is idle between frames and only there, and counts those begun.
+// TestFrameReaderIdle: the reader is idle between messages and only there, and counts the frames begun.
 func TestFrameReaderIdle(t *testing.T) {
 	b := slices.Concat(maskedFrame(opText, []byte("he")), ping(0), maskedFrame(0x80, make([]byte, 200)), maskedFrame(0x80|opText, nil))
-	ends, frames := map[int]bool{0: true, 8: true, 14: true, 14 + 208: true, 14 + 208 + 6: true}, uint32(0)
+	ends, frames := map[int]bool{0: true, 8: false, 14: false, 14 + 208: true, 14 + 208 + 6: true}, uint32(0) // where frames end
 	var g frameReader
 	for i := range b {
 		if g.idle() != ends[i] || g.frames != frames {
 			t.Errorf("before byte %d: idle %v, %d frames, want %v, %d", i, g.idle(), g.frames, ends[i], frames)
 		}
-		if ends[i] {
+		if _, end := ends[i]; end {
 			frames++
 		}
 		if _, _, code := g.check(b[i:i+1], 0); code != 0 {

@@ -159,18 +159,13 @@ func shutdown(srv *http.Server, app *App) {
 	defer cancelRequests()
 	srv.Shutdown(requests) // those that take longer are cut off below
 	app.flush()
-	sockets := app.closeSockets()
+	sockets, done := app.closeSockets()
 	every := min(closeInterval, closeSpread/time.Duration(max(1, len(sockets))))
 	for began, i := time.Now(), 0; i < len(sockets); i++ {
 		// Sleeping for the whole distance so far keeps the pace whatever the machine's timers are like.
 		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
 		sockets[i].close(codeReconnect, "Please reconnect immediately")
 	}
-	done := make(chan struct{})
-	go func() { // ends with the last connection
-		app.running.Wait()
-		close(done)
-	}()
 	select {
 	case <-done:
 	case <-time.After(closeTimeout):

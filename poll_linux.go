@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // pollEvents: told once for each change, so that nothing needs to be asked for again.
@@ -39,7 +40,11 @@ func newPoller() (*poller, error) {
 	}
 	syscall.SetNonblock(fd, true) // makes os.NewFile hand it to the runtime's poller
 	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
-	if p.raw, err = p.file.SyscallConn(); err != nil {
+	p.raw, err = p.file.SyscallConn()
+	if err == nil {
+		err = p.file.SetDeadline(time.Time{}) // fails if the runtime's poller has not taken it
+	}
+	if err != nil {
 		p.file.Close()
 		return nil, err
 	}
@@ -103,12 +108,12 @@ func (c *conn) take(nc net.Conn, p *poller) bool {
 		return false
 	}
 	fd, errno := 0, syscall.Errno(0)
-	raw.Control(func(old uintptr) {
+	err = raw.Control(func(old uintptr) { // fails if nc is closed already
 		var r uintptr
 		r, _, errno = syscall.RawSyscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 0)
 		fd = int(r)
 	})
-	if errno != 0 {
+	if err != nil || errno != 0 {
 		return false
 	}
 	nc.Close()
@@ -131,9 +136,6 @@ func (c *conn) watch() {
 func (c *conn) event(events uint32) {
 	if events&syscall.EPOLLOUT != 0 {
 		c.flush()
-	}
-	if events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
-		c.hungUp.Store(true)
 	}
 	if events&^syscall.EPOLLOUT != 0 {
 		c.wake()
@@ -158,7 +160,7 @@ func (c *conn) readAll() {
 			if n > 0 {
 				c.above.receive(b[:n])
 			}
-			if err == syscall.EAGAIN || n > 0 && n < len(b) && !c.hungUp.Load() { // epoll(7): fewer than asked for is all there was
+			if err == syscall.EAGAIN {
 				break
 			}
 			if err != nil {
@@ -172,9 +174,9 @@ func (c *conn) readAll() {
 	}
 }
 
-// tryRead reads what is there now: EAGAIN if that is nothing.
+// tryRead reads what is there now: EAGAIN if that is nothing. (What cannot block cannot be interrupted: there is no EINTR.)
 func (c *conn) tryRead(p []byte) (int, error) {
-	n, err := ignoreEINTR(syscall.Read, c.fd, p)
+	n, err := syscall.Read(c.fd, p)
 	if n == 0 && err == nil {
 		err = io.EOF
 	}
@@ -183,20 +185,11 @@ func (c *conn) tryRead(p []byte) (int, error) {
 
 // tryWrite offers p to the kernel once; it never waits.
 func (c *conn) tryWrite(p []byte) (int, error) {
-	n, err := ignoreEINTR(syscall.Write, c.fd, p)
+	n, err := syscall.Write(c.fd, p)
 	if err == syscall.EAGAIN {
 		err = nil
 	}
 	return max(n, 0), err
-}
-
-func ignoreEINTR(call func(int, []byte) (int, error), fd int, p []byte) (int, error) {
-	for {
-		n, err := call(fd, p)
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
 }
 
 // hangUp ends both directions, which the poller notices. With reset the kernel need not keep what the client does not read.

@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	frameTimeout = 10 * time.Second // for a frame once begun to end
+	frameTimeout = 10 * time.Second // for a message to end after its last frame has begun
 	tickAgain    = time.Second      // when the client is just being served
 )
 
@@ -91,6 +91,7 @@ func (u *upgrader) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, reason string) {
 	if status, problem := checkHandshake(r); status != 0 {
 		if status == http.StatusUpgradeRequired {
+			w.Header().Set("Connection", "Upgrade") // RFC 9110 section 7.8
 			w.Header().Set("Upgrade", "websocket")
 			w.Header().Set("Sec-WebSocket-Version", "13")
 		}
@@ -156,16 +157,13 @@ func hasToken(lines []string, token string) bool {
 // serve brings the connection to life, unless it is refused with code. first are bytes to be sent before anything else, early
 // is what the client has sent already.
 func (s *Socket) serve(first, early []byte, code int, reason string) {
-	s.app.running.Add(1)
 	s.lastRead = monotonic()
 	s.timer = time.AfterFunc(s.app.limits.activityTimeout, s.tick)
-	if code == 0 {
-		switch s.app.addSocket(s) {
-		case errQuota:
-			code, reason = codeOverQuota, "The app is over its connection limit"
-		case errShutdown:
-			code, reason = codeReconnect, "Please reconnect immediately"
-		}
+	switch s.app.addSocket(s, code == 0) {
+	case errQuota:
+		code, reason = codeOverQuota, "The app is over its connection limit"
+	case errShutdown:
+		code, reason = codeReconnect, "Please reconnect immediately"
 	}
 	if code == 0 {
 		s.app.logf("%s connected as %s", s.conn.remote, s.id)
@@ -187,7 +185,7 @@ func (s *Socket) receive(p []byte) {
 	defer s.recovered()
 	now := monotonic()
 	s.lastRead = now
-	for len(p) > 0 && !s.closing.Load() {
+	for len(p) > 0 && !s.over() {
 		f, rest, code := s.in.next(p, now)
 		if code != 0 {
 			s.close(code, frameProblem(code))
@@ -201,7 +199,18 @@ func (s *Socket) receive(p []byte) {
 		s.leave()
 	} else if !s.in.idle() && s.frameNumber != s.in.frames {
 		s.frameNumber, s.frameBegan = s.in.frames, now
-		s.timer.Reset(frameTimeout)
+		s.wait(frameTimeout)
+	}
+}
+
+// over reports whether what the client has sent is not to be handled any more.
+func (s *Socket) over() bool { return s.closing.Load() || s.conn.failed() }
+
+// wait sets the time until tick is called.
+func (s *Socket) wait(d time.Duration) {
+	s.timer.Reset(d)
+	if s.closing.Load() {
+		s.timer.Reset(0) // close may have come first
 	}
 }
 
@@ -253,18 +262,18 @@ func (s *Socket) keepAlive(now int64) {
 	switch {
 	case !s.in.idle():
 		if left := frameTimeout - time.Duration(now-s.frameBegan); left > 0 {
-			s.timer.Reset(left)
+			s.wait(left)
 			return
 		}
-		s.close(closePolicy, fmt.Sprintf("a frame must end within %s", frameTimeout))
+		s.close(closePolicy, fmt.Sprintf("a message must end within %s", frameTimeout))
 	case silent < limits.activityTimeout:
-		s.timer.Reset(limits.activityTimeout - silent)
+		s.wait(limits.activityTimeout - silent)
 	case s.pinged <= s.lastRead:
 		s.pinged = now
 		s.write(pingFrame)
-		s.timer.Reset(limits.pongTimeout)
+		s.wait(limits.pongTimeout)
 	case time.Duration(now-s.pinged) < limits.pongTimeout:
-		s.timer.Reset(limits.pongTimeout - time.Duration(now-s.pinged))
+		s.wait(limits.pongTimeout - time.Duration(now-s.pinged))
 	default:
 		s.close(codePongMissing, "Pong reply not received")
 	}
@@ -301,7 +310,6 @@ func (s *Socket) leave() {
 func (s *Socket) ended() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.app.running.Done()
 	defer s.app.removeSocket(s) // last: until then it has a descriptor and counts
 	defer s.conn.free()
 	defer s.recovered()
@@ -383,7 +391,7 @@ func (s *Socket) find(channel []byte) int {
 // pace holds up a client that subscribes and unsubscribes without end, since every other member of a presence channel is
 // told each time. To an error the client could only answer by trying again.
 func (s *Socket) pace() {
-	for {
+	for !s.over() {
 		wait := s.subscribes.take(monotonic(), subscribeRate, subscribeBurst)
 		if wait == 0 {
 			return

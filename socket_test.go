@@ -521,6 +521,26 @@ func fragments(first, last []byte, n int) []byte {
 	return append(b, maskedFrame(0x80|opContinuation, last)...)
 }
 
+// TestMessageTimeout: an unfinished message counts like an unfinished frame, also between its frames.
+func TestMessageTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		connect := startInBubble(t)
+		c := connect(nil)
+		c.raw(maskedFrame(opText, []byte(`{"event":`)))
+		time.Sleep(9 * time.Second)
+		c.raw(maskedFrame(opContinuation, []byte(`"pusher:ping"`)))
+		time.Sleep(9 * time.Second)
+		c.raw(maskedFrame(0x80|opContinuation, []byte("}")))
+		c.expect(pong)
+		began := time.Now()
+		c.raw(maskedFrame(opText, []byte(`{"event":`)))
+		if opcode, payload := c.frame(); opcode != opClose || binary.BigEndian.Uint16(payload) != 1008 || time.Since(began) != 10*time.Second {
+			t.Errorf("opcode %d %q after %s", opcode, payload, time.Since(began))
+		}
+		c.leave()
+	})
+}
+
 func TestGoodFrames(t *testing.T) {
 	c := connect(t, startEdge(t))
 	message := ignored(32_759)
@@ -611,6 +631,34 @@ func TestLastWords(t *testing.T) {
 		}
 		c.leave()
 	}
+}
+
+// TestCutClientIsNotServed: of what a client has sent that is cut off nothing more is handled, however much there is.
+func TestCutClientIsNotServed(t *testing.T) {
+	s := startServer(t)
+	var handled atomic.Int64
+	s.app.log = log.New(counter{&handled}, "", 0) // a line for each subscription and its end
+	c := connect(t, s.addr)
+	id, _ := parseSocketID(c.id)
+	go c.conn.Write(bytes.Repeat(slices.Concat(
+		maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"room"}}`)),
+		maskedFrame(0x80|opText, []byte(`{"event":"pusher:unsubscribe","data":{"channel":"room"}}`))), 10_000))
+	c.expect(succeeded("room"))
+	socket := s.app.socket(id)
+	socket.conn.abort()
+	before := handled.Load()
+	waitUntil(t, "it has left", func() bool { return s.app.socket(id) == nil })
+	if n := handled.Load() - before; n > 4 { // two that were under way, and the end of the connection
+		t.Errorf("%d lines were logged after the end", n)
+	}
+}
+
+// counter counts what is written to it.
+type counter struct{ lines *atomic.Int64 }
+
+func (c counter) Write(p []byte) (int, error) {
+	c.lines.Add(1)
+	return len(p), nil
 }
 
 func TestPingFlood(t *testing.T) {
