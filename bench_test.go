@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http/httptest"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -136,9 +138,17 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
+// asUsual undoes what TestMain has changed.
+func asUsual(b *testing.B) {
+	p, s := processors, segment
+	processors, segment = runtime.NumCPU(), 1000
+	b.Cleanup(func() { processors, segment = p, s })
+}
+
 // BenchmarkPublish sends events through the whole server to subscribers on loopback, four outstanding at most, as the load
 // generator of the design does. The clients run in the same process, so that compare only figures of the same benchmark.
 func BenchmarkPublish(b *testing.B) {
+	asUsual(b)
 	for _, n := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			s := startServer(b)
@@ -162,6 +172,44 @@ func BenchmarkPublish(b *testing.B) {
 			}
 			receive(arrived, outstanding*n)
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/delivery")
+		})
+	}
+}
+
+// BenchmarkLargeChannel writes to 5,000 connections with one processor and with all there are. Nobody reads, so that all of them
+// are free for it; for as long as the kernel takes everything, which means with -benchtime 100x.
+func BenchmarkLargeChannel(b *testing.B) {
+	asUsual(b)
+	for _, processors = range slices.Compact([]int{1, runtime.NumCPU()}) {
+		b.Run(fmt.Sprintf("processors=%d", processors), func(b *testing.B) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			p, err := newPoller()
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.close()
+			var cuts atomic.Uint64
+			subs := make([]*Subscription, 5000)
+			for i := range subs {
+				dial(b, l.Addr().String())
+				c, err := l.Accept()
+				if err != nil {
+					b.Fatal(err)
+				}
+				s := new(Socket)
+				s.conn.init(c, p, 1<<30, &cuts)
+				defer s.conn.free()
+				subs[i] = &Subscription{socket: s}
+			}
+			frames := batch{frames: make([]byte, 250)}
+			for b.Loop() {
+				frames.deliverAll(subs)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(subs)), "ns/delivery")
 		})
 	}
 }

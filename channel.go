@@ -11,6 +11,7 @@ package main
 // member_removed that follow.
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,44 +26,48 @@ const (
 	maxBatchBuf = 128 << 10             // larger buffers are not kept in the pool
 )
 
-// Channel is one channel of an app, from its first subscription (or cached event) to its last.
+// Only tests change these.
+var (
+	processors = runtime.NumCPU() // one for a process that is tied to one core
+	segment    = 1000             // subscriptions worth a goroutine of their own in a round
+)
+
+// Channel is one channel of an app, from its first subscription (or cached event) to its last. There may be as many as
+// connections, so its fields lie as closely as they can.
 type Channel struct {
 	// Static after construction.
 	name string
 	kind kind
-	run  func() // pump, made once: a go statement with a receiver would allocate for every event
+
+	// Guarded by mu.
+	gone         bool // out of use: look the name up again
+	missed       bool // a cache_miss was reported since the cache was last filled
+	pumping      bool // a pump runs; if not, nothing is pending
+	countPending bool // a timer runs that will call sendCount
 
 	expiring atomic.Bool // a timer of the App runs that will call expire
 
-	mu      sync.Mutex      // guards the following
-	gone    bool            // out of use: look the name up again
+	mu      sync.Mutex      // guards the following, and what stands above
 	subs    []*Subscription // appended to in place, replaced when many have left: the pump reads it without mu
 	count   int             // subscriptions that have not left
 	members []*Member       // in the order they joined; presence channels only
 	cached  *cachedEvent
-	missed  bool // a cache_miss was reported since the cache was last filled
 
 	batch   *batch        // what the pump has not yet taken; nil if there is nothing
 	joining []join        // subscriptions the pump has not yet answered
-	pumping bool          // a pump runs; if not, nothing is pending
 	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
+	run     func()        // pump, made once: a go statement with a receiver would allocate for every event
+
+	countTold int   // the last subscription_count sent,
+	countSent int64 // and when, on the clock of monotonic
 
 	// Owned by the pump, and handed on with pumping: the last batch,
 	lastFrames int           // how many frames it had,
 	lastTook   time.Duration // how long it took to give it out,
-	lastEnd    time.Time     // and when that was done
-
-	// Guarded by mu.
-	countTold    int       // the last subscription_count sent,
-	countSent    time.Time // and when
-	countPending bool      // a timer runs that will call sendCount
+	lastEnd    int64         // and when that was done
 }
 
-func newChannel(name string, k kind) *Channel {
-	c := &Channel{name: name, kind: k}
-	c.run = c.pump
-	return c
-}
+func newChannel(name string, k kind) *Channel { return &Channel{name: name, kind: k} }
 
 // change is what happened to a channel, for the App to tell whom it concerns.
 type change struct {
@@ -71,7 +76,7 @@ type change struct {
 	cacheMiss                  bool
 	counted                    bool          // subscription_count was sent
 	count                      int           // subscriptions,
-	countAt                    time.Time     // at this moment
+	countAt                    int64         // at this moment
 	countIn                    time.Duration // when sendCount is due; 0 for never
 	gone                       bool          // take the channel out of the table
 }
@@ -158,7 +163,7 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte)
 		c.pumping = true
 		c.mu.Unlock()
 		if c.round() {
-			go c.run() // ends when nothing is pending; flush waits for it
+			c.goPump()
 		}
 		return sub, ch, nil
 	}
@@ -297,6 +302,14 @@ func (c *Channel) startLocked() {
 		return
 	}
 	c.pumping = true
+	c.goPump()
+}
+
+// goPump starts the pump. The caller has set pumping.
+func (c *Channel) goPump() {
+	if c.run == nil {
+		c.run = c.pump
+	}
 	go c.run() // ends when nothing is pending; flush waits for it
 }
 
@@ -307,7 +320,7 @@ func (c *Channel) startLocked() {
 // one event at a time, every batch has one frame, and nothing is ever delayed.
 func (c *Channel) pump() {
 	for {
-		if c.lastFrames > 1 && time.Since(c.lastEnd) < max(c.lastTook, gatherWhile) {
+		if c.lastFrames > 1 && time.Duration(monotonic()-c.lastEnd) < max(c.lastTook, gatherWhile) {
 			time.Sleep(max(c.lastTook/gatherShare, gatherLeast))
 		}
 		if !c.round() {
@@ -321,14 +334,10 @@ func (c *Channel) round() (more bool) {
 	b, subs, joining := c.take()
 	kept := false
 	if b != nil {
-		began := time.Now()
-		for _, sub := range subs {
-			if !sub.left.Load() && b.deliver(sub.socket, 0) {
-				kept = true
-			}
-		}
-		c.lastFrames, c.lastEnd = b.count, time.Now()
-		c.lastTook = c.lastEnd.Sub(began)
+		began := monotonic()
+		kept = b.deliverAll(subs)
+		c.lastFrames, c.lastEnd = b.count, monotonic()
+		c.lastTook = time.Duration(c.lastEnd - began)
 	}
 	for _, j := range joining {
 		if j.sub != nil {
@@ -366,6 +375,36 @@ func (c *Channel) take() (b *batch, subs []*Subscription, joining []join) {
 		c.taken = nil
 	}
 	return b, subs, joining
+}
+
+// deliverAll writes b to all of subs, on a large channel with as many goroutines as there are processors, and returns when it
+// has: so every subscription gets every batch in the same order. It reports whether one kept a reference.
+func (b *batch) deliverAll(subs []*Subscription) (kept bool) {
+	part := max(segment, (len(subs)+processors-1)/processors)
+	if len(subs) < 2*segment || processors == 1 {
+		return b.deliverPart(subs)
+	}
+	var others sync.WaitGroup
+	var othersKept atomic.Bool
+	for some := range slices.Chunk(subs[part:], part) {
+		others.Go(func() {
+			if b.deliverPart(some) {
+				othersKept.Store(true)
+			}
+		})
+	}
+	kept = b.deliverPart(subs[:part])
+	others.Wait()
+	return kept || othersKept.Load()
+}
+
+func (b *batch) deliverPart(subs []*Subscription) (kept bool) {
+	for _, sub := range subs {
+		if !sub.left.Load() && b.deliver(sub.socket, 0) {
+			kept = true
+		}
+	}
+	return kept
 }
 
 // deliver writes the frames from at on to s, without those that s must not get. It reports whether s kept a reference.
@@ -419,7 +458,7 @@ func (c *Channel) noteCountLocked(ch *change, limits *Limits) {
 		if c.countPending {
 			return
 		}
-		if wait := subscriptionCountEvery - time.Since(c.countSent); wait > 0 {
+		if wait := subscriptionCountEvery - time.Duration(monotonic()-c.countSent); c.countSent != 0 && wait > 0 {
 			c.countPending, ch.countIn = true, wait
 			return
 		}
@@ -440,7 +479,7 @@ func (c *Channel) sendCount() (ch change) {
 }
 
 func (c *Channel) sendCountLocked(ch *change) {
-	c.countTold, c.countSent = c.count, time.Now()
+	c.countTold, c.countSent = c.count, monotonic()
 	ch.counted, ch.count, ch.countAt = true, c.count, c.countSent
 	if c.count > 0 {
 		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))

@@ -268,6 +268,8 @@ func TestPublishAllocations(t *testing.T) {
 	} else {
 		p.close()
 	}
+	defer func(n int) { processors = n }(processors)
+	processors = 1 // on a large channel there are goroutines, a few for thousands of deliveries
 	for _, subscribers := range []int{1, 100} {
 		s := startServer(t)
 		for range subscribers {

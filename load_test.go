@@ -296,10 +296,41 @@ func BenchmarkLoadPost(b *testing.B) {
 			p := startPinned(b, "edge")
 			newAudience(b, subscribers(b, p, 1, room), 1<<40)
 			pub, before := newPublisher(b, p), p.cpu()
+			b.ResetTimer() // and not what came before
 			b.SetParallelism(4)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
 					pub.post(test.path, test.body)
+				}
+			})
+			b.ReportMetric((p.cpu()-before)/float64(b.N), "cpu-us/request")
+		})
+	}
+}
+
+// BenchmarkLoadChannels publishes to one of many channels in turn, each with one subscriber.
+func BenchmarkLoadChannels(b *testing.B) {
+	for _, n := range []int{10, 1000, 100_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			p, each := startPinned(b, "edge"), (n+99)/100
+			var wg sync.WaitGroup
+			for i := 0; i < n; i += each {
+				wg.Go(func() {
+					c := connect(b, p.addr)
+					for j := i; j < i+each; j++ {
+						c.join("room-" + strconv.Itoa(j)) // at most 200 a second
+					}
+					newAudience(b, []net.Conn{c.conn}, 1<<40)
+				})
+			}
+			wg.Wait()
+			pub, next, before := newPublisher(b, p), atomic.Int64{}, p.cpu()
+			b.ResetTimer() // and not what came before
+			b.SetParallelism(4)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					i := next.Add(1) * 7919 % int64(n)
+					pub.post("/apps/1/events", strings.Replace(loadEvent, `"room"`, fmt.Sprintf(`"room-%d"`, i), 1))
 				}
 			})
 			b.ReportMetric((p.cpu()-before)/float64(b.N), "cpu-us/request")

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("EDGE_TEST_POLLER") == "no" { // all tests as on a system without one
 		openPoller = func() (*poller, error) { return nil, nil }
 	}
+	processors, segment = 3, 8 // so that also the channels of tests are large
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()
 	if left := leaked(); left != "" && code == 0 {

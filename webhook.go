@@ -81,9 +81,9 @@ type level struct {
 	ends time.Time // when that will be taken back, unless n rises before; zero while n is not 0
 
 	// Of a channel only.
-	members int       // told; the channel is vacated only after them
-	waits   bool      // for that, its grace period being over
-	counted time.Time // when the subscription_count was taken that was last told
+	members int   // told; the channel is vacated only after them
+	waits   bool  // for that, its grace period being over
+	counted int64 // when the subscription_count was taken that was last told
 }
 
 // end is the end of a grace period.
@@ -242,12 +242,12 @@ func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
 	freeFrameBuffer(buffer)
 }
 
-// tellCount tells how many subscriptions a channel had at that time, unless a later count was told already.
-func (w *webhooks) tellCount(channel string, count int, at time.Time) {
+// tellCount tells how many subscriptions a channel had at that time (of monotonic), unless a later count was told already.
+func (w *webhooks) tellCount(channel string, count int, at int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if l := w.levels[levelKey{channel, ""}]; l != nil {
-		if at.Before(l.counted) {
+		if l.counted != 0 && at < l.counted {
 			return
 		}
 		l.counted = at
