@@ -11,10 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
-
-	"github.com/valyala/fastjson"
 )
 
 // api answers the calls for one app.
@@ -47,13 +46,25 @@ func (a *api) routes(mux *http.ServeMux) {
 	}
 }
 
-// call is one request on its way through a handler, which writes a JSON object to out or returns an error.
+// call is one request on its way through a handler, which writes a JSON object to out or returns an error. Its memory is used
+// again when the request has been answered.
 type call struct {
 	*http.Request
 	params params
-	body   []byte // valid until the handler returns
+	body   []byte
 	out    []byte
 	status int
+}
+
+var calls = sync.Pool{New: func() any { return new(call) }}
+
+func (c *call) free() {
+	if cap(c.body) > maxBatchBuf || cap(c.out) > maxBatchBuf {
+		return
+	}
+	clear(c.params)
+	*c = call{params: c.params[:0], body: c.body[:0], out: c.out[:0]}
+	calls.Put(c)
 }
 
 // apiError is an error with the HTTP status it has for the caller.
@@ -72,10 +83,10 @@ func badRequest(format string, args ...any) error {
 // authenticated is the way to every handler: it checks app, signature and body.
 func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		buffer := frameBuffers.Get().(*[]byte)
-		defer freeFrameBuffer(buffer)
-		c := &call{Request: r, status: http.StatusOK}
-		err := a.check(c, buffer)
+		c := calls.Get().(*call)
+		defer c.free()
+		c.Request, c.status = r, http.StatusOK
+		err := a.check(c)
 		if err == nil {
 			err = handle(c)
 		}
@@ -84,18 +95,18 @@ func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 }
 
 // check fills c from its request and authenticates it. The signature comes before the body is read.
-func (a *api) check(c *call, buffer *[]byte) (err error) {
+func (a *api) check(c *call) (err error) {
 	if id := c.PathValue("app"); a.app.id != "" && id != "" && id != a.app.id {
 		return &apiError{http.StatusNotFound, fmt.Sprintf("Unknown app id %q", id)}
 	}
-	if c.params, err = parseParams(c.URL.RawQuery); err != nil {
+	if c.params, err = parseParams(c.params, c.URL.RawQuery); err != nil {
 		return badRequest("%v", err)
 	}
 	paths := []string{c.URL.EscapedPath(), c.URL.Path}
 	if err := a.app.keys.checkRequest(c.Method, paths, c.params, a.now(), a.app.limits.authWindow); err != nil {
 		return &apiError{http.StatusUnauthorized, err.Error()}
 	}
-	if c.body, err = readBody(c.Request, buffer, a.bodyLimit()); err != nil {
+	if err := c.readBody(a.bodyLimit()); err != nil {
 		return err
 	}
 	if err := checkBodyMD5(c.params, c.body); err != nil {
@@ -107,44 +118,43 @@ func (a *api) check(c *call, buffer *[]byte) (err error) {
 // bodyLimit is the size of the largest legal request, a batch of ten: data with an escape for every byte, and the rest.
 func (a *api) bodyLimit() int { return 64<<10 + maxBatch*6*a.app.limits.eventSize }
 
-// readBody reads the body into the buffer, which it lets grow.
-func readBody(r *http.Request, buffer *[]byte, limit int) ([]byte, error) {
-	b := (*buffer)[:0]
+// readBody reads the body.
+func (c *call) readBody(limit int) error {
 	tooLarge := func() error {
 		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body exceeds the allowed maximum (%d bytes)", limit)}
 	}
-	if r.ContentLength > int64(limit) {
-		return nil, tooLarge()
+	if c.ContentLength > int64(limit) {
+		return tooLarge()
 	}
-	b = slices.Grow(b, int(max(r.ContentLength, 0))+1) // one more, so that the end is found without growing
-	defer func() { *buffer = b }()
+	c.body = slices.Grow(c.body, int(max(c.ContentLength, 0))+1) // one more, so that the end is found without growing
 	for {
-		n, err := r.Body.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
+		n, err := c.Body.Read(c.body[len(c.body):cap(c.body)])
+		c.body = c.body[:len(c.body)+n]
 		switch {
-		case len(b) > limit:
-			return nil, tooLarge()
+		case len(c.body) > limit:
+			return tooLarge()
 		case err == io.EOF:
-			return b, nil
+			return nil
 		case err != nil:
-			return nil, badRequest("The request body could not be read")
-		case len(b) == cap(b):
-			b = slices.Grow(b, len(b)+1)
+			return badRequest("The request body could not be read")
+		case len(c.body) == cap(c.body):
+			c.body = slices.Grow(c.body, len(c.body)+1)
 		}
 	}
 }
 
+var jsonType, textType = []string{"application/json"}, []string{"text/plain; charset=utf-8"}
+
 // reply writes the answer: a JSON object, or the error as a line of text as the hosted service does.
 func (a *api) reply(w http.ResponseWriter, c *call, err error) {
-	kind, body := "application/json", c.out
+	kind, body := jsonType, c.out
 	if err != nil {
 		e := &apiError{http.StatusInternalServerError, err.Error()}
 		errors.As(err, &e)
 		a.app.logf("%s %q refused: %d %q", c.Method, c.URL.Path, e.status, e.text)
-		c.status, kind, body = e.status, "text/plain; charset=utf-8", []byte(e.text+"\n")
+		c.status, kind, body = e.status, textType, []byte(e.text+"\n")
 	}
-	w.Header()["Content-Type"] = []string{kind}
-	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.Header()["Content-Type"] = kind
 	w.WriteHeader(c.status)
 	w.Write(body) // if it fails, the caller is gone
 }
@@ -210,10 +220,8 @@ type trigger struct {
 //
 // It answers {}, or with info {"channels":{"a":{"subscription_count":1},…}}.
 func (a *api) postEvents(c *call) error {
-	p := parsers.Get()
-	defer freeParser(p, len(c.body))
-	var f [len(eventFields)]*fastjson.Value
-	if err := parseBody(p, c.body, eventFields[:], f[:]); err != nil {
+	var f [len(eventFields)]value
+	if err := parseBody(c.body, eventFields[:], f[:]); err != nil {
 		return err
 	}
 	fromQuery(c.params, f[:])
@@ -236,25 +244,18 @@ var eventFields = [...]string{"name", "data", "channel", "channels", "socket_id"
 const fieldName, fieldData, fieldChannel, fieldChannels, fieldSocketID, fieldInfo = 0, 1, 2, 3, 4, 5
 
 // parseBody parses a body that must be a JSON object, and finds its fields. An empty body has none.
-func parseBody(p *fastjson.Parser, body []byte, names []string, found []*fastjson.Value) error {
+func parseBody(body []byte, names []string, found []value) error {
 	if len(body) == 0 {
 		return nil
 	}
-	if err := checkJSON(body, apiDepth, apiValues); err != nil {
-		return badRequest("The request body is %v", err)
-	}
-	v, err := p.ParseBytes(body)
-	if err == nil {
-		err = fields(v, names, found)
-	}
-	if err != nil {
+	if err := parseObject(body, apiDepth, apiValues, names, found); err != nil {
 		return badRequest("Invalid request body: %v", err)
 	}
 	return nil
 }
 
 // fromQuery takes fields that are not in the body from the query string, which the docs allow and discourage.
-func fromQuery(ps params, f []*fastjson.Value) {
+func fromQuery(ps params, f []value) {
 	for i, name := range eventFields {
 		switch {
 		case f[i] != nil:
@@ -267,7 +268,7 @@ func fromQuery(ps params, f []*fastjson.Value) {
 }
 
 // channelsFromQuery reads channels[]=a&channels[]=b, and channels=a,b as PHP writes it.
-func channelsFromQuery(ps params) *fastjson.Value {
+func channelsFromQuery(ps params) value {
 	list := []byte{'['}
 	for _, p := range ps {
 		switch p.name {
@@ -283,16 +284,14 @@ func channelsFromQuery(ps params) *fastjson.Value {
 		return nil
 	}
 	list[len(list)-1] = ']'
-	return fastjson.MustParseBytes(list)
+	return list
 }
 
 // jsonString makes text a value as if it had come in a body.
-func jsonString[T string | []byte](text T) *fastjson.Value {
-	return fastjson.MustParseBytes(appendString(nil, text))
-}
+func jsonString[T string | []byte](text T) value { return appendString(nil, text) }
 
 // parseTrigger checks one event, completely, before anything is published.
-func (a *api) parseTrigger(f []*fastjson.Value) (t trigger, err error) {
+func (a *api) parseTrigger(f []value) (t trigger, err error) {
 	if t.event.name, err = a.parseEventName(f[fieldName]); err != nil {
 		return t, err
 	}
@@ -319,18 +318,18 @@ func (a *api) parseTrigger(f []*fastjson.Value) (t trigger, err error) {
 	}
 	t.info = parseInfo(string(list))
 	t.event.keep = true
-	t.event.data = appendLiteral(nil, f[fieldData])
+	t.event.data = f[fieldData].literal()
 	return t, a.checkData(t.event.data)
 }
 
 // parseEventName takes any name that is not kept for the server: applications use backslashes, dots and spaces.
-func (a *api) parseEventName(v *fastjson.Value) ([]byte, error) {
+func (a *api) parseEventName(v value) ([]byte, error) {
 	if v == nil {
 		return nil, badRequest("Missing required parameter: name")
 	}
 	name, err := stringField(v, "name")
 	switch {
-	case err != nil || v.Type() == fastjson.TypeNull:
+	case err != nil || v.absent():
 		return nil, badRequest("Expected name parameter to be a string")
 	case len(name) == 0:
 		return nil, badRequest("Missing required parameter: name")
@@ -352,19 +351,19 @@ func (a *api) checkData(literal []byte) error {
 }
 
 // parseChannels reads channel or channels. A name that stands twice counts once.
-func (a *api) parseChannels(t *trigger, one, several *fastjson.Value) error {
-	list := several.GetArray()
-	if several != nil && several.Type() != fastjson.TypeArray && several.Type() != fastjson.TypeNull {
+func (a *api) parseChannels(t *trigger, one, several value) error {
+	if !several.absent() && !several.is('[') {
 		return badRequest("Expected channels parameter to be an array of strings")
 	}
-	if one != nil && one.Type() != fastjson.TypeNull {
-		list = append(list, one)
+	list, n := several.first(maxTriggerChannels)
+	if !one.absent() {
+		list, n = append(list, one), n+1
 	}
 	switch {
-	case len(list) == 0:
+	case n == 0:
 		return badRequest("Missing required parameter: channel")
-	case len(list) > maxTriggerChannels:
-		return badRequest("Too many channels (%d > %d)", len(list), maxTriggerChannels)
+	case n > maxTriggerChannels:
+		return badRequest("Too many channels (%d > %d)", n, maxTriggerChannels)
 	}
 	for _, v := range list {
 		name, err := stringField(v, "channel")
@@ -407,24 +406,22 @@ func (a *api) appendChannels(dst []byte, t trigger) []byte {
 // postBatchEvents triggers up to ten events, each on one channel: {"batch":[{"name":…,"data":…,"channel":…},…]}. All are
 // checked before the first is triggered.
 func (a *api) postBatchEvents(c *call) error {
-	p := parsers.Get()
-	defer freeParser(p, len(c.body))
-	var batch [1]*fastjson.Value
-	if err := parseBody(p, c.body, []string{"batch"}, batch[:]); err != nil {
+	var batch [1]value
+	if err := parseBody(c.body, []string{"batch"}, batch[:]); err != nil {
 		return err
 	}
-	events := batch[0].GetArray()
+	events, n := batch[0].first(maxBatch)
 	switch {
-	case batch[0] == nil || len(events) == 0:
+	case n == 0:
 		return badRequest("Missing required parameter: batch, an array of events")
-	case len(events) > maxBatch:
-		return badRequest("Batch too large (%d > %d)", len(events), maxBatch)
+	case n > maxBatch:
+		return badRequest("Batch too large (%d > %d)", n, maxBatch)
 	}
 	triggers := make([]trigger, len(events))
 	var asked info
 	for i, v := range events {
-		var f [len(eventFields)]*fastjson.Value
-		err := fields(v, eventFields[:], f[:])
+		var f [len(eventFields)]value
+		err := parseObject(v, apiDepth, apiValues, eventFields[:], f[:])
 		if err == nil && f[fieldChannels] != nil {
 			err = errors.New("an event of a batch has one channel, not channels")
 		}
@@ -533,7 +530,7 @@ func (a *api) postChannelEvents(c *call) error {
 	if !utf8.Valid(c.body) {
 		return badRequest("The request body is not UTF-8")
 	}
-	var f [len(eventFields)]*fastjson.Value
+	var f [len(eventFields)]value
 	f[fieldChannel], f[fieldData] = jsonString(c.PathValue("channel")), jsonString(c.body)
 	for _, i := range []int{fieldName, fieldSocketID} {
 		if c.params.has(eventFields[i]) {

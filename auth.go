@@ -51,9 +51,10 @@ func (k *Key) sign(dst []byte, parts ...[]byte) []byte {
 }
 
 // valid reports, in constant time, whether signature is the one sign would make.
-func (k *Key) valid(signature []byte, parts ...[]byte) bool {
-	var b [2 * sha256.Size]byte
-	return subtle.ConstantTimeCompare(k.sign(b[:0], parts...), signature) == 1
+func (k *Key) valid(signature string, parts ...[]byte) bool {
+	var want, got [2 * sha256.Size]byte
+	k.sign(want[:0], parts...)
+	return copy(got[:], signature) == len(signature) && subtle.ConstantTimeCompare(want[:], got[:]) == 1
 }
 
 // Keys are the keys of an app, all of them valid.
@@ -77,7 +78,7 @@ func (ks Keys) checkToken(auth, text []byte) string {
 	switch {
 	case !ok || key == nil:
 		return fmt.Sprintf("Invalid key in subscription auth data: '%.100s'", name)
-	case !key.valid([]byte(signature), text):
+	case !key.valid(signature, text):
 		return fmt.Sprintf("Invalid signature: Expected HMAC SHA256 hex digest of %.300s, but got %.100s", text, signature)
 	}
 	return ""
@@ -107,10 +108,10 @@ type param struct{ name, value string }
 // params are the parameters of a request, sorted by name; those of the same name keep their order.
 type params []param
 
-// parseParams decodes a query string. A name may stand twice only if it is an array (name[]): which of two would count is
+// parseParams appends the parameters of a query string to dst, which is empty. A name may stand twice only if it is an array (name[]): which of two would count is
 // undefined, so signing one and acting on the other is ruled out here.
-func parseParams(query string) (ps params, err error) {
-	ps = make(params, 0, 8) // a signed request has five or six
+func parseParams(dst params, query string) (ps params, err error) {
+	ps = slices.Grow(dst, 8) // a signed request has five or six
 	for part := range strings.SplitSeq(query, "&") {
 		if part == "" {
 			continue
@@ -209,7 +210,7 @@ func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 
 // checkSignature tells a caller exactly what it should have signed, which is not secret: it came from the caller.
 func (k *Key) checkSignature(method string, paths []string, ps params) error {
-	signature := []byte(ps.get("auth_signature"))
+	signature := ps.get("auth_signature")
 	buffer := frameBuffers.Get().(*[]byte)
 	defer freeFrameBuffer(buffer)
 	for i, path := range paths {
@@ -238,7 +239,7 @@ func checkBodyMD5(ps params, body []byte) error {
 	var b [2 * md5.Size]byte
 	sum := md5.Sum(body)
 	if want := hex.AppendEncode(b[:0], sum[:]); string(want) != given {
-		return fmt.Errorf("Invalid body_md5: the MD5 of the body is %s, but you sent %q", want, given)
+		return fmt.Errorf("Invalid body_md5: the MD5 of the body is %s, but you sent %q", string(want), given)
 	}
 	return nil
 }

@@ -1,15 +1,18 @@
 package main
 
-// Client bytes meet three things here, in this order: checkJSON, which accepts exactly the grammar of RFC 8259 within
-// our limits and allocates nothing; fastjson, which then only finds fields; and members, which refuses a field that
-// stands twice. fastjson alone would accept much that is not JSON and spend megabytes on a few hundred bytes.
+// JSON from outside is read in one pass, parseObject, which accepts exactly the grammar of RFC 8259 within our limits, and
+// finds the members we act on. Values stay the bytes they came in: nothing is allocated for them, and what we decided on is
+// what we pass on.
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"iter"
+	"math"
+	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
-
-	"github.com/valyala/fastjson"
 )
 
 // jsonError says where a text stops being JSON that we accept.
@@ -21,22 +24,30 @@ type jsonError struct {
 func (e *jsonError) Error() string { return fmt.Sprintf("invalid JSON at byte %d: %s", e.at, e.what) }
 
 // checkJSON returns nil if b is one JSON text (RFC 8259) in UTF-8, nested at most depth deep and made of at most values
-// values. It does not allocate unless it returns an error, and does not look for duplicate names: members does.
+// values. It does not allocate unless it returns an error, and does not look for duplicate names: parseObject does.
 func checkJSON(b []byte, depth, values int) error {
 	s := jsonScanner{b: b, depth: depth, values: values}
-	if !utf8.Valid(b) {
-		return &jsonError{"not UTF-8", 0}
+	return s.scan()
+}
+
+// parseObject is checkJSON for a text that must be an object. It puts the values of the named members, which are parts of b,
+// into found (as long as names, at most eight, all nil). None of those may stand twice: parsers disagree on which of two counts, so an object
+// we decide by must not have any. Members with other names are passed over.
+func parseObject(b []byte, depth, values int, names []string, found []value) error {
+	s := jsonScanner{b: b, depth: depth, values: values, outermost: depth - 1, names: names}
+	if err := s.scan(); err != nil {
+		return err
 	}
-	s.space()
-	what := s.value()
-	if what == "" {
-		s.space()
-		if s.i < len(b) {
-			what = "more text after the value"
+	for i := range found {
+		if at := s.places[i]; at.to > 0 {
+			found[i] = b[at.from:at.to]
 		}
 	}
-	if what != "" {
-		return &jsonError{what, s.i}
+	if b = bytes.TrimLeft(b, " \t\n\r"); b[0] != '{' {
+		return errors.New("expected an object")
+	}
+	if s.twice != "" {
+		return fmt.Errorf("%q stands twice", s.twice)
 	}
 	return nil
 }
@@ -47,6 +58,30 @@ type jsonScanner struct {
 	i      int
 	depth  int // levels that may still be opened
 	values int // values that may still come
+
+	outermost int // depth within the outermost object, whose members with these names are looked for
+	names     []string
+	places    [8]struct{ from, to int } // of their values; not the values, or the compiler would put all of this on the heap
+	twice     string                    // the first of names that stands twice
+}
+
+// scan checks all of b.
+func (s *jsonScanner) scan() error {
+	if !utf8.Valid(s.b) {
+		return &jsonError{"not UTF-8", 0}
+	}
+	s.space()
+	what := s.value()
+	if what == "" {
+		s.space()
+		if s.i < len(s.b) {
+			what = "more text after the value"
+		}
+	}
+	if what != "" {
+		return &jsonError{what, s.i}
+	}
+	return nil
 }
 
 // peek returns the byte at i.
@@ -74,9 +109,9 @@ func (s *jsonScanner) value() string {
 	}
 	switch c := s.peek(); {
 	case c == '{':
-		return s.list('}', s.member)
+		return s.list('}')
 	case c == '[':
-		return s.list(']', s.value)
+		return s.list(']')
 	case c == '"':
 		return s.text()
 	case c == '-' || isDigit(c):
@@ -94,7 +129,7 @@ func (s *jsonScanner) value() string {
 }
 
 // list scans an array or an object whose opening bracket is at i.
-func (s *jsonScanner) list(end byte, item func() string) string {
+func (s *jsonScanner) list(end byte) string {
 	if s.depth--; s.depth < 0 {
 		return "nested too deep"
 	}
@@ -108,7 +143,13 @@ func (s *jsonScanner) list(end byte, item func() string) string {
 			s.i++
 			s.space()
 		}
-		if what := item(); what != "" {
+		var what string
+		if end == '}' {
+			what = s.member()
+		} else {
+			what = s.value()
+		}
+		if what != "" {
 			return what
 		}
 		s.space()
@@ -122,16 +163,36 @@ func (s *jsonScanner) member() string {
 	if s.peek() != '"' {
 		return "expected a name in quotes"
 	}
+	from := s.i
 	if what := s.text(); what != "" {
 		return what
 	}
+	name := value(s.b[from:s.i])
 	s.space()
 	if s.peek() != ':' {
 		return "expected a colon"
 	}
 	s.i++
 	s.space()
-	return s.value()
+	from = s.i
+	what := s.value()
+	if what == "" && s.depth == s.outermost && len(s.names) > 0 {
+		s.note(name.text(), from)
+	}
+	return what
+}
+
+// note keeps the place of a member of the outermost object, from…i, if it is one of those looked for.
+func (s *jsonScanner) note(name []byte, from int) {
+	for i, n := range s.names {
+		if string(name) != n {
+			continue
+		}
+		if s.places[i].to > 0 && s.twice == "" {
+			s.twice = n
+		}
+		s.places[i].from, s.places[i].to = from, s.i
+	}
 }
 
 // text scans a string whose opening quote is at i.
@@ -224,22 +285,96 @@ func isInteger(token []byte) bool {
 	return s.number() == "" && s.i == len(token) && !bytes.ContainsAny(token, ".eE")
 }
 
-// members puts the values of the named members of o into found (as long as names; nil where there is none) and returns
-// the first of the names that o holds twice, or "". Parsers disagree on which of two counts, so an object we decide by
-// must not have any. Members with other names are passed over.
-func members(o *fastjson.Object, names []string, found []*fastjson.Value) (twice string) {
-	o.Visit(func(key []byte, v *fastjson.Value) {
-		for i, name := range names {
-			if string(key) != name {
-				continue
-			}
-			if found[i] != nil && twice == "" {
-				twice = name
-			}
-			found[i] = v
+// value is the text of one JSON value that has been checked, without space around it; nil if there was none.
+type value []byte
+
+// is reports whether v begins with c: a quote for a string, a bracket for an object or array, n for null.
+func (v value) is(c byte) bool { return len(v) > 0 && v[0] == c }
+
+// absent reports whether v is null or not there, which counts as the same.
+func (v value) absent() bool { return v == nil || v.is('n') }
+
+// text returns what a string stands for: a part of it, or a copy if it has escapes. Half of a surrogate pair becomes U+FFFD.
+func (v value) text() []byte {
+	in := v[1 : len(v)-1]
+	if bytes.IndexByte(in, '\\') < 0 {
+		return in
+	}
+	out := make([]byte, 0, len(in))
+	for i := 0; i < len(in); i++ {
+		if in[i] != '\\' {
+			out = append(out, in[i])
+			continue
 		}
-	})
-	return twice
+		i++
+		if in[i] == 'u' {
+			r := hex4(in[i+1:])
+			i += 4
+			if rest := in[i+1:]; utf16.IsSurrogate(r) {
+				second := rune(0)
+				if len(rest) >= 6 && rest[0] == '\\' && rest[1] == 'u' {
+					second = hex4(rest[2:])
+				}
+				if r = utf16.DecodeRune(r, second); r != utf8.RuneError {
+					i += 6
+				}
+			}
+			out = utf8.AppendRune(out, r)
+		} else if at := strings.IndexByte("bfnrt", in[i]); at >= 0 {
+			out = append(out, "\b\f\n\r\t"[at])
+		} else {
+			out = append(out, in[i]) // a quote, a backslash or a slash
+		}
+	}
+	return out
+}
+
+// items yields the values of an array; of anything else none.
+func (v value) items() iter.Seq[value] {
+	return func(yield func(value) bool) {
+		if !v.is('[') {
+			return
+		}
+		s := jsonScanner{b: v, i: 1, depth: math.MaxInt, values: math.MaxInt} // v has been checked
+		for s.space(); s.peek() != ']'; s.space() {
+			if s.peek() == ',' {
+				s.i++
+				s.space()
+			}
+			from := s.i
+			if s.value(); !yield(v[from:s.i]) {
+				return
+			}
+		}
+	}
+}
+
+// first returns the first n items, and how many there are in all.
+func (v value) first(n int) (items []value, all int) {
+	for item := range v.items() {
+		if all++; all <= n {
+			items = append(items, item)
+		}
+	}
+	return items, all
+}
+
+// appendCompact appends v without the space between its tokens.
+func (v value) appendCompact(dst []byte) []byte {
+	quoted := false
+	for i := 0; i < len(v); i++ {
+		switch c := v[i]; {
+		case c == '\\':
+			dst = append(dst, c)
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && c <= ' ':
+			continue
+		}
+		dst = append(dst, v[i])
+	}
+	return dst
 }
 
 // decodedLen returns how many bytes of UTF-8 the JSON string literal (quotes included, already checked) stands for.
@@ -283,7 +418,6 @@ func hex4(b []byte) (r rune) {
 }
 
 // appendString appends s as a JSON string literal (RFC 8259 section 7). Bytes that are not UTF-8 become U+FFFD.
-// fastjson's own escaper writes Go's escapes, which are not JSON's.
 func appendString[T string | []byte](dst []byte, s T) []byte {
 	dst = append(dst, '"')
 	from := 0 // what is not yet copied

@@ -4,14 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
-
-	"github.com/valyala/fastjson"
 )
 
 func TestCheckJSON(t *testing.T) {
@@ -130,7 +129,7 @@ func TestCheckJSON(t *testing.T) {
 
 		{"raw NUL", "\"\x00\"", "control character"},
 		{"raw control character", "\"\x01\"", "control character"},
-		{"raw control character before an escape", "\"\x01\\n\"", "control character"}, // fastjson.Validate lets it pass
+		{"raw control character before an escape", "\"\x01\\n\"", "control character"},
 		{"raw control character after an escape", "\"\\n\x1f\"", "control character"},
 		{"raw newline", "\"\n\"", "control character"},
 		{"raw tab in a name", "{\"\t\":1}", "control character"},
@@ -228,8 +227,8 @@ func measureJSON(b []byte) (depth, values int) {
 	return depth, values
 }
 
-// checkAgainstStd compares checkJSON with encoding/json, and its limits with measureJSON; what it accepts, fastjson must read
-// and write unchanged.
+// checkAgainstStd compares checkJSON with encoding/json, and its limits with measureJSON; and what value makes of what it
+// accepts with what encoding/json does.
 func checkAgainstStd(t *testing.T, b []byte) {
 	t.Helper()
 	before := string(b)
@@ -264,8 +263,47 @@ func checkAgainstStd(t *testing.T, b []byte) {
 	}
 	var want bytes.Buffer
 	json.Compact(&want, b)
-	if v, err := fastjson.ParseBytes(b); err != nil || string(v.MarshalTo(nil)) != want.String() {
-		t.Errorf("%q: fastjson reads %v, %v, want %s", b, v, err, want.Bytes())
+	v := value(bytes.Trim(b, " \t\r\n"))
+	if got := v.appendCompact(nil); string(got) != want.String() {
+		t.Errorf("%q: compact it is %s, want %s", b, got, want.Bytes())
+	}
+	checkValue(t, v)
+}
+
+// checkValue compares the strings and arrays of v with what encoding/json reads.
+func checkValue(t *testing.T, v value) {
+	t.Helper()
+	switch {
+	case v.is('"'):
+		var want string
+		json.Unmarshal(v, &want)
+		if got := string(v.text()); got != want || decodedLen(v) != len(want) && !strings.Contains(want, "\ufffd") { // half a pair counts two
+			t.Errorf("%s: read as %q of %d bytes, want %q", v, got, decodedLen(v), want)
+		}
+	case v.is('['):
+		var want []json.RawMessage
+		json.Unmarshal(v, &want)
+		got := slices.Collect(v.items())
+		first, all := v.first(2)
+		if !slices.EqualFunc(got, want, func(a value, b json.RawMessage) bool { return string(a) == string(b) }) || all != len(got) || len(first) != min(all, 2) {
+			t.Errorf("%s: items %q, want %q", v, got, want)
+		}
+		for _, item := range got {
+			checkValue(t, item)
+		}
+	case v.is('{'):
+		var want map[string]json.RawMessage
+		json.Unmarshal(v, &want)
+		names := slices.Collect(maps.Keys(want))
+		names = names[:min(len(names), 8)]
+		found := make([]value, len(names))
+		err := parseObject(v, 100, 1_000_000, names, found)
+		for i, name := range names {
+			if err == nil && string(found[i]) != string(want[name]) {
+				t.Errorf("%s: member %q is %s, want %s", v, name, found[i], want[name])
+			}
+			checkValue(t, found[i])
+		}
 	}
 }
 
@@ -397,6 +435,15 @@ func TestIsInteger(t *testing.T) {
 	}
 }
 
+func TestParseObjectRefuses(t *testing.T) {
+	for _, text := range []string{``, ` `, `1`, `[]`, `"{}"`, `null`, ` [{"event":1}]`, `{`, `{"event":}`, `{} {}`, `{"event":1,}`} {
+		var found [1]value
+		if err := parseObject([]byte(text), 10, 100, []string{"event"}, found[:]); err == nil {
+			t.Errorf("%s: accepted", text)
+		}
+	}
+}
+
 func TestMembers(t *testing.T) {
 	names := []string{"event", "channel", "data"}
 	for _, test := range []struct{ text, values, twice string }{ // values, with - for absent
@@ -416,19 +463,22 @@ func TestMembers(t *testing.T) {
 		{`{"data":1,"channel":2,"data":3,"channel":4}`, "", "data"},
 		{`{"event":1,"event":2,"event":3}`, "", "event"},
 	} {
-		v := fastjson.MustParse(test.text)
-		var found [3]*fastjson.Value
-		twice := members(v.GetObject(), names, found[:])
+		var found [3]value
+		err := parseObject([]byte(test.text), 10, 100, names, found[:])
 		var values []string
 		for _, f := range found {
 			if f == nil {
 				values = append(values, "-")
 			} else {
-				values = append(values, f.String())
+				values = append(values, string(f))
 			}
 		}
-		if got := strings.Join(values, " "); twice != test.twice || twice == "" && got != test.values {
-			t.Errorf("%s: got %s, %q, want %s, %q", test.text, got, twice, test.values, test.twice)
+		wantErr := ""
+		if test.twice != "" {
+			wantErr = fmt.Sprintf("%q stands twice", test.twice)
+		}
+		if got := strings.Join(values, " "); wantErr == "" && (err != nil || got != test.values) || wantErr != "" && (err == nil || err.Error() != wantErr) {
+			t.Errorf("%s: got %s, %v, want %s, %s", test.text, got, err, test.values, wantErr)
 		}
 	}
 }
@@ -491,8 +541,8 @@ func TestAppendString(t *testing.T) {
 		if err := json.Unmarshal(literal, &std); err != nil || std != want {
 			t.Errorf("%q: encoding/json reads %s as %q, want %q", s, literal, std, want)
 		}
-		if got := string(fastjson.MustParseBytes(literal).GetStringBytes()); got != want {
-			t.Errorf("%q: fastjson reads %s as %q, want %q", s, literal, got, want)
+		if got := string(value(literal).text()); got != want {
+			t.Errorf("%q: %s is read as %q, want %q", s, literal, got, want)
 		}
 		if got := decodedLen(literal); got != len(want) {
 			t.Errorf("%q: decodedLen(%s) = %d, want %d", s, literal, got, len(want))

@@ -311,7 +311,7 @@ func signedURL(addr, method, path, query, body string) string {
 	if query != "" {
 		q += "&" + query
 	}
-	ps, err := parseParams(q)
+	ps, err := parseParams(nil, q)
 	if err != nil {
 		panic(err)
 	}

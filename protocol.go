@@ -27,8 +27,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/valyala/fastjson"
 )
 
 // Names of events. What stands behind each is its data; data marked "string" is JSON once more, inside a string.
@@ -212,35 +210,27 @@ func checkVersion(protocol string) (code int, reason string) {
 	return 0, ""
 }
 
-// message is one frame from a client. Its slices and values are valid until the parser that made them is used again.
+// message is one frame from a client. Its slices are valid as long as the frame.
 type message struct {
 	event   []byte
-	channel []byte          // client events only
-	data    *fastjson.Value // nil if there was none
+	channel []byte // client events only
+	data    value  // nil if there was none
 }
 
 var errNotAMessage = errors.New(`expected an object with a string "event"`)
 
-// parseMessage reads a client's frame, which must have passed checkJSON, with p.
-func parseMessage(p *fastjson.Parser, frame []byte) (m message, err error) {
-	v, err := p.ParseBytes(frame)
-	if err != nil {
-		return m, err
-	}
-	var f [3]*fastjson.Value
-	if err := fields(v, messageFields, f[:]); err != nil {
+// parseMessage reads a client's frame.
+func parseMessage(frame []byte) (m message, err error) {
+	var f [3]value
+	if err := parseObject(frame, socketDepth, socketValues, messageFields, f[:]); err != nil {
 		return m, err
 	}
 	if m.event, err = stringField(f[0], "event"); err != nil || len(m.event) == 0 {
 		return m, errNotAMessage
 	}
-	if f[1] != nil {
-		if m.channel, err = stringField(f[1], "channel"); err != nil {
-			return m, err
-		}
-	}
+	m.channel, err = stringField(f[1], "channel")
 	m.data = f[2]
-	return m, nil
+	return m, err
 }
 
 var (
@@ -251,66 +241,33 @@ var (
 	userFields      = []string{"id", "user_info", "watchlist"}
 )
 
-// fields finds the named members of the object v.
-func fields(v *fastjson.Value, names []string, found []*fastjson.Value) error {
-	o := v.GetObject()
-	if o == nil {
-		return errors.New("expected an object")
-	}
-	if twice := members(o, names, found); twice != "" {
-		return fmt.Errorf("%q stands twice", twice)
-	}
-	return nil
-}
-
-// stringField returns the bytes of a JSON string. Absent and null count as empty.
-func stringField(v *fastjson.Value, name string) ([]byte, error) {
-	if v == nil || v.Type() == fastjson.TypeNull {
+// stringField returns what a JSON string stands for. Absent and null count as empty.
+func stringField(v value, name string) ([]byte, error) {
+	if v.absent() {
 		return nil, nil
 	}
-	if v.Type() != fastjson.TypeString {
+	if !v.is('"') {
 		return nil, fmt.Errorf("%q must be a string", name)
 	}
-	return v.GetStringBytes(), nil
+	return v.text(), nil
 }
 
 // parseData finds the named members of the data of a client's message: an object, or a string that holds one.
-func parseData(data *fastjson.Value, names []string, found []*fastjson.Value) (err error) {
+func parseData(data value, names []string, found []value) error {
 	if data == nil {
 		return errors.New(`missing "data"`)
 	}
-	if data.Type() == fastjson.TypeString {
-		// A parser of its own: what it finds must outlive the parsing of channel_data.
-		if data, err = parseText(new(fastjson.Parser), data.GetStringBytes()); err != nil {
-			return err
-		}
+	if data.is('"') {
+		data = data.text()
 	}
-	return fields(data, names, found)
-}
-
-var parsers fastjson.ParserPool
-
-// freeParser gives back a parser that was used for this many bytes. A parser keeps what it ever needed, up to eighty times
-// the text, so one that was used for much is left to the garbage collector.
-func freeParser(p *fastjson.Parser, used int) {
-	if used <= 4<<10 {
-		parsers.Put(p)
-	}
-}
-
-// parseText parses JSON that came inside a string. p must not be the parser that text lies in.
-func parseText(p *fastjson.Parser, text []byte) (*fastjson.Value, error) {
-	if err := checkJSON(text, socketDepth, socketValues); err != nil {
-		return nil, err
-	}
-	return p.ParseBytes(text)
+	return parseObject(data, socketDepth, socketValues, names, found)
 }
 
 // subscribeRequest is the data of pusher:subscribe and, with channel alone, of pusher:unsubscribe.
 type subscribeRequest struct{ channel, auth, channelData []byte }
 
-// parseSubscribe reads the data of pusher:subscribe and pusher:unsubscribe. What it returns lies in the parser of data.
-func parseSubscribe(data *fastjson.Value) (r subscribeRequest, err error) {
+// parseSubscribe reads the data of pusher:subscribe and pusher:unsubscribe. What it returns lies in data.
+func parseSubscribe(data value) (r subscribeRequest, err error) {
 	err = parseStrings(data, subscribeFields, &r.channel, &r.auth, &r.channelData)
 	if err == nil && len(r.channel) == 0 {
 		err = errors.New("Missing parameter: data.channel")
@@ -319,8 +276,8 @@ func parseSubscribe(data *fastjson.Value) (r subscribeRequest, err error) {
 }
 
 // parseStrings takes the named strings out of the data of a client's message.
-func parseStrings(data *fastjson.Value, names []string, to ...*[]byte) error {
-	var f [3]*fastjson.Value
+func parseStrings(data value, names []string, to ...*[]byte) error {
+	var f [3]value
 	err := parseData(data, names, f[:])
 	for i := 0; i < len(to) && err == nil; i++ {
 		*to[i], err = stringField(f[i], names[i])
@@ -330,8 +287,8 @@ func parseStrings(data *fastjson.Value, names []string, to ...*[]byte) error {
 
 type signinRequest struct{ auth, userData []byte }
 
-// parseSignin reads the data of pusher:signin. What it returns lies in the parser of data.
-func parseSignin(data *fastjson.Value) (r signinRequest, err error) {
+// parseSignin reads the data of pusher:signin. What it returns lies in data.
+func parseSignin(data value) (r signinRequest, err error) {
 	err = parseStrings(data, signinFields, &r.auth, &r.userData)
 	switch {
 	case err != nil:
@@ -353,28 +310,15 @@ var (
 // library read nothing else; a number keeps its digits and never passes through a float. info is user_info as compact
 // JSON, {} if there was none. Both are copies.
 func parseMember(channelData []byte) (id string, info []byte, err error) {
-	p := parsers.Get()
-	defer freeParser(p, len(channelData))
-	v, err := parseText(p, channelData)
-	if err != nil {
+	var f [2]value
+	if err := parseObject(channelData, socketDepth, socketValues, memberFields, f[:]); err != nil {
 		return "", nil, fmt.Errorf("channel_data: %w", err)
 	}
-	var f [2]*fastjson.Value
-	if err := fields(v, memberFields, f[:]); err != nil {
-		return "", nil, fmt.Errorf("channel_data: %w", err)
-	}
-	if f[0] == nil {
-		return "", nil, errNoUserID
-	}
-	switch f[0].Type() {
-	case fastjson.TypeString:
-		id = string(f[0].GetStringBytes())
-	case fastjson.TypeNumber:
-		if raw := f[0].MarshalTo(nil); isInteger(raw) {
-			id = string(raw)
-			break
-		}
-		return "", nil, errNoUserID
+	switch {
+	case f[0].is('"'):
+		id = string(f[0].text())
+	case isInteger(f[0]):
+		id = string(f[0])
 	default:
 		return "", nil, errNoUserID
 	}
@@ -384,29 +328,18 @@ func parseMember(channelData []byte) (id string, info []byte, err error) {
 	return id, userInfo(f[1]), nil
 }
 
-// userInfo returns v as compact JSON. It must not ask for v's type: that would decode a string, which fastjson then could
-// not write as JSON any more.
-func userInfo(v *fastjson.Value) []byte {
-	if v == nil {
+// userInfo returns v as compact JSON.
+func userInfo(v value) []byte {
+	if v.absent() {
 		return []byte("{}")
 	}
-	info := v.MarshalTo(nil)
-	if string(info) == "null" {
-		return []byte("{}")
-	}
-	return info
+	return v.appendCompact(nil)
 }
 
 // parseUser reads user_data. watchlist has at most maxWatchlist different ids; excess says that there were more.
 func parseUser(userData []byte) (u User, excess bool, err error) {
-	p := parsers.Get()
-	defer freeParser(p, len(userData))
-	v, err := parseText(p, userData)
-	if err != nil {
-		return u, false, fmt.Errorf("user_data: %w", err)
-	}
-	var f [3]*fastjson.Value
-	if err := fields(v, userFields, f[:]); err != nil {
+	var f [3]value
+	if err := parseObject(userData, socketDepth, socketValues, userFields, f[:]); err != nil {
 		return u, false, fmt.Errorf("user_data: %w", err)
 	}
 	// The type is asked for first: an id that is a number must not pass for an absent one.
@@ -419,14 +352,14 @@ func parseUser(userData []byte) (u User, excess bool, err error) {
 		return u, false, errSigninUserID
 	}
 	u.id, u.info = string(id), userInfo(f[1])
-	if f[2] == nil || f[2].Type() == fastjson.TypeNull {
+	if f[2].absent() {
 		return u, false, nil
 	}
-	if f[2].Type() != fastjson.TypeArray {
+	if !f[2].is('[') {
 		return u, false, errors.New("user_data: watchlist must be an array")
 	}
 	seen := make(map[string]bool)
-	for _, w := range f[2].GetArray() {
+	for w := range f[2].items() {
 		id, err := stringField(w, "watchlist")
 		if err != nil || len(id) == 0 {
 			return u, false, errors.New("user_data: watchlist must hold strings")
@@ -443,18 +376,16 @@ func parseUser(userData []byte) (u User, excess bool, err error) {
 	return u, false, nil
 }
 
-// appendLiteral appends v as the JSON string literal that an event carries as data. A string keeps the very bytes it came
-// with (v must not have been read before); other values become a string that holds them as compact JSON.
-func appendLiteral(dst []byte, v *fastjson.Value) []byte {
-	if v == nil {
-		return append(dst, `"null"`...)
+// literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came with; other
+// values become a string that holds them as compact JSON.
+func (v value) literal() []byte {
+	switch {
+	case v == nil:
+		return []byte(`"null"`)
+	case v.is('"'):
+		return v
 	}
-	start := len(dst)
-	if dst = v.MarshalTo(dst); dst[start] == '"' {
-		return dst
-	}
-	text := string(dst[start:])
-	return appendString(dst[:start], text)
+	return appendString(nil, v.appendCompact(nil))
 }
 
 // reservedEvent reports whether only the server may send events of this name.

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/valyala/fastjson"
 )
 
 func TestParseChannel(t *testing.T) {
@@ -287,8 +285,7 @@ func TestParseMessage(t *testing.T) {
 		if err := checkJSON([]byte(test.frame), socketDepth, socketValues); err != nil {
 			t.Fatal(test.frame, err)
 		}
-		var p fastjson.Parser
-		m, err := parseMessage(&p, []byte(test.frame))
+		m, err := parseMessage([]byte(test.frame))
 		if test.event == "" {
 			if err == nil {
 				t.Errorf("%s: accepted", test.frame)
@@ -297,7 +294,7 @@ func TestParseMessage(t *testing.T) {
 		}
 		data := ""
 		if m.data != nil {
-			data = string(m.data.MarshalTo(nil))
+			data = string(m.data.appendCompact(nil))
 		}
 		if err != nil || string(m.event) != test.event || string(m.channel) != test.channel || data != test.data {
 			t.Errorf("%s: got %q, %q, %s, %v, want %q, %q, %s", test.frame, m.event, m.channel, data, err, test.event, test.channel, test.data)
@@ -306,9 +303,7 @@ func TestParseMessage(t *testing.T) {
 }
 
 // bothForms returns data as it is and as the string that slanger's clients send.
-func bothForms(data string) [2]*fastjson.Value {
-	return [2]*fastjson.Value{fastjson.MustParse(data), fastjson.MustParse(string(quote(data)))}
-}
+func bothForms(data string) [2]value { return [2]value{value(data), quote(data)} }
 
 func TestParseSubscribe(t *testing.T) {
 	for _, test := range []struct{ data, channel, auth, channelData string }{ // no channel: refused
@@ -348,7 +343,7 @@ func TestParseSubscribe(t *testing.T) {
 		}
 	}
 	for _, data := range []string{`""`, `"channel"`, `"{"`, `"{\"channel\":\"a\"}x"`, `"\"{\\\"channel\\\":\\\"a\\\"}\""`, `"[[[[[[[[[[[[[[[[["`, "\"{\\\"channel\\\":\\\"\\u0001\\\"}\""} {
-		if r, err := parseSubscribe(fastjson.MustParse(data)); err == nil {
+		if r, err := parseSubscribe(value(data)); err == nil {
 			t.Errorf("%s: accepted as %q", data, r)
 		}
 	}
@@ -401,11 +396,11 @@ func TestAppendLiteral(t *testing.T) {
 		"\"\x7f\u2028\U000e0001\"":       "\"\x7f\u2028\U000e0001\"",
 		"[\"\x7f\u2028\U000e0001\\\"\"]": "\"[\\\"\x7f\u2028\U000e0001\\\\\\\"\\\"]\"",
 	} {
-		if got := string(appendLiteral([]byte("x"), fastjson.MustParse(data))); got != "x"+want {
-			t.Errorf("%s: got %s, want x%s", data, got, want)
+		if got := string(value(data).literal()); got != want {
+			t.Errorf("%s: got %s, want %s", data, got, want)
 		}
 	}
-	if got := string(appendLiteral(nil, nil)); got != `"null"` {
+	if got := string(value(nil).literal()); got != `"null"` {
 		t.Errorf("no data: got %s", got)
 	}
 }
@@ -516,7 +511,7 @@ func TestServerFramesHostile(t *testing.T) {
 			if err := checkJSON([]byte(payload), 8, 100); err != nil || !json.Valid([]byte(payload)) {
 				t.Errorf("%q: frame %s is not valid: %v", s, payload, err)
 			}
-			inner := fastjson.MustParse(payload).GetStringBytes("data")
+			inner := dataOf(payload)
 			if i < 2 {
 				if string(inner) != want {
 					t.Errorf("%q: frame %s has the data %q", s, payload, inner)
@@ -529,7 +524,7 @@ func TestServerFramesHostile(t *testing.T) {
 			UserID   string            `json:"user_id"`
 			UserInfo map[string]string `json:"user_info"`
 		}
-		if err := json.Unmarshal(fastjson.MustParse(payloads[5]).GetStringBytes("data"), &added); err != nil || added.UserID != want || added.UserInfo["k"] != want {
+		if err := json.Unmarshal(dataOf(payloads[5]), &added); err != nil || added.UserID != want || added.UserInfo["k"] != want {
 			t.Errorf("%q: member_added is read as %+v, %v", s, added, err)
 		}
 	}
@@ -549,9 +544,8 @@ func TestAppendEventAllocations(t *testing.T) {
 		t.Errorf("appendError allocates %v times, want 0", n)
 	}
 	frame := []byte(`{"event":"client-x","channel":"presence-a","data":{"a":[1,2,3],"b":"\u0041"}}`)
-	var p fastjson.Parser
 	if n := testing.AllocsPerRun(1000, func() {
-		m, err := parseMessage(&p, frame)
+		m, err := parseMessage(frame)
 		if err != nil || len(m.event) == 0 {
 			t.Fatal(err)
 		}

@@ -21,8 +21,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"github.com/valyala/fastjson"
 )
 
 const (
@@ -337,14 +335,7 @@ func (s *Socket) writeLast(closeFrame []byte) {
 
 // handleMessage is the switch of the protocol. frame is valid until it returns.
 func (s *Socket) handleMessage(frame []byte) {
-	err := checkJSON(frame, socketDepth, socketValues)
-	if err != nil {
-		s.handleMalformed(err)
-		return
-	}
-	p := parsers.Get()
-	defer freeParser(p, len(frame))
-	m, err := parseMessage(p, frame)
+	m, err := parseMessage(frame)
 	if err != nil {
 		s.handleMalformed(err)
 		return
@@ -401,7 +392,7 @@ func (s *Socket) pace() {
 }
 
 // handleSubscribe answers pusher:subscribe, before the next message of this connection is read.
-func (s *Socket) handleSubscribe(data *fastjson.Value) {
+func (s *Socket) handleSubscribe(data value) {
 	s.pace()
 	r, err := parseSubscribe(data)
 	if err != nil {
@@ -503,7 +494,7 @@ func (s *Socket) refuseWith(channel []byte, r *refusal) {
 }
 
 // handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.
-func (s *Socket) handleUnsubscribe(data *fastjson.Value) {
+func (s *Socket) handleUnsubscribe(data value) {
 	s.pace()
 	r, err := parseSubscribe(data)
 	if err != nil {
@@ -527,7 +518,7 @@ func (s *Socket) handleUnsubscribe(data *fastjson.Value) {
 
 // handleSignin answers pusher:signin. Clients sign in each time they connect and never sign out; a connection stays that of
 // the user it first signed in as.
-func (s *Socket) handleSignin(data *fastjson.Value) {
+func (s *Socket) handleSignin(data value) {
 	r, err := parseSignin(data)
 	if err != nil {
 		s.sendError(0, err.Error(), "")
@@ -583,10 +574,8 @@ func (s *Socket) handleClientEvent(m message) {
 		return
 	}
 	sub := s.subscriptions[place]
-	buffer := frameBuffers.Get().(*[]byte)
-	defer freeFrameBuffer(buffer)
-	*buffer = appendLiteral((*buffer)[:0], m.data)
-	if decodedLen(*buffer) > limits.eventSize {
+	data := m.data.literal()
+	if decodedLen(data) > limits.eventSize {
 		s.sendError(0, fmt.Sprintf("Client event rejected - the data may have at most %d bytes", limits.eventSize), sub.channel.name)
 		return
 	}
@@ -595,7 +584,7 @@ func (s *Socket) handleClientEvent(m message) {
 		s.sendError(codeClientEventRate, text, sub.channel.name)
 		return
 	}
-	e := Event{name: m.event, data: *buffer, except: s}
+	e := Event{name: m.event, data: data, except: s}
 	if sub.member != nil {
 		e.userID = sub.member.id
 	}

@@ -45,7 +45,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err := json.Unmarshal(body, &payload); err != nil || payload.TimeMS == nil || len(payload.Events) == 0 {
 		r.t.Errorf("body %s: %v", body, err)
 	}
-	if h := req.Header; h.Get("Content-Type") != "application/json" || h.Get("X-Pusher-Key") != "key" || !testKey.valid([]byte(h.Get("X-Pusher-Signature")), body) {
+	if h := req.Header; h.Get("Content-Type") != "application/json" || h.Get("X-Pusher-Key") != "key" || !testKey.valid(h.Get("X-Pusher-Signature"), body) {
 		r.t.Errorf("headers %v", h)
 	}
 	if r.single && len(payload.Events) != 1 {
