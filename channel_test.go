@@ -326,3 +326,29 @@ func TestLeaveWaitsForThePump(t *testing.T) {
 		t.Error("the pump still runs")
 	}
 }
+
+// TestClientEventAllocations: an event on its way from one client to others allocates nothing.
+func TestClientEventAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	s := startServer(t)
+	from, to := connect(t, s.addr), connect(t, s.addr)
+	from.join("private-room")
+	to.join("private-room")
+	id, _ := parseSocketID(from.id)
+	socket, ch := s.app.socket(id), s.app.channel("private-room")
+	frame := maskedFrame(0x80|opText, []byte(`{"event":"client-move","channel":"private-room","data":"{\"x\":1,\"y\":2}"}`))
+	p, buf := make([]byte, len(frame)), make([]byte, 64<<10)
+	if n := testing.AllocsPerRun(200, func() {
+		socket.clientEvents = 0 // or the limit of ten a second would end it
+		copy(p, frame)
+		socket.receive(p)
+		for ch.busy() {
+			runtime.Gosched()
+		}
+		to.in.Read(buf)
+	}); n > 0 {
+		t.Errorf("%v allocations for an event, want none", n)
+	}
+}
