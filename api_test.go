@@ -1090,9 +1090,7 @@ func BenchmarkPostEvents(b *testing.B) {
 
 // TestPostEventsAllocationsInAll counts what a request costs with net/http, whose own 22 we cannot avoid, and a subscriber.
 func TestPostEventsAllocationsInAll(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
+	needsExactAllocations(t)
 	const most = 28
 	addr := startEdge(t)
 	sub := connect(t, addr)

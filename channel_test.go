@@ -258,16 +258,23 @@ func TestBacklog(t *testing.T) {
 	c.settled()
 }
 
+// needsExactAllocations skips a test where something else allocates: the race detector, or the goroutines that write where there
+// is no poller.
+func needsExactAllocations(t *testing.T) {
+	t.Helper()
+	p, err := openPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.close()
+	if raceEnabled || p == nil {
+		t.Skip("something else allocates")
+	}
+}
+
 // TestPublishAllocations: an event on its way to its subscribers allocates nothing.
 func TestPublishAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
-	if p, _ := openPoller(); p == nil {
-		t.Skip("without a poller every write needs a goroutine")
-	} else {
-		p.close()
-	}
+	needsExactAllocations(t)
 	defer func(n int) { processors = n }(processors)
 	processors = 1 // on a large channel there are goroutines, a few for thousands of deliveries
 	for _, subscribers := range []int{1, 100} {
@@ -329,9 +336,7 @@ func TestLeaveWaitsForThePump(t *testing.T) {
 
 // TestClientEventAllocations: an event on its way from one client to others allocates nothing.
 func TestClientEventAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates")
-	}
+	needsExactAllocations(t)
 	s := startServer(t)
 	from, to := connect(t, s.addr), connect(t, s.addr)
 	from.join("private-room")
