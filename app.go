@@ -18,6 +18,8 @@ import (
 const (
 	trimFrom  = 1000            // connections, or half of all: when so many have come or gone,
 	trimAfter = 3 * time.Second // memory is given back, after the rest of the burst
+
+	maxRefused = 16 // connections over the limit that may linger for their last words to be read
 )
 
 type App struct {
@@ -83,24 +85,26 @@ func (a *App) logf(format string, args ...any) {
 	}
 }
 
-// addSocket counts s and, if it is welcome, gives it an id that no other connection has and enters it into the table.
-func (a *App) addSocket(s *Socket, welcome bool) error {
+// addSocket counts s and, if it is welcome, gives it an id that no other connection has and enters it into the table. crowded
+// says that there are many more connections than allowed.
+func (a *App) addSocket(s *Socket, welcome bool) (err error, crowded bool) {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
 	a.open++
+	crowded = a.open > a.limits.maxConnections+maxRefused
 	switch {
 	case !welcome:
-		return nil
+		return nil, crowded
 	case a.closing:
-		return errShutdown
+		return errShutdown, crowded
 	case len(a.sockets) >= a.limits.maxConnections:
-		return errQuota
+		return errQuota, crowded
 	}
 	for s.id = newSocketID(); a.sockets[s.id] != nil; s.id = newSocketID() {
 	}
 	a.sockets[s.id] = s
 	a.trimLaterLocked()
-	return nil
+	return nil, false
 }
 
 // removeSocket undoes addSocket when the connection has ended.

@@ -70,7 +70,7 @@ func TestSocketIDs(t *testing.T) {
 	for range goroutines {
 		adding.Go(func() {
 			for range each {
-				if err := a.addSocket(new(Socket), true); err != nil {
+				if err, _ := a.addSocket(new(Socket), true); err != nil {
 					refused <- err
 				}
 			}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"container/list"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -31,6 +33,9 @@ const (
 	closeSpread     = 2 * time.Second // of it at most, between the first and the last connection to be closed
 	closeInterval   = time.Millisecond
 	closeTimeout    = 3 * time.Second // of it, for connections to close once they all have been told
+
+	spareDescriptors = 32 // for what is neither a client nor a caller
+	minCallers       = 16 // HTTP connections that are allowed in any case
 )
 
 // openPoller is a variable for tests of what systems without a poller do.
@@ -39,6 +44,7 @@ var openPoller = newPoller
 // options are what the command line and the environment say.
 type options struct {
 	addr, id, key, secret string
+	secretFile            string
 	madeKey, madeSecret   bool // not given, made up
 	limits                Limits
 	hooks                 []string // URLs that parseHook accepts
@@ -47,8 +53,13 @@ type options struct {
 }
 
 func main() {
+	out, problems := newLines(os.Stdout, false), newLines(os.Stderr, true)
 	log.SetFlags(log.LstdFlags)
-	os.Exit(command(os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr))
+	log.SetOutput(problems)
+	code := command(os.Args[1:], os.LookupEnv, out, problems)
+	out.close()
+	problems.close()
+	os.Exit(code)
 }
 
 // command is main without the process: it returns the exit code.
@@ -68,7 +79,8 @@ func command(args []string, getenv func(string) (string, bool), stdout, stderr i
 	// While a channel's pump writes, someone must read the next requests, on a machine with one core too.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	context.AfterFunc(ctx, stop)   // a second signal ends the process at once
+	signal.Ignore(syscall.SIGPIPE) // whoever read our lines has gone: no reason to end
 	if err := run(ctx, o, stdout); err != nil {
 		fmt.Fprintln(stderr, "edge:", err)
 		return 1
@@ -118,6 +130,7 @@ func serve(ctx context.Context, l net.Listener, app *App) error {
 		WriteTimeout:      20 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs, so that none sends into a closing one
 		MaxHeaderBytes:    8 << 10,
+		ConnState:         newCallers(descriptorLimit() - app.limits.maxConnections - spareDescriptors).note,
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
@@ -128,6 +141,45 @@ func serve(ctx context.Context, l net.Listener, app *App) error {
 	}
 	shutdown(srv, app)
 	return nil
+}
+
+// callers keeps connections that are not WebSocket ones from using up the descriptors: of more than limit, the one that has
+// been in the same state for longest is closed. So a new request finds room, whoever keeps connections open.
+type callers struct {
+	limit int // static
+
+	mu    sync.Mutex // guards the following
+	since *list.List // of net.Conn, the longest unchanged first
+	place map[net.Conn]*list.Element
+}
+
+func newCallers(limit int) *callers {
+	return &callers{limit: max(minCallers, limit), since: list.New(), place: make(map[net.Conn]*list.Element)}
+}
+
+// note is what http.Server calls with every change of a connection.
+func (c *callers) note(nc net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch e := c.place[nc]; {
+	case state == http.StateHijacked || state == http.StateClosed:
+		c.dropLocked(e)
+	case e != nil:
+		c.since.MoveToBack(e)
+	case state == http.StateNew: // another state is of one that was closed below
+		c.place[nc] = c.since.PushBack(nc)
+		if c.since.Len() > c.limit {
+			longest := c.since.Front()
+			longest.Value.(net.Conn).Close()
+			c.dropLocked(longest)
+		}
+	}
+}
+
+func (c *callers) dropLocked(e *list.Element) {
+	if e != nil {
+		delete(c.place, c.since.Remove(e).(net.Conn))
+	}
 }
 
 // handler is the route table of everything but the API's calls.
@@ -194,9 +246,10 @@ func optionTable(o *options) []option {
 		{"id", "", "app id; without it any id is accepted in API paths", text(&o.id)},
 		{"key", "", "app key; without it one is made up and printed", text(&o.key)},
 		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", text(&o.secret)},
+		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", text(&o.secretFile)},
 		{"client-events", "true", "allow client events on private and presence channels", boolean(&l.clientEvents)},
 		{"max-connections", strconv.Itoa(defaultConnections()), "WebSocket connections at once; more are refused with 4004", number(&l.maxConnections, 1, math.MaxInt32)},
-		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", list(&l.origins)},
+		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", commaList(&l.origins)},
 		{"activity-timeout", "120s", "silence after which a client is pinged", duration(&l.activityTimeout, time.Second)},
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", duration(&l.pongTimeout, time.Millisecond)},
 		{"auth-window", "600s", "how far the clock of an API client may be off", duration(&l.authWindow, time.Second)},
@@ -226,7 +279,7 @@ func text(to *string) func(string) error {
 	return func(s string) error { *to = s; return nil }
 }
 
-func list(to *[]string) func(string) error {
+func commaList(to *[]string) func(string) error {
 	return func(s string) error {
 		*to = nil
 		for item := range strings.SplitSeq(s, ",") {
@@ -350,6 +403,9 @@ func (o *options) complete() error {
 	if err != nil || port == "" {
 		return fmt.Errorf("invalid value %q for option -addr: it must be host:port or :port", o.addr)
 	}
+	if err := o.readSecret(); err != nil {
+		return err
+	}
 	if o.madeKey = o.key == ""; o.madeKey {
 		o.key = strings.ToLower(rand.Text()[:20])
 	}
@@ -364,8 +420,29 @@ func (o *options) complete() error {
 	return nil
 }
 
+// readSecret takes the secret from the file that was given for it.
+func (o *options) readSecret() error {
+	if o.secretFile == "" {
+		return nil
+	}
+	if o.secret != "" {
+		return errors.New("there are two secrets: give -secret (or EDGE_SECRET) or -secret-file, not both")
+	}
+	b, err := os.ReadFile(o.secretFile)
+	if err != nil {
+		return fmt.Errorf("cannot read -secret-file: %w", err)
+	}
+	if o.secret = strings.TrimSpace(string(b)); o.secret == "" {
+		return fmt.Errorf("-secret-file %s is empty", o.secretFile)
+	}
+	return nil
+}
+
 // defaultConnections leaves descriptors for API requests and whatever else needs one.
-func defaultConnections() int { return max(64, descriptorLimit()-128) }
+func defaultConnections() int {
+	limit := descriptorLimit()
+	return max(64, limit-max(128, limit/20))
+}
 
 // printHelp prints what there is to know without the README.
 func printHelp(w io.Writer) {

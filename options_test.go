@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"runtime"
@@ -67,12 +68,43 @@ var optionSamples = map[string][2]string{
 	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"},
 }
 
+func TestSecretFile(t *testing.T) {
+	file := func(content string) string {
+		name := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	for content, want := range map[string]string{"s": "s", "s\n": "s", " s 2\r\n\n": "s 2"} {
+		for _, o := range []options{
+			mustParse(t, []string{"-key", "k", "-secret-file", file(content)}),
+			mustParse(t, []string{"-key", "k"}, "EDGE_SECRET_FILE="+file(content)),
+		} {
+			if o.secret != want || o.madeSecret {
+				t.Errorf("%q: the secret is %q", content, o.secret)
+			}
+		}
+	}
+	for _, args := range [][]string{
+		{"-secret-file", file("")}, {"-secret-file", file(" \n")}, {"-secret-file", file("") + "x"}, {"-secret-file", t.TempDir()},
+		{"-secret-file", file("s"), "-secret", "s"},
+	} {
+		if _, err := parseOptions(args, func(string) (string, bool) { return "", false }); err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
 // A flag goes before a variable, a variable before the default.
 func TestOptionPrecedence(t *testing.T) {
 	fixed := []string{"-key", "k", "-secret", "s"}
 	standard := mustParse(t, fixed)
 	for _, opt := range optionTable(new(options)) {
 		sample, ok := optionSamples[opt.name]
+		if opt.name == "secret-file" {
+			continue // TestSecretFile
+		}
 		if !ok {
 			t.Errorf("no sample for -%s", opt.name)
 			continue

@@ -4,7 +4,10 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +15,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -20,6 +24,7 @@ import (
 type process struct {
 	t    testing.TB
 	cmd  *exec.Cmd
+	out  io.Reader // what follows the address
 	addr string
 }
 
@@ -35,6 +40,12 @@ func startProcess(t testing.TB, kind string, args ...string) *process {
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS="+kind)
 	cmd.Stderr = os.Stderr
+	return start(t, cmd)
+}
+
+// start starts a process that says its address on its standard output.
+func start(t testing.TB, cmd *exec.Cmd) *process {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -46,14 +57,14 @@ func startProcess(t testing.TB, kind string, args ...string) *process {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	p := &process{t: t, cmd: cmd}
+	p := &process{t: t, cmd: cmd, out: out}
 	for lines := bufio.NewScanner(out); p.addr == "" && lines.Scan(); {
 		if _, rest, ok := strings.Cut(lines.Text(), "http://"); ok {
 			p.addr, _, _ = strings.Cut(rest, "/")
 		}
 	}
 	if p.addr == "" {
-		t.Fatalf("%s says no address", kind)
+		t.Fatalf("%s says no address", cmd)
 	}
 	return p
 }
@@ -126,4 +137,129 @@ func TestIdle(t *testing.T) {
 		time.Sleep(seconds * time.Second) // the time that is measured
 		return switches()-before < seconds
 	})
+}
+
+// TestDescriptors: with all descriptors but the reserve in use, by WebSocket connections and by ones that say nothing or go on
+// saying something for ever, publishing works, nothing spins, and soon after they have gone all is as before.
+func TestDescriptors(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux")
+	}
+	cmd := exec.Command("sh", "-c", `ulimit -n 256 && exec "$0" "$@"`, os.Args[0], "-addr", "127.0.0.1:0", "-key", "key", "-secret", "secret")
+	cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=edge")
+	p := start(t, cmd)
+	first := connect(t, p.addr)
+	first.join("room")
+	var all []net.Conn
+	for i := range 600 {
+		c := dial(t, p.addr)
+		switch all = append(all, c); i % 3 {
+		case 0:
+			fmt.Fprintf(c, "GET /app/key?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+				"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+		case 1:
+			io.WriteString(c, "POST /apps/1/events HTTP/1.1\r\nHost")
+		}
+	}
+	http.DefaultClient.Timeout = 4 * time.Second // after five some of those who hold the descriptors are cut off in any case
+	defer func() { http.DefaultClient.Timeout = 0 }()
+	for range 3 {
+		http.DefaultClient.CloseIdleConnections() // so that it needs a new connection
+		publish(t, p.addr, "room", "hello", "{}")
+		first.expect(event("hello", "room", "{}"))
+	}
+	before := p.cpu()
+	time.Sleep(2 * time.Second) // the time that is measured
+	if used := p.cpu() - before; used > 1e6 {
+		t.Errorf("%.0f us of processor time in two seconds of doing nothing", used)
+	}
+	for _, c := range all {
+		c.Close()
+	}
+	waitUntil(t, "others are welcome again", func() bool {
+		c := handshake(t, p.addr, "/app/key?protocol=7", "")
+		defer c.conn.Close()
+		return strings.Contains(c.text(), "connection_established")
+	})
+}
+
+// TestUnreadLines: lines that nobody reads, or that cannot be written, hold up nothing, not even the end.
+func TestUnreadLines(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	_, unread, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unread.Close()
+	for _, stderr := range []*os.File{full, unread} {
+		cmd := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-key", "key", "-secret", "secret", "-verbose")
+		cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=edge")
+		cmd.Stderr = stderr
+		p := start(t, cmd) // nobody reads its standard output either
+		c := connect(t, p.addr)
+		for i := range 2000 { // more than a pipe holds
+			c.send(`{"event":"pusher:unsubscribe","data":{"channel":"%s%d"}}`, strings.Repeat("x", 150), i)
+			if i == 200 {
+				break // the rest would be slowed down
+			}
+		}
+		for range 300 {
+			handshake(t, p.addr, "/app/"+strings.Repeat("x", 50), "").conn.Close()
+		}
+		c.conn.Close()
+		c = connect(t, p.addr)
+		c.join("room")
+		publish(t, p.addr, "room", "hello", "{}")
+		c.expect(event("hello", "room", "{}"))
+		cmd.Process.Signal(syscall.SIGTERM)
+		c.expectClose(codeReconnect)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("exit: %v", err)
+		}
+	}
+}
+
+// TestSecretStaysInside: the secret is on no command line, in no line that is printed and in no answer, whatever goes wrong.
+func TestSecretStaysInside(t *testing.T) {
+	const marker = "MarkerOfTheSecret"
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(marker+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []string{"variable", "file"} {
+		cmd := exec.Command(os.Args[0], "-addr", "127.0.0.1:0", "-key", "key", "-verbose", "-webhook", "http://127.0.0.1:1/none")
+		cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=edge")
+		if how == "file" {
+			cmd.Args = append(cmd.Args, "-secret-file", file)
+		} else {
+			cmd.Env = append(cmd.Env, "EDGE_SECRET="+marker)
+		}
+		var problems bytes.Buffer
+		cmd.Stderr = &problems
+		p := start(t, cmd)
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+		said := string(line)
+		c := connect(t, p.addr)
+		c.subscribe("private-room", "") // signed with another secret
+		said += c.text() + c.text()
+		c.send(`{"event":"pusher:signin","data":{"auth":"key:%064d","user_data":"{\"id\":\"1\"}"}}`, 1)
+		said += c.text()
+		for _, path := range []string{"/apps/1/events", "/apps/1/channels", "/apps/1/nothing", "/"} {
+			for _, method := range []string{"GET", "POST", "PUT"} {
+				_, answer := apiCall(t, p.addr, method, path, "", "{}")
+				said += answer
+			}
+		}
+		http.DefaultClient.CloseIdleConnections()
+		cmd.Process.Signal(syscall.SIGTERM)
+		rest, _ := io.ReadAll(p.out)
+		cmd.Wait()
+		if said += string(rest) + problems.String(); strings.Contains(said, marker) || !strings.Contains(said, "Invalid signature") {
+			t.Errorf("by %s: the secret was said, or nothing was refused:\n%s", how, said)
+		}
+	}
 }

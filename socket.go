@@ -157,7 +157,8 @@ func hasToken(lines []string, token string) bool {
 func (s *Socket) serve(first, early []byte, code int, reason string) {
 	s.lastRead = monotonic()
 	s.timer = time.AfterFunc(s.app.limits.activityTimeout, s.tick)
-	switch s.app.addSocket(s, code == 0) {
+	err, crowded := s.app.addSocket(s, code == 0)
+	switch err {
 	case errQuota:
 		code, reason = codeOverQuota, "The app is over its connection limit"
 	case errShutdown:
@@ -169,6 +170,9 @@ func (s *Socket) serve(first, early []byte, code int, reason string) {
 	} else {
 		s.app.logf("%s refused: %d %q", s.conn.remote, code, reason)
 		s.writeLast(appendClose(appendError(first, code, reason, ""), code, reason))
+		if crowded {
+			s.conn.abort() // there are no descriptors for lingering
+		}
 	}
 	if len(early) > 0 {
 		s.receive(early)
@@ -317,7 +321,10 @@ func (s *Socket) ended() {
 }
 
 // deliver sends bytes that never change, and reports whether it kept a reference to them. Anyone may call it.
-func (s *Socket) deliver(frames []byte) (kept bool) { return s.conn.writeShared(frames) }
+func (s *Socket) deliver(frames []byte) (kept bool) {
+	defer s.recovered() // or a panic would take the channel's pump with it, and everyone
+	return s.conn.writeShared(frames)
+}
 
 // write sends bytes that the caller may use again.
 func (s *Socket) write(frames []byte) { s.conn.Write(frames) } // a failed write shows in ended
