@@ -78,7 +78,7 @@ func newAudience(b *testing.B, conns []net.Conn, size int) *audience {
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := &audience{poller: p, unit: int64(size * len(conns)), arrived: make(chan struct{}, 1000)}
+	a := &audience{poller: p, unit: int64(size) * int64(len(conns)), arrived: make(chan struct{}, 1000)}
 	b.Cleanup(func() { // runs last
 		a.ends.Wait()
 		p.close()
@@ -294,7 +294,7 @@ func BenchmarkLoadPost(b *testing.B) {
 	for _, test := range []struct{ path, body string }{{"/apps/1/events", loadEvent}, {"/apps/1/batch_events", batch}} {
 		b.Run(test.path[len("/apps/1/"):], func(b *testing.B) {
 			p := startPinned(b, "edge")
-			newAudience(b, subscribers(b, p, 1, room), 1<<40)
+			newAudience(b, subscribers(b, p, 1, room), 1<<30)
 			pub, before := newPublisher(b, p), p.cpu()
 			b.ResetTimer() // and not what came before
 			b.SetParallelism(4)
@@ -320,7 +320,7 @@ func BenchmarkLoadChannels(b *testing.B) {
 					for j := i; j < i+each; j++ {
 						c.join("room-" + strconv.Itoa(j)) // at most 200 a second
 					}
-					newAudience(b, []net.Conn{c.conn}, 1<<40)
+					newAudience(b, []net.Conn{c.conn}, 1<<30)
 				})
 			}
 			wg.Wait()
