@@ -308,7 +308,7 @@ func (a *api) parseTrigger(f []value) (t trigger, err error) {
 	if len(socketID) > 0 {
 		id, ok := parseSocketID(socketID)
 		if !ok {
-			return t, badRequest("Invalid socket id: %q", socketID)
+			return t, badRequest("Invalid socket id: %q", clip(socketID))
 		}
 		t.event.except = a.app.socket(id)
 	}
@@ -318,8 +318,11 @@ func (a *api) parseTrigger(f []value) (t trigger, err error) {
 	}
 	t.info = parseInfo(string(list))
 	t.event.keep = true
+	if err := a.checkData(f[fieldData]); err != nil {
+		return t, err
+	}
 	t.event.data = f[fieldData].literal()
-	return t, a.checkData(t.event.data)
+	return t, nil
 }
 
 // parseEventName takes any name that is not kept for the server: applications use backslashes, dots and spaces.
@@ -333,7 +336,7 @@ func (a *api) parseEventName(v value) ([]byte, error) {
 		return nil, badRequest("Expected name parameter to be a string")
 	case len(name) == 0:
 		return nil, badRequest("Missing required parameter: name")
-	case utf8.RuneCount(name) > maxEventName:
+	case len(name) > utf8.UTFMax*maxEventName || utf8.RuneCount(name) > maxEventName:
 		return nil, badRequest("The event name exceeds the allowed maximum (%d characters)", maxEventName)
 	case reservedEvent(name):
 		return nil, badRequest("Event names beginning with pusher: or pusher_internal: are reserved: %q", name)
@@ -342,8 +345,8 @@ func (a *api) parseEventName(v value) ([]byte, error) {
 }
 
 // checkData refuses data over the limit, in the words of the hosted service.
-func (a *api) checkData(literal []byte) error {
-	if decodedLen(literal) <= a.app.limits.eventSize {
+func (a *api) checkData(data value) error {
+	if data.dataSize() <= a.app.limits.eventSize {
 		return nil
 	}
 	return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The data content of this event exceeds the allowed maximum (%d bytes). "+
@@ -372,7 +375,7 @@ func (a *api) parseChannels(t *trigger, one, several value) error {
 		}
 		k, ok := parseChannel(name, a.app.limits.channelName)
 		if !ok {
-			return badRequest("Invalid channel name: %q", name)
+			return badRequest("Invalid channel name: %q", clip(name))
 		}
 		if slices.Contains(t.channels, string(name)) {
 			continue

@@ -177,15 +177,23 @@ func (s *jsonScanner) member() string {
 	from = s.i
 	what := s.value()
 	if what == "" && s.depth == s.outermost && len(s.names) > 0 {
-		s.note(name.text(), from)
+		s.note(name, from)
 	}
 	return what
 }
 
 // note keeps the place of a member of the outermost object, from…i, if it is one of those looked for.
-func (s *jsonScanner) note(name []byte, from int) {
+func (s *jsonScanner) note(name value, from int) {
+	text := name[1 : len(name)-1]
+	if bytes.IndexByte(text, '\\') >= 0 {
+		var b [128]byte
+		if len(text) > len(b) {
+			return // none of ours is that long, however it is written
+		}
+		text = name.appendText(b[:0])
+	}
 	for i, n := range s.names {
-		if string(name) != n {
+		if string(text) != n {
 			continue
 		}
 		if s.places[i].to > 0 && s.twice == "" {
@@ -300,7 +308,12 @@ func (v value) text() []byte {
 	if bytes.IndexByte(in, '\\') < 0 {
 		return in
 	}
-	out := make([]byte, 0, len(in))
+	return v.appendText(make([]byte, 0, len(in)))
+}
+
+// appendText appends what a string stands for.
+func (v value) appendText(out []byte) []byte {
+	in := v[1 : len(v)-1]
 	for i := 0; i < len(in); i++ {
 		if in[i] != '\\' {
 			out = append(out, in[i])
@@ -359,20 +372,30 @@ func (v value) first(n int) (items []value, all int) {
 	return items, all
 }
 
-// appendCompact appends v without the space between its tokens.
-func (v value) appendCompact(dst []byte) []byte {
-	quoted := false
-	for i := 0; i < len(v); i++ {
-		switch c := v[i]; {
+// compact yields the bytes of v without the space between its tokens.
+func (v value) compact(yield func(c byte) bool) {
+	quoted, escaped := false, false
+	for _, c := range v {
+		switch {
+		case escaped:
+			escaped = false
 		case c == '\\':
-			dst = append(dst, c)
-			i++
+			escaped = true
 		case c == '"':
 			quoted = !quoted
 		case !quoted && c <= ' ':
 			continue
 		}
-		dst = append(dst, v[i])
+		if !yield(c) {
+			return
+		}
+	}
+}
+
+// appendCompact appends v without the space between its tokens.
+func (v value) appendCompact(dst []byte) []byte {
+	for c := range v.compact {
+		dst = append(dst, c)
 	}
 	return dst
 }

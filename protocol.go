@@ -183,6 +183,9 @@ func (id socketID) String() string { return string(id.append(nil)) }
 // parseSocketID returns ok for anything of the form digits.digits. Numbers that newSocketID does not make give an id that
 // no connection has, which is no error.
 func parseSocketID[T string | []byte](s T) (id socketID, ok bool) {
+	if len(s) > 2000 {
+		return id, false // not worth a copy
+	}
 	a, b, _ := strings.Cut(string(s), ".")
 	x, errA := strconv.ParseUint(a, 10, 64)
 	y, errB := strconv.ParseUint(b, 10, 64)
@@ -376,17 +379,44 @@ func parseUser(userData []byte) (u User, excess bool, err error) {
 	return u, false, nil
 }
 
+// dataSize is how many bytes of data an event has that carries v.
+func (v value) dataSize() (n int) {
+	if v.is('"') {
+		return decodedLen(v)
+	}
+	for range v.compact {
+		n++
+	}
+	return n
+}
+
 // literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came with; other
 // values become a string that holds them as compact JSON.
 func (v value) literal() []byte {
-	switch {
-	case v == nil:
-		return []byte(`"null"`)
-	case v.is('"'):
+	if v.is('"') {
 		return v
 	}
-	return appendString(nil, v.appendCompact(nil))
+	if v == nil {
+		v = value("null")
+	}
+	size := 2
+	for c := range v.compact {
+		if size++; c == '"' || c == '\\' {
+			size++
+		}
+	}
+	dst := append(make([]byte, 0, size), '"')
+	for c := range v.compact {
+		if c == '"' || c == '\\' { // nothing else in JSON needs an escape
+			dst = append(dst, '\\')
+		}
+		dst = append(dst, c)
+	}
+	return append(dst, '"')
 }
+
+// clip cuts what a client sent to a length that is worth repeating to it.
+func clip(b []byte) []byte { return b[:min(len(b), 2000)] }
 
 // reservedEvent reports whether only the server may send events of this name.
 func reservedEvent[T string | []byte](name T) bool {

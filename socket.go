@@ -155,6 +155,8 @@ func hasToken(lines []string, token string) bool {
 // serve brings the connection to life, unless it is refused with code. first are bytes to be sent before anything else, early
 // is what the client has sent already.
 func (s *Socket) serve(first, early []byte, code int, reason string) {
+	defer s.conn.start(s) // whatever happens: only what was started ends
+	defer s.recovered()
 	s.lastRead = monotonic()
 	s.timer = time.AfterFunc(s.app.limits.activityTimeout, s.tick)
 	err, crowded := s.app.addSocket(s, code == 0)
@@ -177,7 +179,6 @@ func (s *Socket) serve(first, early []byte, code int, reason string) {
 	if len(early) > 0 {
 		s.receive(early)
 	}
-	s.conn.start(s)
 }
 
 // receive handles what the client sent. The connection calls it.
@@ -291,7 +292,7 @@ func (s *Socket) recovered() {
 
 // leave ends all that the client takes part in. The connection stays until the other side has closed it too, so that it can
 // read our last bytes (closing one that has unread input makes the kernel discard them), or until that takes too long. It may
-// be called again, and then goes on where a panic has stopped it. The caller holds mu.
+// be called again. The caller holds mu.
 func (s *Socket) leave() {
 	if !s.left {
 		s.left, s.leftAt = true, monotonic()
@@ -300,12 +301,18 @@ func (s *Socket) leave() {
 	for len(s.subscriptions) > 0 {
 		sub := s.subscriptions[0]
 		s.subscriptions = s.subscriptions[1:]
-		s.app.unsubscribe(sub)
+		s.leaveChannel(sub)
 	}
 	if user := s.user; user != nil {
 		s.user = nil
 		s.app.signOut(s, user, s.userSub)
 	}
+}
+
+// leaveChannel ends a subscription. A panic must not keep leave from ending the others.
+func (s *Socket) leaveChannel(sub *Subscription) {
+	defer s.recovered()
+	s.app.unsubscribe(sub)
 }
 
 // ended is called by the connection when it is over.
@@ -409,7 +416,7 @@ func (s *Socket) handleSubscribe(data value) {
 	k, ok := parseChannel(r.channel, s.app.limits.channelName)
 	switch {
 	case !ok:
-		s.refuse(r.channel, "InvalidChannel", http.StatusBadRequest,
+		s.refuse(clip(r.channel), "InvalidChannel", http.StatusBadRequest,
 			"Invalid channel name: it must have 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", s.app.limits.channelName)
 	case k == kindUser:
 		s.subscribeUser(r.channel)
@@ -514,7 +521,7 @@ func (s *Socket) handleUnsubscribe(data value) {
 	}
 	i := s.find(r.channel)
 	if i < 0 {
-		s.sendError(0, fmt.Sprintf("No current subscription to channel %s, or subscription in progress", r.channel), "")
+		s.sendError(0, fmt.Sprintf("No current subscription to channel %s, or subscription in progress", clip(r.channel)), "")
 		return
 	}
 	sub := s.subscriptions[i]
@@ -581,8 +588,7 @@ func (s *Socket) handleClientEvent(m message) {
 		return
 	}
 	sub := s.subscriptions[place]
-	data := m.data.literal()
-	if decodedLen(data) > limits.eventSize {
+	if m.data.dataSize() > limits.eventSize {
 		s.sendError(0, fmt.Sprintf("Client event rejected - the data may have at most %d bytes", limits.eventSize), sub.channel.name)
 		return
 	}
@@ -591,7 +597,7 @@ func (s *Socket) handleClientEvent(m message) {
 		s.sendError(codeClientEventRate, text, sub.channel.name)
 		return
 	}
-	e := Event{name: m.event, data: data, except: s}
+	e := Event{name: m.event, data: m.data.literal(), except: s}
 	if sub.member != nil {
 		e.userID = sub.member.id
 	}
