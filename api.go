@@ -317,6 +317,9 @@ func (a *api) parseTrigger(f []value) (t trigger, err error) {
 		return t, badRequest("%v", err)
 	}
 	t.info = parseInfo(string(list))
+	if slices.ContainsFunc(t.kinds, func(k kind) bool { return k&kindCache != 0 }) && a.app.bounds.memory.refuses() {
+		return t, &apiError{http.StatusServiceUnavailable, textShortOfMemory + " and keeps no more events for cache channels"}
+	}
 	t.event.keep = true
 	if err := a.checkData(f[fieldData]); err != nil {
 		return t, err

@@ -12,11 +12,11 @@ import (
 func FuzzAPIBody(f *testing.F) {
 	// Cached events are forgotten after a second, so that they do not pile up. Little data is too much already, since the
 	// fuzzer spends its time on making large inputs smaller.
-	o, err := parseOptions([]string{"-key", "key", "-secret", "secret", "-cache-ttl", "1s", "-event-size", "64"}, apiEnv)
+	o, err := parseOptions([]string{"-key", "key", "-secret", testSecret, "-cache-ttl", "1s", "-event-size", "64"}, apiEnv)
 	if err != nil {
 		f.Fatal(err)
 	}
-	app := newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits)
+	app := newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits, newBudget(o.memory))
 	h := handler(app, &upgrader{app: app})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, path := range []string{"/apps/1/events", "/apps/1/batch_events"} {

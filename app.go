@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -30,8 +29,9 @@ type App struct {
 	webhooks *webhooks   // nil without any
 	log      *log.Logger // what happens, for -verbose; nil for nobody
 
-	channels sync.Map      // name → *Channel; read without a lock
-	cuts     atomic.Uint64 // connections cut for reading too slowly
+	bounds bounds // of its connections
+
+	channels sync.Map // name → *Channel; read without a lock
 
 	socketsMu sync.Mutex           // guards the following
 	sockets   map[socketID]*Socket // every connection that was established and has not left
@@ -65,17 +65,21 @@ var (
 	errGone     = errors.New("channel is gone")
 	errFull     = errors.New("presence channel is full")
 	errQuota    = errors.New("over the connection limit")
+	errMemory   = errors.New("over the memory budget")
 	errShutdown = errors.New("shutting down")
 )
 
 // newApp makes an app that nobody is connected to.
-func newApp(id string, keys Keys, limits Limits) *App {
-	return &App{
+func newApp(id string, keys Keys, limits Limits, memory *budget) *App {
+	a := &App{
 		id: id, keys: keys, limits: limits,
 		sockets:  make(map[socketID]*Socket),
 		users:    make(map[string]map[*Socket]struct{}),
 		watchers: make(map[string]map[*Socket]struct{}),
 	}
+	a.bounds.memory = memory
+	a.bounds.queue.Store(int64(limits.sendBuffer))
+	return a
 }
 
 // logf says what happens if someone wants to know. Strings from outside must be printed with %q.
@@ -99,6 +103,8 @@ func (a *App) addSocket(s *Socket, welcome bool) (err error, crowded bool) {
 		return errShutdown, crowded
 	case len(a.sockets) >= a.limits.maxConnections:
 		return errQuota, crowded
+	case a.bounds.memory.refuses():
+		return errMemory, crowded
 	}
 	for s.id = newSocketID(); a.sockets[s.id] != nil; s.id = newSocketID() {
 	}
@@ -131,8 +137,16 @@ func (a *App) noteEndLocked() {
 func (a *App) trimLaterLocked() {
 	if moved := len(a.sockets) - a.trimmedAt; !a.trimming && max(moved, -moved) >= max(trimFrom, a.trimmedAt/2) {
 		a.trimming = true
-		time.AfterFunc(trimAfter, a.trim)
+		a.later(trimAfter, a.trim)
 	}
+}
+
+// later calls f when d has passed.
+func (a *App) later(d time.Duration, f func()) {
+	time.AfterFunc(d, func() {
+		defer recovered("timer")
+		f()
+	})
 }
 
 // trim gives back to the system the memory of connections that have left, and the garbage of the handshakes of those that have
@@ -212,7 +226,7 @@ func (a *App) unsubscribe(sub *Subscription) {
 // note tells the webhooks what happened to a channel and, where it is one of a member, to m.
 func (a *App) note(c *Channel, m *Member, ch change) {
 	if ch.countIn > 0 {
-		time.AfterFunc(ch.countIn, func() { a.note(c, nil, c.sendCount()) })
+		a.later(ch.countIn, func() { a.note(c, nil, c.sendCount()) })
 	}
 	w := a.webhooks
 	if w == nil || c.kind&kindUser != 0 {
@@ -309,7 +323,7 @@ func (a *App) cachedEvent(frame, data []byte) *cachedEvent {
 // however often the event is replaced.
 func (a *App) expireLater(c *Channel) {
 	if c.expiring.CompareAndSwap(false, true) {
-		time.AfterFunc(a.limits.cacheTTL, func() { a.expire(c) })
+		a.later(a.limits.cacheTTL, func() { a.expire(c) })
 	}
 }
 
@@ -321,7 +335,7 @@ func (a *App) expire(c *Channel) {
 		a.dropChannel(c)
 	}
 	if wait > 0 && c.expiring.CompareAndSwap(false, true) {
-		time.AfterFunc(wait, func() { a.expire(c) })
+		a.later(wait, func() { a.expire(c) })
 	}
 }
 

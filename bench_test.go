@@ -6,7 +6,6 @@ import (
 	"log"
 	"net"
 	"net/http/httptest"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -115,7 +114,7 @@ func benchLookup(b *testing.B, table func(names []string) func(string) bool) {
 func BenchmarkChannelTable(b *testing.B) {
 	const n = 100_000
 	for b.Loop() {
-		app := newApp("", nil, Limits{})
+		app := newApp("", nil, Limits{}, newBudget(1<<30))
 		before := heap()
 		for i := range n {
 			app.openChannel(fmt.Sprintf("private-orders.%d", i), kindPrivate)
@@ -186,7 +185,7 @@ func BenchmarkLargeChannel(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer p.close()
-			var cuts atomic.Uint64
+			bounds := newBounds(1 << 30)
 			subs := make([]*Subscription, 5000)
 			for i := range subs {
 				dial(b, l.Addr().String())
@@ -195,11 +194,11 @@ func BenchmarkLargeChannel(b *testing.B) {
 					b.Fatal(err)
 				}
 				s := new(Socket)
-				s.conn.init(c, p, 1<<30, &cuts)
+				s.conn.init(c, p, bounds)
 				defer s.conn.free()
 				subs[i] = &Subscription{socket: s}
 			}
-			frames := batch{frames: make([]byte, 250)}
+			frames := batch{shared: shared{bytes: make([]byte, 250), free: func() {}}}
 			for b.Loop() {
 				frames.deliverAll(subs)
 			}
@@ -232,7 +231,7 @@ func receive(arrived <-chan struct{}, n int) {
 // whose queue is full all the time. Events from the API are no webhook events, so with them nothing changes.
 func BenchmarkClientEvent(b *testing.B) {
 	log.SetOutput(io.Discard)
-	defer log.SetOutput(os.Stderr)
+	defer log.SetOutput(errorOutput)
 	for _, failing := range []bool{false, true} {
 		b.Run(fmt.Sprintf("failing receiver=%t", failing), func(b *testing.B) {
 			var args []string

@@ -24,6 +24,7 @@ const (
 	gatherShare = 12                    // or for this part of the last round's duration,
 	gatherWhile = time.Millisecond      // while no more than this or the last round's duration has passed since
 	maxBatchBuf = 128 << 10             // larger buffers are not kept in the pool
+	smallBatch  = 1 << 10
 )
 
 // Only tests change these.
@@ -58,6 +59,8 @@ type Channel struct {
 	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
 	run     func()        // pump, made once: a go statement with a receiver would allocate for every event
 
+	lastSize int // bytes of the last batch
+
 	countTold int   // the last subscription_count sent,
 	countSent int64 // and when, on the clock of monotonic
 
@@ -91,6 +94,12 @@ type Subscription struct {
 	left atomic.Bool // set under Channel.mu, read by the pump
 }
 
+// closeBroken ends the connection whose delivery has panicked.
+func (sub *Subscription) closeBroken() {
+	defer recovered("delivery") // what is broken may be the subscription itself
+	sub.socket.closeBroken()
+}
+
 // Member is a user of a presence channel, who may have several connections.
 type Member struct {
 	// Static after construction.
@@ -107,14 +116,15 @@ type cachedEvent struct {
 	expires time.Time
 }
 
-// batch is a run of frames on their way to every subscription. Once the pump has taken it, it never changes.
+// batch is a run of frames on their way to every subscription. Once the pump has taken it, its frames, which are the bytes that
+// it shares, do not change before nobody needs them any more.
 type batch struct {
-	frames []byte
-	count  int    // of frames
-	skips  []skip // who must not get which part of frames
+	shared
+	count int    // of frames
+	skips []skip // who must not get which part of the frames; only for the pump
 }
 
-// skip says that socket must not get the bytes from…to of a batch.
+// skip says that socket must not get the bytes from…to of a batch's frames.
 type skip struct {
 	socket   *Socket
 	from, to int
@@ -128,7 +138,10 @@ type join struct {
 	done   chan struct{} // closed when the answer is written; nil if nobody waits
 }
 
-var batches = sync.Pool{New: func() any { return new(batch) }}
+// batches are apart by the room they have: so a slow reader that keeps a small one keeps no large buffer.
+var smallBatches, batches = newBatches(), newBatches()
+
+func newBatches() *sync.Pool { return &sync.Pool{New: func() any { return new(batch) }} }
 
 // subscribe adds a subscription of s and returns when it has been answered: with answer, or if that is nil with
 // subscription_succeeded and what belongs to it. m is the member of a presence channel, or nil; a member who is there
@@ -282,9 +295,17 @@ func (c *Channel) waitLocked() {
 // batchLocked appends a frame to what the pump will take next. It does not start the pump.
 func (c *Channel) batchLocked(frame []byte) {
 	if c.batch == nil {
-		c.batch = batches.Get().(*batch)
+		pool := batches
+		if c.lastSize <= smallBatch {
+			pool = smallBatches
+		}
+		c.batch = pool.Get().(*batch)
+		c.batch.users.Store(1) // the pump
+		if c.batch.free == nil {
+			c.batch.free = c.batch.recycle
+		}
 	}
-	c.batch.frames = append(c.batch.frames, frame...)
+	c.batch.bytes = append(c.batch.bytes, frame...)
 	c.batch.count++
 }
 
@@ -293,7 +314,7 @@ func (c *Channel) pendingLocked() int {
 	if c.batch == nil {
 		return 0
 	}
-	return len(c.batch.frames)
+	return len(c.batch.bytes)
 }
 
 // startLocked starts the pump if something is pending and none runs.
@@ -331,27 +352,21 @@ func (c *Channel) pump() {
 
 // round delivers what is pending and reports whether more is. If not, the caller is no longer the pump.
 func (c *Channel) round() (more bool) {
+	defer c.recovered()
 	b, subs, joining := c.take()
-	kept := false
 	if b != nil {
 		began := monotonic()
-		kept = b.deliverAll(subs)
+		b.deliverAll(subs)
 		c.lastFrames, c.lastEnd = b.count, monotonic()
 		c.lastTook = time.Duration(c.lastEnd - began)
 	}
 	for _, j := range joining {
-		if j.sub != nil {
-			j.sub.socket.deliver(j.answer)
-			if b != nil && b.deliver(j.sub.socket, j.at) {
-				kept = true
-			}
-		}
-		if j.done != nil {
-			close(j.done)
-		}
+		j.end(b)
 	}
-	if b != nil && !kept {
-		b.free()
+	if b != nil {
+		clear(b.skips)
+		b.skips = b.skips[:0]
+		b.done()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -359,79 +374,138 @@ func (c *Channel) round() (more bool) {
 	return c.pumping
 }
 
+// end answers a subscription, and gives it what is in b, which may be nil, since then.
+func (j join) end(b *batch) {
+	defer func() {
+		if p := recover(); p != nil {
+			logPanic("subscription", p)
+			j.sub.closeBroken()
+		}
+		if j.done != nil {
+			close(j.done)
+		}
+	}()
+	if j.sub == nil {
+		return
+	}
+	j.sub.socket.deliver(j.answer)
+	if b != nil {
+		b.deliver(j.sub.socket, j.at)
+	}
+}
+
+// recovered catches a panic of a round; it is deferred. Who subscribes to the channel may have missed something, so their connections
+// end, and no others.
+func (c *Channel) recovered() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	logPanic("channel", p)
+	c.mu.Lock()
+	subs, joining, taken := c.subs, c.joining, c.taken
+	c.pumping, c.batch, c.joining, c.taken = false, nil, nil, nil
+	c.mu.Unlock()
+	if taken != nil {
+		close(taken)
+	}
+	for _, sub := range subs {
+		sub.closeBroken()
+	}
+	for _, j := range joining {
+		if j.sub != nil {
+			j.sub.closeBroken()
+		}
+		if j.done != nil {
+			close(j.done)
+		}
+	}
+}
+
 // take takes everything that is pending, and lets publishers go on.
 func (c *Channel) take() (b *batch, subs []*Subscription, joining []join) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b, subs, joining = c.batch, c.subs, c.joining
-	c.batch, c.joining = nil, nil
+	if c.batch, c.joining = nil, nil; b != nil {
+		c.lastSize = len(b.bytes)
+	}
 	for _, j := range joining {
 		if j.sub != nil {
 			c.subs = append(c.subs, j.sub) // beyond the length of subs, so that this round does not see it there
 		}
 	}
-	if c.taken != nil {
-		close(c.taken)
+	if taken := c.taken; taken != nil {
 		c.taken = nil
+		close(taken)
 	}
 	return b, subs, joining
 }
 
 // deliverAll writes b to all of subs, on a large channel with as many goroutines as there are processors, and returns when it
-// has: so every subscription gets every batch in the same order. It reports whether one kept a reference.
-func (b *batch) deliverAll(subs []*Subscription) (kept bool) {
+// has: so every subscription gets every batch in the same order.
+func (b *batch) deliverAll(subs []*Subscription) {
 	part := max(segment, (len(subs)+processors-1)/processors)
 	if len(subs) < 2*segment || processors == 1 {
-		return b.deliverPart(subs)
+		b.deliverPart(subs)
+		return
 	}
 	var others sync.WaitGroup
-	var othersKept atomic.Bool
 	for some := range slices.Chunk(subs[part:], part) {
-		others.Go(func() {
-			if b.deliverPart(some) {
-				othersKept.Store(true)
-			}
-		})
+		others.Go(func() { b.deliverPart(some) })
 	}
-	kept = b.deliverPart(subs[:part])
+	b.deliverPart(subs[:part])
 	others.Wait()
-	return kept || othersKept.Load()
 }
 
-func (b *batch) deliverPart(subs []*Subscription) (kept bool) {
-	for _, sub := range subs {
-		if !sub.left.Load() && b.deliver(sub.socket, 0) {
-			kept = true
+func (b *batch) deliverPart(subs []*Subscription) {
+	for len(subs) > 0 {
+		subs = subs[b.deliverSome(subs):]
+	}
+}
+
+// deliverSome writes b to all of subs, or up to one for which something panics, whose connection ends. It returns how many that are.
+func (b *batch) deliverSome(subs []*Subscription) (n int) {
+	defer func() {
+		if p := recover(); p != nil {
+			logPanic("delivery", p)
+			subs[n].closeBroken()
+			n++
+		}
+	}()
+	for ; n < len(subs); n++ {
+		if sub := subs[n]; !sub.left.Load() {
+			b.deliver(sub.socket, 0)
 		}
 	}
-	return kept
+	return n
 }
 
-// deliver writes the frames from at on to s, without those that s must not get. It reports whether s kept a reference.
-func (b *batch) deliver(s *Socket, at int) (kept bool) {
+// deliver writes the frames from at on to s, without those that s must not get.
+func (b *batch) deliver(s *Socket, at int) {
 	for _, skip := range b.skips {
 		if skip.socket != s || skip.to <= at {
 			continue
 		}
-		if at < skip.from && s.deliver(b.frames[at:skip.from]) {
-			kept = true
+		if at < skip.from {
+			s.deliverShared(&b.shared, at, skip.from)
 		}
 		at = skip.to
 	}
-	if at < len(b.frames) && s.deliver(b.frames[at:]) {
-		kept = true
+	if at < len(b.bytes) {
+		s.deliverShared(&b.shared, at, len(b.bytes))
 	}
-	return kept
 }
 
-// free gives b, which nobody refers to any more, back to the pool.
-func (b *batch) free() {
-	if cap(b.frames) > maxBatchBuf {
-		return
+// recycle gives b, which nobody needs any more, back to the pool.
+func (b *batch) recycle() {
+	size := cap(b.bytes)
+	b.bytes, b.count = b.bytes[:0], 0
+	if size <= smallBatch {
+		smallBatches.Put(b)
+	} else if size <= maxBatchBuf {
+		batches.Put(b)
 	}
-	clear(b.skips)
-	b.frames, b.count, b.skips = b.frames[:0], 0, b.skips[:0]
-	batches.Put(b)
 }
 
 // flush waits until everything published before it has been written.

@@ -219,7 +219,7 @@ func TestSlowReader(t *testing.T) {
 	slow.join("room")
 	healthy.join("room")
 	data := strings.Repeat("x", 10_000)
-	for n := 0; s.app.cuts.Load() == 0; n++ {
+	for n := 0; s.app.bounds.cuts[cutFull].Load() == 0; n++ {
 		publish(t, s.addr, "room", strconv.Itoa(n), data)
 		healthy.expect(event(strconv.Itoa(n), "room", data))
 	}
@@ -235,7 +235,7 @@ func TestSlowReader(t *testing.T) {
 			t.Fatalf("the slow reader got %.60s as event %d", frame, n)
 		}
 	}
-	if got := s.app.cuts.Load(); got != 1 {
+	if got := s.app.bounds.cuts[cutFull].Load(); got != 1 {
 		t.Errorf("%d cuts counted, want 1", got)
 	}
 }

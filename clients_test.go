@@ -67,7 +67,7 @@ func TestClients(t *testing.T) {
 				}
 				skip("%s\nto install it, in testdata/clients/%s: %s", missing, client.setup.dir, client.setup.install)
 			}
-			args := []string{"-id", "1", "-key", "key", "-secret", "secret", "-subscription-count"}
+			args := []string{"-id", "1", "-key", "key", "-secret", testSecret, "-subscription-count"}
 			hook := freeAddr(t)
 			if client.webhook {
 				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "300ms")
@@ -104,7 +104,7 @@ func (c clientTest) exec(ctx context.Context, command []string, addr, hook strin
 	_, hookPort, _ := net.SplitHostPort(hook)
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = filepath.Join("testdata", "clients", c.setup.dir)
-	cmd.Env = append(os.Environ(), "EDGE_HOST="+host, "EDGE_PORT="+port, "EDGE_APP_ID=1", "EDGE_KEY=key", "EDGE_SECRET=secret",
+	cmd.Env = append(os.Environ(), "EDGE_HOST="+host, "EDGE_PORT="+port, "EDGE_APP_ID=1", "EDGE_KEY=key", "EDGE_SECRET="+testSecret,
 		"EDGE_WEBHOOK_PORT="+hookPort, "GOPROXY=off") // a test installs nothing by itself
 	cmd.WaitDelay = 5 * time.Second
 	return cmd

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -296,7 +295,7 @@ func startEcho(t *testing.T) (addr string) {
 			}
 			e := &echo{left: &left}
 			left.Add(1)
-			e.conn.init(nc, p, 1<<20, new(atomic.Uint64))
+			e.conn.init(nc, p, newBounds(1<<20))
 			e.conn.start(e)
 		}
 	})

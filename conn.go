@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,15 +31,33 @@ const (
 // writeTimeout is the time a queued piece has to leave. Only tests change it.
 var writeTimeout = 10 * time.Second
 
-var (
-	errCut  = errors.New("connection cut: the client reads too slowly")
-	errLast = errors.New("connection is closing")
+var errLast = errors.New("connection is closing")
+
+// cutReason is an error: why edge has cut a connection off.
+type cutReason int
+
+const (
+	cutFull    cutReason = iota // its queue was full
+	cutStalled                  // nothing has left the queue for writeTimeout
+	cutMemory                   // of what is held for all clients there was too much, and of this one for longest
+	cutReasons
 )
+
+var cutNames = [cutReasons]string{"full", "stalled", "memory"}
+
+func (r cutReason) Error() string { return "connection cut: " + cutNames[r] }
 
 // consumer is what stands above a conn. Its methods are called one at a time.
 type consumer interface {
 	receive(p []byte) // what came; p may be changed, not kept
 	ended()           // nothing more will come; called once, and last
+}
+
+// bounds are what the conns of an app have in common.
+type bounds struct {
+	queue  atomic.Int64              // bytes that may wait for one of them
+	memory *budget                   // static
+	cuts   [cutReasons]atomic.Uint64 // connections cut off
 }
 
 // conn is a connection that belongs to edge alone.
@@ -48,9 +67,8 @@ type conn struct {
 	poller  *poller
 	fd      int // if polled
 	remote  netip.AddrPort
-	limit   int            // bytes that may be queued
-	cuts    *atomic.Uint64 // counts connections cut for reading too slowly
-	above   consumer       // set by start
+	bounds  *bounds
+	above   consumer // set by start
 
 	wakes atomic.Int32 // polled only: readiness not yet served; if not 0, a goroutine reads
 
@@ -62,11 +80,53 @@ type conn struct {
 
 // backlog is what the kernel has not taken yet. A conn that has one only ever appends to it, and flush or drain sends it.
 type backlog struct {
-	pieces [][]byte    // in order
-	bytes  int         // in pieces
-	owned  bool        // the last piece is a copy of ours and may be appended to, unless it is the first
-	since  time.Time   // when the first piece became that
-	timer  *time.Timer // polled only: calls overdue
+	pieces  []piece     // in order
+	bytes   int         // in pieces
+	copied  int         // of them, in copies of ours
+	since   time.Time   // when the first piece became that
+	timer   *time.Timer // polled only: calls overdue
+	holding holding
+}
+
+// piece is a part of a backlog. There may be thousands, of small frames.
+type piece struct {
+	of       *shared
+	from, to uint32 // the bytes of it that are to be sent
+}
+
+const pieceSize = 16 // bytes of memory for a piece
+
+func (p *piece) bytes() []byte { return p.of.bytes[p.from:p.to] }
+
+// shared is bytes that many connections send, and that nobody changes before the last has called done; or a copy of ours.
+type shared struct {
+	// Static while others use it.
+	bytes []byte
+	free  func() // called when nobody uses it any more; nil for a copy
+
+	users atomic.Int32
+	held  atomic.Pointer[budget] // where it counts as held
+}
+
+// keep adds a user.
+func (s *shared) keep(b *budget) {
+	s.users.Add(1)
+	if s.held.CompareAndSwap(nil, b) {
+		b.share(int64(cap(s.bytes)))
+	}
+}
+
+// done takes a user away, be it one that never called keep.
+func (s *shared) done() {
+	if s.users.Add(-1) > 0 {
+		return
+	}
+	if b := s.held.Swap(nil); b != nil {
+		b.share(-int64(cap(s.bytes)))
+	}
+	if s.free != nil {
+		s.free()
+	}
 }
 
 // stream is what TCP and Unix connections can do beyond net.Conn.
@@ -77,10 +137,9 @@ type stream interface {
 
 var readBuffers = sync.Pool{New: func() any { return new([readBufferSize]byte) }}
 
-// init takes a connection over. limit is the number of bytes that may wait for a slow reader. With a poller (nil for none) nc
-// must not be used any more.
-func (c *conn) init(nc net.Conn, p *poller, limit int, cuts *atomic.Uint64) {
-	c.limit, c.cuts = limit, cuts
+// init takes a connection over. With a poller (nil for none) nc must not be used any more.
+func (c *conn) init(nc net.Conn, p *poller, b *bounds) {
+	c.bounds = b
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), uint16(a.Port))
 	}
@@ -113,6 +172,9 @@ func (c *conn) readLoop() {
 		if err != nil {
 			break
 		}
+		if n == len(b) {
+			runtime.Gosched() // see readAll
+		}
 	}
 	readBuffers.Put(b)
 	c.above.ended()
@@ -123,18 +185,17 @@ func (c *conn) readLoop() {
 func (c *conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, err := c.writeLocked(p, false); err != nil {
+	if err := c.writeLocked(p, nil, 0); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
-// writeShared is Write for bytes that will never change: it keeps a reference instead of a copy, and says whether it did.
-func (c *conn) writeShared(p []byte) (kept bool) {
+// writeShared is Write for a part of what others send too: what must wait is not copied, if it is worth it.
+func (c *conn) writeShared(of *shared, from, to int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	kept, _ = c.writeLocked(p, true)
-	return kept
+	c.writeLocked(of.bytes[from:to], of, from)
 }
 
 // writeLast is Write for the last bytes of the connection: later writes fail, and once everything is sent the other side is
@@ -142,7 +203,7 @@ func (c *conn) writeShared(p []byte) (kept bool) {
 func (c *conn) writeLast(p []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, err := c.writeLocked(p, false); err != nil {
+	if c.writeLocked(p, nil, 0) != nil {
 		return
 	}
 	c.last = true
@@ -151,14 +212,14 @@ func (c *conn) writeLast(p []byte) {
 	}
 }
 
-// writeLocked hands p to the kernel, or to the backlog if there is one already or the kernel does not take all of it. kept
-// says that a reference to p is in the backlog, which happens only if p is shared.
-func (c *conn) writeLocked(p []byte, shared bool) (kept bool, err error) {
+// writeLocked hands p, which stands at that place of what others send too if of is not nil, to the kernel, or to the backlog if
+// there is one already or the kernel does not take all of it.
+func (c *conn) writeLocked(p []byte, of *shared, at int) error {
 	if c.last {
-		return false, errLast
+		return errLast
 	}
 	if c.err != nil {
-		return false, c.err
+		return c.err
 	}
 	queued := 0
 	if c.backlog != nil {
@@ -167,37 +228,44 @@ func (c *conn) writeLocked(p []byte, shared bool) (kept bool, err error) {
 		n, err := c.tryWrite(p)
 		if err != nil {
 			c.failLocked(err)
-			return false, err
+			return err
 		}
 		if n == len(p) {
-			return false, nil
+			return nil
 		}
-		p = p[n:]
+		p, at = p[n:], at+n
 	}
-	if queued+len(p) > c.limit {
-		c.failLocked(errCut)
-		return false, errCut
+	if queued+len(p) > int(c.bounds.queue.Load()) {
+		c.failLocked(cutFull)
+		return cutFull
 	}
-	shared = shared && len(p) >= cap(p)/2 // or a few bytes would keep a large buffer alive, uncounted
-	c.enqueueLocked(p, shared)
-	return shared, nil
+	c.enqueueLocked(p, of, at)
+	return nil
 }
 
-// enqueueLocked queues p, or a copy of it unless it is shared, and sees to it that the backlog is sent.
-func (c *conn) enqueueLocked(p []byte, shared bool) {
+// enqueueLocked queues p, which is copied unless others send it too, and sees to it that the backlog is sent.
+func (c *conn) enqueueLocked(p []byte, of *shared, at int) {
 	fresh := c.backlog == nil
 	if fresh {
 		c.backlog = &backlog{since: time.Now()}
+		c.backlog.holding.conn = c
 	}
 	b := c.backlog
 	b.bytes += len(p)
-	if n := len(b.pieces) - 1; !shared && b.owned && n > 0 && len(b.pieces[n]) < kernelSendBuffer {
-		b.pieces[n] = append(b.pieces[n], p...) // one piece for many small frames; the first is on its way, and has its time
-	} else if shared {
-		b.pieces, b.owned = append(b.pieces, p), false
+	if of != nil && len(p) >= cap(of.bytes)/16 { // or a few bytes would keep a large buffer alive
+		of.keep(c.bounds.memory)
+		b.pieces = append(b.pieces, piece{of, uint32(at), uint32(at + len(p))})
 	} else {
-		b.pieces, b.owned = append(b.pieces, append([]byte(nil), p...)), true
+		b.copied += len(p)
+		if n := len(b.pieces) - 1; n > 0 && b.pieces[n].of.free == nil && len(b.pieces[n].of.bytes) < kernelSendBuffer {
+			last := &b.pieces[n] // one piece for many small frames; the first is on its way, and has its time
+			last.of.bytes = append(last.of.bytes, p...)
+			last.to = uint32(len(last.of.bytes))
+		} else {
+			b.pieces = append(b.pieces, piece{&shared{bytes: append([]byte(nil), p...)}, 0, uint32(len(p))})
+		}
 	}
+	c.holdLocked(false)
 	switch {
 	case !fresh:
 	case c.wrapped == nil:
@@ -207,31 +275,48 @@ func (c *conn) enqueueLocked(p []byte, shared bool) {
 	}
 }
 
+// holdLocked accounts for the backlog. moved says that a piece of it has left.
+func (c *conn) holdLocked(moved bool) {
+	b := c.backlog
+	c.bounds.memory.hold(&b.holding, int64(b.copied)+int64(len(b.pieces))*pieceSize+kernelHeld, moved)
+}
+
 // flush sends what the kernel takes now. The poller calls it whenever there is room.
 func (c *conn) flush() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.backlog != nil && c.err == nil {
-		b := c.backlog
-		n, err := c.tryWrite(b.pieces[0])
+		first := &c.backlog.pieces[0]
+		n, err := c.tryWrite(first.bytes())
 		if err != nil {
 			c.failLocked(err)
 			return
 		}
-		b.bytes -= n
-		if b.pieces[0] = b.pieces[0][n:]; len(b.pieces[0]) > 0 {
+		if c.sentLocked(n); first.from < first.to {
 			return
 		}
 		c.nextPieceLocked()
 	}
 }
 
+// sentLocked notes that so many bytes of the first piece have left.
+func (c *conn) sentLocked(n int) {
+	b := c.backlog
+	b.bytes -= n
+	b.pieces[0].from += uint32(n)
+	if b.pieces[0].of.free == nil {
+		b.copied -= n
+	}
+}
+
 // nextPieceLocked drops the first piece, which is sent. With the last one the backlog ends.
 func (c *conn) nextPieceLocked() {
 	b := c.backlog
-	b.pieces[0] = nil
+	b.pieces[0].of.done()
+	b.pieces[0] = piece{}
 	b.pieces, b.since = b.pieces[1:], time.Now()
 	if len(b.pieces) > 0 {
+		c.holdLocked(true)
 		return
 	}
 	c.endBacklogLocked()
@@ -241,14 +326,23 @@ func (c *conn) nextPieceLocked() {
 }
 
 func (c *conn) endBacklogLocked() {
-	if c.backlog != nil && c.backlog.timer != nil {
-		c.backlog.timer.Stop()
+	b := c.backlog
+	if b == nil {
+		return
 	}
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	for _, p := range b.pieces {
+		p.of.done()
+	}
+	c.bounds.memory.hold(&b.holding, 0, false)
 	c.backlog = nil
 }
 
 // overdue cuts a polled connection off whose first piece is still there after writeTimeout.
 func (c *conn) overdue() {
+	defer c.recovered()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.backlog == nil {
@@ -258,30 +352,62 @@ func (c *conn) overdue() {
 		c.backlog.timer.Reset(left)
 		return
 	}
-	c.failLocked(errCut)
+	c.failLocked(cutStalled)
 }
 
 // drain sends the backlog of a connection that is not polled. It is the only writer while it runs.
 func (c *conn) drain() {
+	defer c.recovered()
+	for p, ok := c.nextPiece(); ok; p, ok = c.nextPiece() {
+		c.wrapped.SetWriteDeadline(time.Now().Add(writeTimeout))
+		n, err := c.wrapped.Write(p.bytes())
+		p.of.done()
+		c.sent(n, err)
+	}
+}
+
+// nextPiece returns the first piece of the backlog, which others do not change before done is called, even if the backlog ends.
+func (c *conn) nextPiece() (p piece, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.backlog != nil {
-		p := c.backlog.pieces[0]
-		c.mu.Unlock()
-		c.wrapped.SetWriteDeadline(time.Now().Add(writeTimeout))
-		_, err := c.wrapped.Write(p)
-		c.mu.Lock()
-		switch {
-		case c.backlog == nil: // failed meanwhile
-		case err == nil:
-			c.backlog.bytes -= len(p)
-			c.nextPieceLocked()
-		case isTimeout(err):
-			c.failLocked(errCut)
-		default:
-			c.failLocked(err)
-		}
+	if c.backlog == nil {
+		return p, false
 	}
+	p = c.backlog.pieces[0]
+	p.of.users.Add(1)
+	return p, true
+}
+
+// sent is told how writing the first piece went.
+func (c *conn) sent(n int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.backlog == nil: // failed meanwhile
+	case err == nil:
+		c.sentLocked(n)
+		c.nextPieceLocked()
+	case isTimeout(err):
+		c.failLocked(cutStalled)
+	default:
+		c.failLocked(err)
+	}
+}
+
+// recovered ends the connection, and no other, if sending has panicked; it is deferred.
+func (c *conn) recovered() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	logPanic("connection", p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b := c.backlog; b != nil { // it may be what is broken
+		c.backlog = nil
+		c.bounds.memory.hold(&b.holding, 0, false)
+	}
+	c.failLocked(net.ErrClosed)
 }
 
 // failLocked makes the connection useless at once and for good. What stands above is told by ended.
@@ -290,25 +416,29 @@ func (c *conn) failLocked(err error) {
 		return
 	}
 	c.err = err
-	if err == errCut {
-		c.cuts.Add(1)
+	reason, cut := err.(cutReason)
+	if cut {
+		c.bounds.cuts[reason].Add(1)
 	}
 	c.endBacklogLocked()
 	if c.wrapped == nil {
-		c.hangUp(err == errCut)
+		c.hangUp(cut)
 		return
 	}
-	if t, ok := c.wrapped.(*net.TCPConn); ok && err == errCut {
+	if t, ok := c.wrapped.(*net.TCPConn); ok && cut {
 		t.SetLinger(0) // the kernel need not keep what the client does not read
 	}
 	c.wrapped.Close()
 }
 
 // abort ends the connection at once. It may be called by anyone, any number of times.
-func (c *conn) abort() {
+func (c *conn) abort() { c.fail(net.ErrClosed) }
+
+// fail is abort for a reason.
+func (c *conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failLocked(net.ErrClosed)
+	c.failLocked(err)
 }
 
 // free gives the descriptor back. What stands above calls it when the connection has ended, once.

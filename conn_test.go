@@ -7,7 +7,6 @@ import (
 	"net"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +29,11 @@ func inBothWays(t *testing.T, test func(t *testing.T, p *poller)) {
 // pair is a TCP connection: our end, which reads into what is returned with it, and the other one.
 func pair(t *testing.T, p *poller, limit int) (ours *conn, theirs *net.TCPConn, got *inbox) {
 	t.Helper()
+	return pairBounded(t, p, newBounds(limit))
+}
+
+func pairBounded(t *testing.T, p *poller, b *bounds) (ours *conn, theirs *net.TCPConn, got *inbox) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -43,8 +47,8 @@ func pair(t *testing.T, p *poller, limit int) (ours *conn, theirs *net.TCPConn, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs, got = new(conn), c.(*net.TCPConn), &inbox{pieces: make(chan string, 10_000), end: make(chan struct{})}
-	ours.init(a, p, limit, &got.cuts)
+	ours, theirs, got = new(conn), c.(*net.TCPConn), &inbox{pieces: make(chan string, 10_000), end: make(chan struct{}), bounds: b}
+	ours.init(a, p, got.bounds)
 	if (ours.wrapped == nil) != (p != nil) {
 		t.Fatalf("polled: %t, want %t", ours.wrapped == nil, p != nil)
 	}
@@ -63,7 +67,29 @@ type inbox struct {
 	conn   *conn
 	pieces chan string
 	end    chan struct{} // closed by ended
-	cuts   atomic.Uint64
+	bounds *bounds
+}
+
+// newBounds are the bounds of conns that may queue so many bytes each, and no end of them together.
+func newBounds(queue int) *bounds {
+	b := &bounds{memory: newBudget(1 << 40)}
+	b.queue.Store(int64(queue))
+	return b
+}
+
+// sharedBytes are bytes that someone uses who has begun to write them, as a pump.
+func sharedBytes(b []byte) *shared {
+	s := &shared{bytes: b, free: func() {}}
+	s.users.Store(1)
+	return s
+}
+
+// expectCut checks that the connection was cut for this reason, and counted.
+func (in *inbox) expectCut(t *testing.T, want cutReason) {
+	t.Helper()
+	if got, n := in.conn.failure(), in.bounds.cuts[want].Load(); got != want || n != 1 {
+		t.Errorf("failure %v, %d cuts counted, want 1 of %v", got, n, want)
+	}
 }
 
 func (in *inbox) receive(p []byte) { in.pieces <- string(p) }
@@ -119,15 +145,16 @@ func readN(t *testing.T, c net.Conn, n int) []byte {
 
 func TestConnKeepsOrderThroughTheQueue(t *testing.T) {
 	inBothWays(t, func(t *testing.T, p *poller) {
-		c, peer, _ := pair(t, p, 1<<20)
+		c, peer, in := pair(t, p, 1<<20)
 		want := fill(c)
-		shared := bytes.Repeat([]byte("shared"), 1000)
+		others := sharedBytes(bytes.Repeat([]byte("shared"), 1000))
 		mine := []byte("a copy")
-		if !c.writeShared(shared) {
-			t.Error("writeShared with a queue did not keep a reference")
+		c.writeShared(others, 0, len(others.bytes))
+		if n := others.users.Load(); n != 2 {
+			t.Errorf("%d use what is shared, want the pump and the queue", n)
 		}
 		c.Write(mine)
-		want = append(append(want, shared...), mine...)
+		want = append(append(want, others.bytes...), mine...)
 		copy(mine, "XXXXXX") // the caller may reuse what it gave to Write
 		c.Write([]byte("!"))
 		want = append(want, '!')
@@ -135,10 +162,13 @@ func TestConnKeepsOrderThroughTheQueue(t *testing.T) {
 			t.Error("the bytes changed on the way")
 		}
 		waitUntil(t, "the queue is empty", func() bool { return !c.busy() })
-		if kept := c.writeShared(shared); kept && p != nil {
-			t.Error("writeShared kept a reference although the kernel took everything")
+		if c.writeShared(others, 0, len(others.bytes)); p != nil && others.users.Load() != 1 {
+			t.Error("the queue uses what the kernel took")
 		}
-		readN(t, peer, len(shared))
+		readN(t, peer, len(others.bytes))
+		waitUntil(t, "nobody uses it", func() bool { return others.users.Load() == 1 })
+		others.done()
+		in.bounds.memory.expectHeld(t, 0)
 	})
 }
 
@@ -174,9 +204,7 @@ func TestConnCutsAtItsLimit(t *testing.T) {
 		for range 30 {
 			c.Write(make([]byte, 5000))
 		}
-		if c.failure() != errCut || in.cuts.Load() != 1 {
-			t.Errorf("failure %v, %d cuts", c.failure(), in.cuts.Load())
-		}
+		in.expectCut(t, cutFull)
 		if _, err := c.Write([]byte("x")); err == nil {
 			t.Error("a write after the cut succeeded")
 		}
@@ -195,9 +223,7 @@ func TestConnCutsAfterTheWriteTimeout(t *testing.T) {
 		c, _, in := pair(t, p, 1<<20)
 		fill(c)
 		<-in.end
-		if c.failure() != errCut || in.cuts.Load() != 1 {
-			t.Errorf("failure %v, %d cuts", c.failure(), in.cuts.Load())
-		}
+		in.expectCut(t, cutStalled)
 	})
 }
 
@@ -302,7 +328,7 @@ func TestConnUnwatched(t *testing.T) {
 			t.Fatal(err)
 		}
 		in := &inbox{conn: new(conn), pieces: make(chan string, 10), end: make(chan struct{})}
-		in.conn.init(nc, p, 1<<20, &in.cuts)
+		in.conn.init(nc, p, newBounds(1<<20))
 		p.close() // watching fails from now on
 		in.conn.start(in)
 		<-in.end
@@ -379,10 +405,11 @@ func TestConnDescriptors(t *testing.T) {
 func TestConnOverAPipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, peer := net.Pipe()
-		c, cuts := new(conn), new(atomic.Uint64)
-		c.init(a, nil, 50_000, cuts)
+		in := &inbox{conn: new(conn), bounds: newBounds(50_000)}
+		c := in.conn
+		c.init(a, nil, in.bounds)
 		c.Write([]byte("hello "))
-		c.writeShared([]byte("world"))
+		c.Write([]byte("world"))
 		if got := readN(t, peer, 11); string(got) != "hello world" {
 			t.Errorf("got %q", got)
 		}
@@ -390,9 +417,7 @@ func TestConnOverAPipe(t *testing.T) {
 		c.Write([]byte(strings.Repeat("x", 1000))) // nobody reads
 		time.Sleep(writeTimeout * 2)
 		synctest.Wait()
-		if c.failure() != errCut || cuts.Load() != 1 {
-			t.Errorf("failure %v, %d cuts", c.failure(), cuts.Load())
-		}
+		in.expectCut(t, cutStalled)
 	})
 }
 
@@ -401,10 +426,11 @@ func TestConnPinsNoLargeBuffer(t *testing.T) {
 	inBothWays(t, func(t *testing.T, p *poller) {
 		c, _, _ := pair(t, p, 1<<20)
 		fill(c)
-		if small := make([]byte, 50, 64<<10); c.writeShared(small) {
+		of := sharedBytes(make([]byte, 64<<10))
+		if c.writeShared(of, 0, 50); of.users.Load() != 1 {
 			t.Error("a small piece of a large buffer is kept")
 		}
-		if large := make([]byte, 40<<10, 64<<10); !c.writeShared(large) {
+		if c.writeShared(of, 50, len(of.bytes)); of.users.Load() != 2 {
 			t.Error("the better part of a buffer is copied")
 		}
 	})

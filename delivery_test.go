@@ -313,10 +313,7 @@ func (r *reader) follow() {
 // context is done.
 func deliver(t *testing.T, addr string, events int, meanwhile func(ctx context.Context)) {
 	nb, began := newNumbering(t, addr), time.Now()
-	limit := patience
-	if full() {
-		limit = 10 * time.Minute
-	}
+	limit := time.Duration(sized(3, 30)) * patience
 	var reading, disturbing sync.WaitGroup
 	late := nb.audience(t, limit, &reading)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -452,7 +452,7 @@ func TestPanic(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := new(fuse)
 			log.SetOutput(f)
-			defer log.SetOutput(os.Stderr)
+			t.Cleanup(func() { log.SetOutput(errorOutput) })
 			s := startServer(t)
 			s.app.log = log.New(grenade("explode"), "", 0)
 			other := connect(t, s.addr)
@@ -508,7 +508,7 @@ func (c *client) expectCloseAmong(code int) {
 // TestPanicWhileConnecting: a connection that was never brought to life ends too.
 func TestPanicWhileConnecting(t *testing.T) {
 	log.SetOutput(new(fuse))
-	defer log.SetOutput(os.Stderr)
+	t.Cleanup(func() { log.SetOutput(errorOutput) })
 	s := startServer(t)
 	s.app.log = log.New(grenade("connected as"), "", 0)
 	c := dial(t, s.addr)
@@ -524,7 +524,7 @@ func TestPanicWhileConnecting(t *testing.T) {
 func TestPanicOfAPI(t *testing.T) {
 	f := new(fuse)
 	log.SetOutput(f)
-	defer log.SetOutput(os.Stderr)
+	t.Cleanup(func() { log.SetOutput(errorOutput) })
 	s := startServer(t)
 	s.app.log = log.New(grenade("explode"), "", 0)
 	c := connect(t, s.addr)
@@ -539,6 +539,175 @@ func TestPanicOfAPI(t *testing.T) {
 	c.settled()
 	if f.count() == 0 {
 		t.Error("nothing has panicked")
+	}
+}
+
+// brokenPipe is a connection that panics when it is written to.
+type brokenPipe struct{ net.Conn }
+
+func (brokenPipe) Write([]byte) (int, error) { panic("a test wants it") }
+
+// harms are ways to make what runs for all connections panic, in each kind of goroutine that edge has. What they break is mended as
+// soon as it has panicked. victim is closed, or nobody if there is none to blame. (The goroutines that read are those of TestPanic.)
+var harms = []struct {
+	name   string
+	victim bool
+	do     func(t *testing.T, s *testServer, f *fuse, victim *client, socket *Socket)
+}{
+	{"a round: a subscription that is none", false, func(t *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
+		c := s.app.channel("room")
+		c.mu.Lock()
+		c.subs = slices.Insert(slices.Clone(c.subs), 0, nil)
+		c.mu.Unlock()
+		publish(t, s.addr, "room", "harm", "")
+	}},
+	{"a round: delivery to one", true, func(t *testing.T, s *testServer, f *fuse, _ *client, socket *Socket) {
+		c := &socket.conn
+		c.mu.Lock()
+		bounds := c.bounds
+		c.bounds, c.backlog, f.mend = nil, new(backlog), func() { c.bounds = bounds }
+		c.mu.Unlock()
+		publish(t, s.addr, "room", "harm", "")
+	}},
+	{"a round: the answer to a subscription", false, func(t *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
+		c := s.app.channel("room")
+		c.mu.Lock()
+		c.joining = append(c.joining, join{sub: new(Subscription), done: make(chan struct{})})
+		done := c.joining[0].done
+		c.startLocked()
+		c.mu.Unlock()
+		<-done
+	}},
+	{"the poller", true, func(t *testing.T, _ *testServer, _ *fuse, victim *client, socket *Socket) {
+		c := &socket.conn
+		if c.wrapped != nil {
+			t.Skip("there is none")
+		}
+		c.mu.Lock()
+		c.backlog = &backlog{pieces: make([]piece, 1)}
+		c.mu.Unlock()
+		victim.send(`{"event":"pusher:ping","data":{}}`) // with the input comes that there is room for output
+	}},
+	{"the goroutine that sends", true, func(t *testing.T, _ *testServer, _ *fuse, victim *client, socket *Socket) {
+		c := &socket.conn
+		if c.wrapped == nil {
+			t.Skip("there is none")
+		}
+		c.mu.Lock()
+		c.wrapped = brokenPipe{c.wrapped}
+		c.mu.Unlock()
+		victim.send(`{"event":"pusher:ping","data":{}}`)
+	}},
+	{"the timer of a queue", true, func(_ *testing.T, _ *testServer, _ *fuse, _ *client, socket *Socket) {
+		c := &socket.conn
+		c.mu.Lock()
+		c.backlog = &backlog{since: time.Now()} // without a timer to reset
+		c.mu.Unlock()
+		time.AfterFunc(0, c.overdue)
+	}},
+	{"a timer of the app", false, func(_ *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
+		s.app.later(0, func() { s.app.expire(nil) })
+	}},
+	{"the timer of webhooks", false, func(_ *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
+		w := s.app.webhooks
+		w.mu.Lock()
+		w.ends = append(w.ends, end{levelKey{"none", ""}, nil, time.Now()})
+		w.timeLocked()
+		w.mu.Unlock()
+	}},
+	{"the goroutine of a webhook", false, func(_ *testing.T, s *testServer, f *fuse, _ *client, _ *Socket) {
+		w := s.app.webhooks
+		<-w.hooks[0].delivered() // it does not run
+		key := w.hooks[0].key
+		w.hooks[0].key, f.mend = nil, func() { w.hooks[0].key = key }
+		w.tell(hookCacheMiss, "cache-harm", nil)
+	}},
+	{"the memory budget", false, func(_ *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
+		b := s.app.bounds.memory
+		b.hold(new(holding), b.total, false)
+	}},
+	{"new connections", false, func(t *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
+		c := new(callers) // without a map
+		c.note(nil, http.StateNew)
+	}},
+	{"the lines that are printed", false, func(t *testing.T, _ *testServer, f *fuse, _ *client, _ *Socket) {
+		l := newLines(grenade("explode"), false)
+		io.WriteString(l, "explode\n")
+		io.WriteString(l, "another\n")
+		l.close()
+		f.Write([]byte("panic, goroutine ")) // nobody could say it
+	}},
+}
+
+// TestPanicForAll: when something panics that runs for all connections, everything goes on, but for the one connection that was
+// being served, if there was one.
+func TestPanicForAll(t *testing.T) {
+	for _, harm := range harms {
+		t.Run(harm.name, func(t *testing.T) {
+			f := new(fuse)
+			log.SetOutput(f)
+			t.Cleanup(func() { log.SetOutput(errorOutput) })
+			told := newReceiver(t)
+			hook := httptest.NewServer(told)
+			t.Cleanup(hook.Close) // after the server has drained
+			s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "0", "-webhook-batch", "0")
+			other := connect(t, s.addr)
+			other.enter("presence-x", `{"user_id":"other"}`)
+			other.enter("room", "")
+			victim, socket := newVictim(t, s)
+			other.expect(memberAdded("presence-x", "victim", "{}"))
+			harm.do(t, s, f, victim, socket)
+			if harm.victim {
+				other.until(memberRemoved("presence-x", "victim"))
+				victim.leave()
+			}
+			waitUntil(t, "something has panicked", func() bool { return f.count() > 0 })
+			publish(t, s.addr, "room", "after", "x")
+			other.until(event("after", "room", "x"))
+			if !harm.victim {
+				victim.until(event("after", "room", "x"))
+			}
+			late := connect(t, s.addr)
+			late.join("room")
+			late.join("cache-late")
+			late.expect(cacheMiss("cache-late"))
+			waitUntil(t, "webhooks tell what happens", func() bool {
+				return slices.Contains(told.got(), `{"name":"cache_miss","channel":"cache-late"}`)
+			})
+			other.settled()
+		})
+	}
+}
+
+// until reads frames up to this one.
+func (c *client) until(want string) {
+	c.t.Helper()
+	for c.text() != want {
+	}
+}
+
+// TestPanicOfARound: if the round itself panics, all of the channel may have missed something: they go, and the channel is as new.
+func TestPanicOfARound(t *testing.T) {
+	f := new(fuse)
+	log.SetOutput(f)
+	t.Cleanup(func() { log.SetOutput(errorOutput) })
+	s := startServer(t)
+	in, out := connect(t, s.addr), connect(t, s.addr)
+	in.join("room")
+	out.join("other")
+	c := s.app.channel("room")
+	c.mu.Lock()
+	c.taken = make(chan struct{})
+	close(c.taken)
+	c.mu.Unlock()
+	publish(t, s.addr, "room", "harm", "")
+	in.expectCloseAmong(closeInternal)
+	waitUntil(t, "the channel has gone", func() bool { return s.app.channel("room") == nil })
+	out.join("room")
+	publish(t, s.addr, "room", "e", "x")
+	out.expect(event("e", "room", "x"))
+	if f.count() != 1 {
+		t.Errorf("%d panics", f.count())
 	}
 }
 

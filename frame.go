@@ -150,6 +150,20 @@ func (r *frameReader) release() {
 	}
 }
 
+// held is how many bytes of memory a message takes that is not whole.
+func (r *frameReader) held() int {
+	if r.message == nil {
+		return 0
+	}
+	return cap(*r.message)
+}
+
+// drop gives up what has come of a message that is not whole. The reader must not be used any more.
+func (r *frameReader) drop() {
+	r.fragments = 0
+	r.release()
+}
+
 // readHeader is called with every byte of a header and returns a close code, or 0.
 func (r *frameReader) readHeader(b byte, now int64) (code int) {
 	if r.maskLeft > 0 {

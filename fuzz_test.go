@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -227,5 +228,46 @@ func FuzzQuery(f *testing.F) {
 		if err := vectorKeys.checkRequest("GET", []string{"/x", "/y"}, ps, now, authWindow); err == nil || strings.Contains(err.Error(), vectorSecret) && !strings.Contains(query, vectorSecret) {
 			t.Errorf("%q: got %v, want it refused without the secret", query, err)
 		}
+	})
+}
+
+// FuzzOptions starts edge, but for serving, with any flags and variables: one in a line. What is accepted is within its bounds,
+// and what is not is refused in one line that does not say the secret.
+func FuzzOptions(f *testing.F) {
+	for _, seed := range []string{
+		"", "-key=k\n-secret=s\n-verbose", "EDGE_KEY=k\nEDGE_WEBHOOK=http://a http://b#events=cache_miss&prefix=x", "-activity-timeout\n1.5h\n-addr=[::1]:0",
+		"-memory=96M\n-max-connections=5\nEDGE_MEMORY=x", "-origins=a, *.b ,", "-cache-ttl=9223372036854775807s", "-event-size=01", "-secret=s3cr3t\n-nonsense",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var args, variables []string
+		for _, line := range strings.Split(text, "\n") {
+			if strings.Contains(line, "secret-file") || strings.Contains(line, "SECRET_FILE") {
+				return // which file does not matter here
+			}
+			if strings.HasPrefix(line, "EDGE_") {
+				variables = append(variables, line)
+			} else if line != "" {
+				args = append(args, line)
+			}
+		}
+		o, err := parseOptions(args, environment(variables...))
+		if err != nil {
+			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") {
+				t.Errorf("%q: %q", text, message)
+			}
+			return
+		}
+		l := o.limits
+		if o.key == "" || o.secret == "" || o.memory < 16<<20 || l.maxConnections < 1 || l.eventSize < 1 || l.eventSize > 1<<20 || l.sendBuffer < 4096 ||
+			l.activityTimeout < time.Second || l.pongTimeout < time.Millisecond || l.cacheTTL < time.Second || l.presenceMembers < 1 {
+			t.Errorf("%q: accepted as %+v", text, o)
+		}
+		if text := banner(o, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 6001}); !strings.Contains(text, "/app/"+o.key) {
+			t.Errorf("%q: %q", text, text)
+		}
+		newBudget(o.memory)
+		o.app(newBudget(o.memory))
 	})
 }

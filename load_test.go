@@ -83,10 +83,10 @@ func newAudience(b *testing.B, conns []net.Conn, size int) *audience {
 		a.ends.Wait()
 		p.close()
 	})
-	var cuts atomic.Uint64
+	bounds := newBounds(0)
 	for _, c := range conns {
 		s := &seat{audience: a}
-		s.conn.init(c, p, 0, &cuts)
+		s.conn.init(c, p, bounds)
 		s.conn.start(s)
 		a.ends.Add(1)
 		b.Cleanup(s.conn.abort)
@@ -149,7 +149,7 @@ func floor(args []string) {
 	conns := make([]conn, n)
 	for i := range conns {
 		c, _ := l.Accept()
-		conns[i].init(c, poller, 0, new(atomic.Uint64))
+		conns[i].init(c, poller, newBounds(0))
 	}
 	for ask, data := make([]byte, 1), make([]byte, size); ; {
 		if _, err := control.Read(ask); err != nil {

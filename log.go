@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,9 +62,14 @@ func (l *lines) Write(p []byte) (int, error) {
 func (l *lines) run() {
 	defer close(l.done)
 	for p := range l.queue {
-		l.to.Write(p) // nobody can be told that it failed
-		l.confess()
+		l.write(p)
 	}
+	l.confess()
+}
+
+func (l *lines) write(p []byte) {
+	defer func() { recover() }() // there is nowhere to say it
+	l.to.Write(p)                // nobody can be told that it failed
 	l.confess()
 }
 
@@ -86,3 +93,13 @@ func (l *lines) close() {
 	case <-time.After(logPatience):
 	}
 }
+
+// recovered catches a panic, so that only what was being done ends; it is deferred.
+func recovered(where string) {
+	if p := recover(); p != nil {
+		logPanic(where, p)
+	}
+}
+
+// logPanic logs a panic that was caught, and the stack of its place.
+func logPanic(where string, p any) { log.Printf("%s: panic: %v\n%s", where, p, debug.Stack()) }

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,7 +46,9 @@ var openPoller = newPoller
 type options struct {
 	addr, id, key, secret string
 	secretFile            string
-	madeKey, madeSecret   bool // not given, made up
+	secretShown           bool  // on the command line
+	madeKey, madeSecret   bool  // not given, made up
+	memory                int64 // bytes the process may use
 	limits                Limits
 	hooks                 []string // URLs that parseHook accepts
 	webhooks              webhookOptions
@@ -78,10 +81,14 @@ func command(args []string, getenv func(string) (string, bool), stdout, stderr i
 	}
 	// While a channel's pump writes, someone must read the next requests, on a machine with one core too.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
+	memory := newBudget(o.memory)
+	debug.SetMemoryLimit(memory.limit)
+	memory.watch()
+	defer memory.stop()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)   // a second signal ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // whoever read our lines has gone: no reason to end
-	if err := run(ctx, o, stdout); err != nil {
+	if err := run(ctx, o, memory, stdout); err != nil {
 		fmt.Fprintln(stderr, "edge:", err)
 		return 1
 	}
@@ -89,7 +96,7 @@ func command(args []string, getenv func(string) (string, bool), stdout, stderr i
 }
 
 // run listens and serves until ctx is done.
-func run(ctx context.Context, o options, stdout io.Writer) error {
+func run(ctx context.Context, o options, memory *budget, stdout io.Writer) error {
 	l, err := net.Listen("tcp", o.addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("the address %s is in use by another program; choose one with -addr", o.addr)
@@ -97,18 +104,21 @@ func run(ctx context.Context, o options, stdout io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w", o.addr, err)
 	}
-	app := o.app()
+	app := o.app(memory)
 	if o.verbose {
 		app.log = log.New(stdout, "", log.LstdFlags)
 	}
 	io.WriteString(stdout, banner(o, l.Addr()))
+	if passwd, _ := os.ReadFile("/etc/passwd"); o.secretShown && othersLogIn(string(passwd), os.Getuid()) {
+		log.Print("the secret is on the command line, where other users of this machine can see it: use EDGE_SECRET or -secret-file")
+	}
 	return serve(ctx, l, app)
 }
 
 // app makes the app that the options describe.
-func (o *options) app() *App {
+func (o *options) app(memory *budget) *App {
 	key := newKey(o.key, o.secret)
-	app := newApp(o.id, Keys{key}, o.limits)
+	app := newApp(o.id, Keys{key}, o.limits, memory)
 	if len(o.hooks) > 0 {
 		app.webhooks = newWebhooks(o.hooks, key, o.webhooks)
 	}
@@ -130,7 +140,7 @@ func serve(ctx context.Context, l net.Listener, app *App) error {
 		WriteTimeout:      20 * time.Second,
 		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs, so that none sends into a closing one
 		MaxHeaderBytes:    8 << 10,
-		ConnState:         newCallers(descriptorLimit() - app.limits.maxConnections - spareDescriptors).note,
+		ConnState:         newCallers(min(descriptorLimit()-app.limits.maxConnections-spareDescriptors, app.bounds.memory.callers())).note,
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
@@ -159,6 +169,7 @@ func newCallers(limit int) *callers {
 
 // note is what http.Server calls with every change of a connection.
 func (c *callers) note(nc net.Conn, state http.ConnState) {
+	defer recovered("callers") // or new connections would not be taken any more
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch e := c.place[nc]; {
@@ -248,7 +259,8 @@ func optionTable(o *options) []option {
 		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", text(&o.secret)},
 		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", text(&o.secretFile)},
 		{"client-events", "true", "allow client events on private and presence channels", boolean(&l.clientEvents)},
-		{"max-connections", strconv.Itoa(defaultConnections()), "WebSocket connections at once; more are refused with 4004", number(&l.maxConnections, 1, math.MaxInt32)},
+		{"memory", "", "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", size(&o.memory, 16<<20)},
+		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", number(&l.maxConnections, 1, math.MaxInt32)},
 		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", commaList(&l.origins)},
 		{"activity-timeout", "120s", "silence after which a client is pinged", duration(&l.activityTimeout, time.Second)},
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", duration(&l.pongTimeout, time.Millisecond)},
@@ -322,6 +334,35 @@ func number(to *int, least, most int) func(string) error {
 	}
 }
 
+// size takes a number of bytes, with K, M or G behind it of 1024, 1024² or 1024³ bytes.
+func size(to *int64, least int64) func(string) error {
+	return func(s string) error {
+		digits, shift := strings.TrimRight(strings.ToUpper(s), "IB"), 0
+		for i, unit := range []string{"K", "M", "G"} {
+			if rest, ok := strings.CutSuffix(digits, unit); ok {
+				digits, shift = rest, 10*(i+1)
+				break
+			}
+		}
+		n, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || n > math.MaxInt>>shift || n<<shift < least {
+			return fmt.Errorf("it must be a size like 96M or 1G, at least %s", sizeText(least))
+		}
+		*to = n << shift
+		return nil
+	}
+}
+
+// sizeText is a number of bytes for people to read.
+func sizeText(bytes int64) string {
+	for shift, unit := range []string{"bytes", "KB", "MB"} {
+		if n := bytes >> (10 * shift); n < 10<<10 {
+			return fmt.Sprintf("%d %s", n, unit)
+		}
+	}
+	return fmt.Sprintf("%d GB", bytes>>30)
+}
+
 // duration takes 90s, 2m or 1h30m; a number alone counts seconds.
 func duration(to *time.Duration, least time.Duration) func(string) error {
 	return func(s string) (err error) {
@@ -359,6 +400,7 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 	if fs.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q; edge -help lists the options", fs.Arg(0))
 	}
+	o.secretShown = o.secret != ""
 	for _, opt := range table {
 		if given[opt.name] {
 			continue
@@ -366,6 +408,9 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 		value, from := opt.value, "the default"
 		if v, ok := getenv(envName(opt.name)); ok && v != "" && opt.name != "version" { // EDGE_VERSION is likely to be of something else
 			value, from = v, envName(opt.name)
+		}
+		if value == "" && from == "the default" {
+			continue
 		}
 		if err := opt.set(value); err != nil {
 			return o, fmt.Errorf("invalid value %q of %s: %v", value, from, err)
@@ -406,6 +451,12 @@ func (o *options) complete() error {
 	if err := o.readSecret(); err != nil {
 		return err
 	}
+	if o.memory == 0 {
+		o.memory = defaultMemory()
+	}
+	if o.limits.maxConnections == 0 {
+		o.limits.maxConnections = min(defaultConnections(), newBudget(o.memory).connections())
+	}
 	if o.madeKey = o.key == ""; o.madeKey {
 		o.key = strings.ToLower(rand.Text()[:20])
 	}
@@ -436,6 +487,20 @@ func (o *options) readSecret() error {
 		return fmt.Errorf("-secret-file %s is empty", o.secretFile)
 	}
 	return nil
+}
+
+// othersLogIn reports whether passwd(5) has an account for a person other than the one with this uid.
+func othersLogIn(passwd string, uid int) bool {
+	for line := range strings.Lines(passwd) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) < 7 || strings.HasSuffix(f[6], "/nologin") || strings.HasSuffix(f[6], "/false") {
+			continue
+		}
+		if id, err := strconv.Atoi(f[2]); err == nil && id >= 1000 && id < 60_000 && id != uid {
+			return true
+		}
+	}
+	return false
 }
 
 // defaultConnections leaves descriptors for API requests and whatever else needs one.
@@ -482,10 +547,21 @@ func banner(o options, addr net.Addr) string {
 	if o.madeSecret {
 		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", o.secret)
 	}
+	memory := newBudget(o.memory)
+	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
+	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.limits.maxConnections, tighter(o.limits.maxConnections, memory))
 	fmt.Fprintf(&b, "\nIn a page, with pusher-js:\n  new Pusher(%q, { cluster: \"\", wsHost: %q, wsPort: %s, forceTLS: false, enabledTransports: [\"ws\"] })\n", o.key, host, port)
 	fmt.Fprintf(&b, "On a server, with Node's pusher:\n  new Pusher({ appId: %q, key: %q, secret: %q, host: %q, port: %q, useTLS: false })\n\n", id, o.key, secret, host, port)
 	fmt.Fprintf(&b, "Ready on %s. Ctrl-C ends it.\n", addr)
 	return b.String()
+}
+
+// tighter says what keeps edge from serving as many clients as there is memory for, if something does.
+func tighter(connections int, memory *budget) string {
+	if limit := descriptorLimit(); connections < memory.connections() && connections == defaultConnections() {
+		return fmt.Sprintf(": the limit of open files is %d (ulimit -n), there is memory for %d", limit, memory.connections())
+	}
+	return ""
 }
 
 // lanAddresses is a line with the addresses under which other machines find this one, or "".

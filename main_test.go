@@ -13,9 +13,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -23,7 +25,7 @@ import (
 	"time"
 )
 
-// TestMain fails if a goroutine is left when the tests are over.
+// TestMain fails if goroutines, descriptors or memory are left when the tests are over, or the secret was seen.
 func TestMain(m *testing.M) {
 	if be := processes[os.Getenv("EDGE_TEST_PROCESS")]; be != nil {
 		be(os.Args[1:])
@@ -33,13 +35,64 @@ func TestMain(m *testing.M) {
 		openPoller = func() (*poller, error) { return nil, nil }
 	}
 	processors, segment = 3, 8 // so that also the channels of tests are large
+	log.SetOutput(errorOutput)
+	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
+		l.Close() // now the runtime's own poller has its descriptors
+	}
+	files := openFiles()
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()
 	if left := leaked(); left != "" && code == 0 {
 		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)
 		code = 1
 	}
+	if left := leakedFiles(files); left != "" && code == 0 {
+		fmt.Fprintf(os.Stderr, "files left open:\n%s\n", left)
+		code = 1
+	}
+	if left := heap(); left > mostLeft && code == 0 {
+		fmt.Fprintf(os.Stderr, "%d bytes of memory left behind\n", left)
+		code = 1
+	}
+	for place := range leaks.places {
+		fmt.Fprintf(os.Stderr, "the secret was seen in %s\n", place)
+		code = 1
+	}
 	os.Exit(code)
+}
+
+// mostLeft is what caches and pools may still hold when all tests are over: less than a connection each of them would.
+const mostLeft = 16 << 20
+
+// openFiles returns what the process has open, by descriptor.
+func openFiles() map[string]string {
+	all := make(map[string]string)
+	const dir = "/proc/self/fd"
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if name, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil { // not the directory itself, which is closed by now
+			all[e.Name()] = name
+		}
+	}
+	return all
+}
+
+// leakedFiles waits for what was opened since to be closed, and returns what is not.
+func leakedFiles(before map[string]string) string {
+	var left []string
+	for range 100 {
+		left = nil
+		for fd, name := range openFiles() {
+			if before[fd] != name {
+				left = append(left, fd+" "+name)
+			}
+		}
+		if left == nil {
+			return ""
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return strings.Join(left, "\n")
 }
 
 // leaked waits for goroutines of ours to end and returns the stacks of those that do not.
@@ -76,7 +129,7 @@ func startEdge(t testing.TB, args ...string) (addr string) { return startServer(
 func startServer(t testing.TB, args ...string) *testServer {
 	t.Helper()
 	noEnv := func(string) (string, bool) { return "", false }
-	o, err := parseOptions(append([]string{"-key", "key", "-secret", "secret"}, args...), noEnv)
+	o, err := parseOptions(append([]string{"-key", "key", "-secret", testSecret}, args...), noEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +138,7 @@ func startServer(t testing.TB, args ...string) *testServer {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &testServer{addr: l.Addr().String(), app: o.app()}
+	s := &testServer{addr: l.Addr().String(), app: o.app(newBudget(o.memory))}
 	done := make(chan error, 1)
 	go func() { done <- serve(ctx, l, s.app) }()
 	s.stop = sync.OnceFunc(func() {
@@ -220,6 +273,7 @@ func (c *client) readFrame() (opcode byte, payload []byte, err error) {
 	}
 	payload = make([]byte, n)
 	_, err = io.ReadFull(c.in, payload)
+	lookForSecret("a frame", payload)
 	return head[0] & 0xf, payload, err
 }
 
@@ -269,7 +323,41 @@ func (c *client) settled() {
 	c.expect(pong)
 }
 
-var testKey = newKey("key", "secret")
+var testKey = newKey("key", testSecret)
+
+// testSecret is the secret of every server of these tests. Wherever else it is seen, it has leaked, and the tests fail (TestMain).
+const testSecret = "MarkerOfTheSecret"
+
+var leaks struct {
+	sync.Mutex
+	places map[string]bool
+}
+
+// lookForSecret notes if the secret is in what was seen in this place.
+func lookForSecret(place string, seen []byte) {
+	if bytes.Contains(seen, []byte(testSecret)) {
+		leaks.Lock()
+		defer leaks.Unlock()
+		if leaks.places == nil {
+			leaks.places = make(map[string]bool)
+		}
+		leaks.places[place] = true
+	}
+}
+
+// watched is a writer to which the secret must not be written.
+type watched struct {
+	place string
+	to    io.Writer
+}
+
+func (w watched) Write(p []byte) (int, error) {
+	lookForSecret(w.place, p)
+	return w.to.Write(p)
+}
+
+// errorOutput is where the log goes.
+var errorOutput = watched{"the log", os.Stderr}
 
 // token signs a subscription of c.
 func (c *client) token(channel, channelData string) string {
@@ -339,6 +427,7 @@ func do(t testing.TB, r *http.Request) (status int, answer string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	lookForSecret("an answer of the API", b)
 	return resp.StatusCode, string(b)
 }
 

@@ -45,8 +45,11 @@ func TestOptionDefaults(t *testing.T) {
 	if o.limits.maxConnections < 64 {
 		t.Errorf("%d connections", o.limits.maxConnections)
 	}
-	o.limits.maxConnections = 0
-	want := options{addr: ":6001", key: "k", secret: "s", limits: Limits{
+	if o.memory < 64<<20 {
+		t.Errorf("%d bytes of memory", o.memory)
+	}
+	o.limits.maxConnections, o.memory = 0, 0
+	want := options{addr: ":6001", key: "k", secret: "s", secretShown: true, limits: Limits{
 		activityTimeout: 120 * time.Second, pongTimeout: 30 * time.Second, authWindow: 600 * time.Second, cacheTTL: 30 * time.Minute,
 		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
 		clientEvents: true, errorEvents: true,
@@ -65,7 +68,7 @@ var optionSamples = map[string][2]string{
 	"send-buffer": {"4096", "65536"}, "subscription-count": {"true", "false"}, "error-events": {"false", "true"},
 	"verbose": {"true", "false"}, "version": {"true", "false"},
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
-	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"},
+	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"}, "memory": {"16M", "1g"},
 }
 
 func TestSecretFile(t *testing.T) {
@@ -92,6 +95,35 @@ func TestSecretFile(t *testing.T) {
 	} {
 		if _, err := parseOptions(args, func(string) (string, bool) { return "", false }); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+func TestOthersLogIn(t *testing.T) {
+	const system = "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/usr/sbin:/usr/sbin/nologin\nnobody:x:65534:65534::/:/bin/sh\n" +
+		"gone:x:1003:1003::/home/gone:/bin/false\nbroken:x:\n"
+	for _, c := range []struct {
+		passwd string
+		uid    int
+		want   bool
+	}{
+		{"", 0, false}, {system, 0, false}, {system, 1000, false},
+		{system + "pi:x:1000:1000::/home/pi:/bin/bash\n", 1000, false},
+		{system + "pi:x:1000:1000::/home/pi:/bin/bash\n", 0, true},
+		{system + "pi:x:1000:1000::/home/pi:/bin/bash\neve:x:1001:1001::/home/eve:/bin/zsh", 1000, true},
+	} {
+		if got := othersLogIn(c.passwd, c.uid); got != c.want {
+			t.Errorf("%d: %t\n%s", c.uid, got, c.passwd)
+		}
+	}
+	for _, c := range []struct {
+		args, env []string
+		want      bool
+	}{
+		{[]string{"-secret", "s"}, nil, true}, {nil, []string{"EDGE_SECRET=s"}, false}, {nil, nil, false},
+	} {
+		if o := mustParse(t, c.args, c.env...); o.secretShown != c.want {
+			t.Errorf("%q %q: shown: %t", c.args, c.env, o.secretShown)
 		}
 	}
 }
@@ -131,7 +163,7 @@ func TestOptionPrecedence(t *testing.T) {
 			if opt.name == "version" && strings.HasSuffix(desc, "variable alone") {
 				c.want = standard // EDGE_VERSION is likely to be of something else
 			}
-			if !reflect.DeepEqual(c.got, c.want) {
+			if c.got.secretShown = c.want.secretShown; !reflect.DeepEqual(c.got, c.want) {
 				t.Errorf("-%s, %s\ngot  %+v\nwant %+v", opt.name, desc, c.got, c.want)
 			}
 		}
@@ -381,7 +413,7 @@ func TestCommandServes(t *testing.T) {
 	var stderr bytes.Buffer
 	ended := make(chan int, 1)
 	go func() { // ends on the signal below
-		code := command([]string{"-addr", "127.0.0.1:0", "-key", "key", "-verbose"}, environment("EDGE_SECRET=secret"), stdout, &stderr)
+		code := command([]string{"-addr", "127.0.0.1:0", "-key", "key", "-verbose"}, environment("EDGE_SECRET="+testSecret), stdout, &stderr)
 		stdout.Close()
 		ended <- code
 	}()
@@ -423,7 +455,7 @@ func TestCommandServes(t *testing.T) {
 		t.Fatal("the signal does not end it")
 	}
 	log := <-logged
-	if strings.Contains(printed, "secret\n") || strings.Contains(printed, `"secret"`) || strings.Contains(log, `"secret"`) {
+	if strings.Contains(printed+log, testSecret) {
 		t.Errorf("the secret is printed:\n%s%s", printed, log)
 	}
 	if !strings.Contains(log, c.id) || strings.Contains(log, "\nforged") {

@@ -134,6 +134,7 @@ func (c *conn) watch() {
 
 // event is told what has happened, by the poller.
 func (c *conn) event(events uint32) {
+	defer c.recovered()
 	if events&syscall.EPOLLOUT != 0 {
 		c.flush()
 	}
@@ -159,6 +160,9 @@ func (c *conn) readAll() {
 			n, err := c.tryRead(b[:])
 			if n > 0 {
 				c.above.receive(b[:n])
+			}
+			if n == len(b) {
+				runtime.Gosched() // who sends without end waits for others after each piece, not after the 10 ms that Go lets it run
 			}
 			if err == syscall.EAGAIN {
 				break

@@ -25,10 +25,7 @@ func TestReadmeOptions(t *testing.T) {
 	}
 	for i, opt := range table {
 		value := opt.value
-		switch {
-		case opt.name == "max-connections":
-			value = "from the limit of open files"
-		case value != "":
+		if value != "" {
 			value = "`" + value + "`"
 		}
 		if want := fmt.Sprintf("| `-%s` | %s | %s |", opt.name, value, opt.help); rows[i] != want {

@@ -12,9 +12,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +24,8 @@ import (
 const (
 	frameTimeout = 10 * time.Second // for a message to end after its last frame has begun
 	tickAgain    = time.Second      // when the client is just being served
+
+	textShortOfMemory = "The server is short of memory"
 )
 
 type Socket struct {
@@ -47,11 +47,12 @@ type Socket struct {
 	subscribes    rate // and their ends
 	malformed     int  // messages in a row
 	in            frameReader
-	lastRead      int64  // monotonic nanoseconds, as all times here
-	pinged        int64  // when the last ping was sent
-	frameBegan    int64  // when the frame was begun that had not ended at the last read,
-	frameNumber   uint32 // and the reader's number of it
-	leftAt        int64  // when leave was called
+	held          *holding // what in holds of a message that is not whole; nil for nothing
+	lastRead      int64    // monotonic nanoseconds, as all times here
+	pinged        int64    // when the last ping was sent
+	frameBegan    int64    // when the frame was begun that had not ended at the last read,
+	frameNumber   uint32   // and the reader's number of it
+	leftAt        int64    // when leave was called
 }
 
 var processStart = time.Now()
@@ -102,7 +103,7 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, rea
 		return
 	}
 	s := &Socket{app: u.app}
-	s.conn.init(nc, u.poller, u.app.limits.sendBuffer, &u.app.cuts)
+	s.conn.init(nc, u.poller, &u.app.bounds)
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered()) // frames that came right behind the request
 	s.serve(appendSwitching(nil, r.Header.Get("Sec-WebSocket-Key")), early, code, reason)
 }
@@ -163,6 +164,8 @@ func (s *Socket) serve(first, early []byte, code int, reason string) {
 	switch err {
 	case errQuota:
 		code, reason = codeOverQuota, "The app is over its connection limit"
+	case errMemory:
+		code, reason = codeOverCapacity, textShortOfMemory
 	case errShutdown:
 		code, reason = codeReconnect, "Please reconnect immediately"
 	}
@@ -198,11 +201,27 @@ func (s *Socket) receive(p []byte) {
 		s.handleFrame(f)
 		s.in.release()
 	}
+	s.holdMessage()
 	if s.closing.Load() {
 		s.leave()
 	} else if !s.in.idle() && s.frameNumber != s.in.frames {
 		s.frameNumber, s.frameBegan = s.in.frames, now
 		s.wait(frameTimeout)
+	}
+}
+
+// holdMessage accounts for what is held of a message that is not whole. It does not count as moved when more of it comes, or a
+// client could hold it for ever.
+func (s *Socket) holdMessage() {
+	switch bytes := s.in.held(); {
+	case bytes > 0:
+		if s.held == nil {
+			s.held = &holding{conn: &s.conn}
+		}
+		s.app.bounds.memory.hold(s.held, int64(bytes), false)
+	case s.held != nil:
+		s.app.bounds.memory.hold(s.held, 0, false)
+		s.held = nil
 	}
 }
 
@@ -285,9 +304,15 @@ func (s *Socket) keepAlive(now int64) {
 // recovered ends the connection, and no other, if handling it has panicked. It is deferred.
 func (s *Socket) recovered() {
 	if p := recover(); p != nil {
-		log.Printf("connection %s: panic: %v\n%s", s.id, p, debug.Stack())
-		s.close(closeInternal, "internal error")
+		logPanic("connection "+s.id.String(), p)
+		s.closeBroken()
 	}
+}
+
+// closeBroken closes a connection that something has panicked for, which may be closing it too.
+func (s *Socket) closeBroken() {
+	defer s.conn.recovered()
+	s.close(closeInternal, "internal error")
 }
 
 // leave ends all that the client takes part in. The connection stays until the other side has closed it too, so that it can
@@ -324,13 +349,21 @@ func (s *Socket) ended() {
 	defer s.recovered()
 	s.leave()
 	s.timer.Stop()
+	s.in.drop()
+	s.holdMessage()
 	s.app.logf("%s closed", s.conn.remote)
 }
 
-// deliver sends bytes that never change, and reports whether it kept a reference to them. Anyone may call it.
-func (s *Socket) deliver(frames []byte) (kept bool) {
+// deliver sends frames. Anyone may call it.
+func (s *Socket) deliver(frames []byte) {
 	defer s.recovered() // or a panic would take the channel's pump with it, and everyone
-	return s.conn.writeShared(frames)
+	s.conn.Write(frames)
+}
+
+// deliverShared sends a part of what others are sent too. Anyone may call it.
+func (s *Socket) deliverShared(of *shared, from, to int) {
+	defer s.recovered()
+	s.conn.writeShared(of, from, to)
 }
 
 // write sends bytes that the caller may use again.
@@ -424,6 +457,8 @@ func (s *Socket) handleSubscribe(data value) {
 		s.sendError(0, "Existing subscription to channel "+string(r.channel), "")
 	case len(s.subscriptions) >= maxChannelsPerConnection:
 		s.refuse(r.channel, "LimitReached", codeOverCapacity, "A connection may have at most %d subscriptions", maxChannelsPerConnection)
+	case s.app.bounds.memory.refuses():
+		s.refuse(r.channel, "LimitReached", codeOverCapacity, textShortOfMemory)
 	default:
 		s.subscribe(r, k)
 	}
@@ -549,6 +584,9 @@ func (s *Socket) handleSignin(data value) {
 		return
 	case s.user != nil && s.user.id != user.id:
 		s.sendError(0, "This connection is signed in as another user already", "")
+		return
+	case s.user == nil && s.app.bounds.memory.refuses():
+		s.sendError(0, textShortOfMemory, "")
 		return
 	}
 	success := appendSigninSuccess(nil, r.userData)

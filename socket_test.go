@@ -416,7 +416,9 @@ func startInBubble(t *testing.T) (connect func(rest []byte) *client) {
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- serve(ctx, l, newApp("", Keys{newKey("key", "secret")}, o.limits)) }()
+	go func() {
+		done <- serve(ctx, l, newApp("", Keys{newKey("key", testSecret)}, o.limits, newBudget(o.memory)))
+	}()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -1207,7 +1209,7 @@ func (r *recorder) RemoteAddr() net.Addr             { return nil }
 func offline(t testing.TB) (*Socket, *client) {
 	r := new(recorder)
 	s := new(Socket)
-	s.conn.init(r, nil, 1<<20, new(atomic.Uint64))
+	s.conn.init(r, nil, newBounds(1<<20))
 	return s, &client{t: t, conn: r, in: bufio.NewReader(r)}
 }
 

@@ -135,13 +135,14 @@ func (w *webhooks) timeLocked() {
 
 // settle tells what is gone for longer than the grace period.
 func (w *webhooks) settle() {
+	defer recovered("webhooks")
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.timing = false
+	defer w.timeLocked()
 	for len(w.ends) > 0 && time.Until(w.ends[0].at) <= 0 {
 		w.settleFirstLocked()
 	}
-	w.timing = false
-	w.timeLocked()
 }
 
 // settleFirstLocked ends the first grace period.
@@ -403,14 +404,25 @@ func (h *hook) delivered() <-chan struct{} {
 
 // deliver sends what is queued until there is nothing more.
 func (h *hook) deliver() {
-	for {
-		h.wait(h.gatherTime())
-		events := h.take()
-		if events == nil {
-			return
+	for h.deliverNext() {
+	}
+}
+
+// deliverNext sends the next body, and reports whether there was one. After a panic, which costs what was in it, it goes on.
+func (h *hook) deliverNext() (more bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			logPanic("webhook "+h.name, p)
+			h.wait(webhookBackoff)
+			more = true
 		}
+	}()
+	h.wait(h.gatherTime())
+	events := h.take()
+	if events != nil {
 		h.send(events)
 	}
+	return events != nil
 }
 
 // gatherTime is how long the next body waits for company.

@@ -1,0 +1,235 @@
+package main
+
+// The memory budget: what the process may use in all, and how much of it clients may make it hold for them.
+//
+// A client that does not read, or that sends messages without an end, costs memory at a distance. Each has a bound of its own
+// (-send-buffer, maxPayload), but thousands of them together have not, and the kernel ends a process that uses too much. So
+// all that is held for clients is counted in one place, and beyond a share of the budget the connection goes whose turn it has
+// been for longest. What nobody can be cut off for (connections, subscriptions, members) is bounded by letting in nobody new
+// while the live memory is near the budget.
+
+import (
+	"container/list"
+	"math"
+	"os"
+	"path"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// The shares of the budget. The kernel's memory for connections is the process's too, but Go does not know of it.
+	goShare, goParts     = 5, 8       // of it Go's memory limit
+	heldShare            = 5          // a part in so many may be held for clients, the kernel's buffers included
+	connShare, connBytes = 4, 6 << 10 // a part in so many is for connections, each of which costs so much with the kernel's part
+	callShare, callBytes = 8, 20 << 10
+
+	tightShare, tightParts = 3, 4 // of Go's limit, from which on nobody new is let in
+
+	// What the kernel holds for a connection whose send buffer is full: it counts twice what is asked for (socket(7)).
+	kernelHeld = 2 * kernelSendBuffer
+)
+
+// budget bounds what the process may use. There is one for all apps.
+type budget struct {
+	// Static after construction.
+	total int64 // bytes
+	limit int64 // of them, Go's
+
+	tight   atomic.Bool // nobody new is let in
+	stopped atomic.Bool // judge is not called any more
+	asked   atomic.Bool // a garbage collection is under way that refused asked for
+
+	mu      sync.Mutex // guards the following
+	held    int64      // bytes in holdings, and those that several share
+	since   list.List  // of *holding, the one that has not moved for longest first
+	cutting bool       // cut runs
+}
+
+// holding is what one connection makes the process hold, in one direction.
+type holding struct {
+	conn *conn // static
+
+	// Guarded by budget.mu.
+	bytes int64
+	place *list.Element // in budget.since; nil while bytes is 0
+}
+
+// newBudget makes a budget of so many bytes, in which no memory is tight until watch is called.
+func newBudget(total int64) *budget { return &budget{total: total, limit: total / goParts * goShare} }
+
+// stop ends what watch began.
+func (b *budget) stop() { b.stopped.Store(true) }
+
+// most is how many bytes may be held for clients.
+func (b *budget) most() int64 { return b.total / heldShare }
+
+// connections is how many WebSocket connections there is memory for, and callers how many others.
+func (b *budget) connections() int { return int(min(b.total/connShare/connBytes, math.MaxInt32)) }
+func (b *budget) callers() int     { return int(min(b.total/callShare/callBytes, math.MaxInt32)) }
+
+// hold says that h now stands for so many bytes, 0 for none, and whether that is because it moved: something was sent, or began.
+func (b *budget) hold(h *holding, bytes int64, moved bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held += bytes - h.bytes
+	h.bytes = bytes
+	switch {
+	case bytes == 0 && h.place != nil:
+		b.since.Remove(h.place)
+		h.place = nil
+	case bytes != 0 && h.place == nil:
+		h.place = b.since.PushBack(h)
+	case bytes != 0 && moved:
+		b.since.MoveToBack(h.place)
+	}
+	b.overLocked()
+}
+
+// share counts bytes that several connections hold together, or with fewer than none takes them back.
+func (b *budget) share(bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held += bytes
+	b.overLocked()
+}
+
+// overLocked sees to it that someone is cut off if more is held than may be.
+func (b *budget) overLocked() {
+	if b.held > b.most() && b.since.Len() > 0 && !b.cutting {
+		b.cutting = true
+		go b.cut() // ends when enough is free
+	}
+}
+
+// cut cuts off the connections that have not moved for longest, until no more is held than may be.
+func (b *budget) cut() {
+	defer func() {
+		if p := recover(); p != nil {
+			logPanic("memory", p)
+			b.mu.Lock()
+			b.cutting = false
+			b.mu.Unlock()
+		}
+	}()
+	for h := b.takeLongest(); h != nil; h = b.takeLongest() {
+		h.conn.fail(cutMemory)
+	}
+}
+
+// takeLongest takes the holding that has not moved for longest out of the account, or returns nil if nobody has to go.
+func (b *budget) takeLongest() *holding {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	longest := b.since.Front()
+	if b.cutting = b.held > b.most() && longest != nil; !b.cutting {
+		return nil
+	}
+	h := b.since.Remove(longest).(*holding)
+	b.held -= h.bytes
+	h.bytes, h.place = 0, nil
+	return h
+}
+
+// watch has judge called after every garbage collection: the only moments at which it is known how much memory lives, and on
+// an idle server there are none.
+func (b *budget) watch() {
+	runtime.AddCleanup(new([16]byte), func(b *budget) {
+		if !b.stopped.Load() {
+			defer b.watch()
+			defer recovered("memory")
+			b.judge(liveMemory())
+		}
+	}, b)
+}
+
+// judge decides whether someone new is let in, given the bytes that live.
+func (b *budget) judge(live int64) {
+	b.tight.Store(live > b.limit/tightParts*tightShare)
+}
+
+// refuses reports whether someone new is not to be let in. While that is so, it has the memory looked at again.
+func (b *budget) refuses() bool {
+	if !b.tight.Load() {
+		return false
+	}
+	if b.asked.CompareAndSwap(false, true) {
+		go func() { // ends by itself
+			runtime.GC()
+			b.asked.Store(false)
+		}()
+	}
+	return true
+}
+
+// liveMemory is the memory of Go's that the last garbage collection left, and the stacks.
+func liveMemory() (bytes int64) {
+	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+	metrics.Read(samples)
+	for _, s := range samples {
+		bytes += int64(s.Value.Uint64())
+	}
+	return bytes
+}
+
+// memoryThere is how much memory the process may use as the system sees it: most of what its control group allows, or half of
+// the machine's, since others live there too. 0 if that is not known.
+func memoryThere(read func(name string) ([]byte, error)) int64 {
+	if n := groupMemory(read); n > 0 {
+		return n / 100 * 85
+	}
+	b, _ := read("/proc/meminfo")
+	_, rest, _ := strings.Cut(string(b), "MemTotal:")
+	if f := strings.Fields(rest); len(f) > 0 {
+		kib, _ := strconv.ParseInt(f[0], 10, 64)
+		return kib << 10 / 2
+	}
+	return 0
+}
+
+// groupMemory is the least that the process's control group or one around it allows (cgroups(7)), or 0.
+func groupMemory(read func(name string) ([]byte, error)) (least int64) {
+	groups, err := read("/proc/self/cgroup")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(groups)) { // 4:memory:/a/b, or with version 2 0::/a/b
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		root, file := "/sys/fs/cgroup", "memory.max"
+		switch {
+		case len(f) < 3:
+			continue
+		case f[1] == "memory":
+			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		case f[1] != "":
+			continue
+		}
+		for dir := path.Clean("/" + f[2]); ; dir = path.Dir(dir) {
+			b, _ := read(root + path.Join(dir, file)) // a container may not see the groups around it
+			n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+			if err == nil && n < 1<<60 && (least == 0 || n < least) { // version 1 has a number for none
+				least = n
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return least
+}
+
+// defaultMemory is the budget where none is given: so that Go's limit is that of GOMEMLIMIT if it is set, or what there is.
+func defaultMemory() int64 {
+	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
+		return limit / goShare * goParts
+	}
+	if n := memoryThere(os.ReadFile); n > 0 {
+		return min(n, math.MaxInt)
+	}
+	return 1 << 30
+}
