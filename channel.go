@@ -24,7 +24,6 @@ const (
 	gatherShare = 12                    // or for this part of the last round's duration,
 	gatherWhile = time.Millisecond      // while no more than this or the last round's duration has passed since
 	maxBatchBuf = 128 << 10             // larger buffers are not kept in the pool
-	smallBatch  = 1 << 10
 )
 
 // Only tests change these.
@@ -58,8 +57,6 @@ type Channel struct {
 	joining []join        // subscriptions the pump has not yet answered
 	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
 	run     func()        // pump, made once: a go statement with a receiver would allocate for every event
-
-	lastSize int // bytes of the last batch
 
 	countTold int   // the last subscription_count sent,
 	countSent int64 // and when, on the clock of monotonic
@@ -138,10 +135,7 @@ type join struct {
 	done   chan struct{} // closed when the answer is written; nil if nobody waits
 }
 
-// batches are apart by the room they have: so a slow reader that keeps a small one keeps no large buffer.
-var smallBatches, batches = newBatches(), newBatches()
-
-func newBatches() *sync.Pool { return &sync.Pool{New: func() any { return new(batch) }} }
+var batches = sync.Pool{New: func() any { return new(batch) }}
 
 // subscribe adds a subscription of s and returns when it has been answered: with answer, or if that is nil with
 // subscription_succeeded and what belongs to it. m is the member of a presence channel, or nil; a member who is there
@@ -295,11 +289,7 @@ func (c *Channel) waitLocked() {
 // batchLocked appends a frame to what the pump will take next. It does not start the pump.
 func (c *Channel) batchLocked(frame []byte) {
 	if c.batch == nil {
-		pool := batches
-		if c.lastSize <= smallBatch {
-			pool = smallBatches
-		}
-		c.batch = pool.Get().(*batch)
+		c.batch = batches.Get().(*batch)
 		c.batch.users.Store(1) // the pump
 		if c.batch.free == nil {
 			c.batch.free = c.batch.recycle
@@ -427,9 +417,7 @@ func (c *Channel) take() (b *batch, subs []*Subscription, joining []join) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b, subs, joining = c.batch, c.subs, c.joining
-	if c.batch, c.joining = nil, nil; b != nil {
-		c.lastSize = len(b.bytes)
-	}
+	c.batch, c.joining = nil, nil
 	for _, j := range joining {
 		if j.sub != nil {
 			c.subs = append(c.subs, j.sub) // beyond the length of subs, so that this round does not see it there
@@ -488,24 +476,22 @@ func (b *batch) deliver(s *Socket, at int) {
 			continue
 		}
 		if at < skip.from {
-			s.deliverShared(&b.shared, at, skip.from)
+			s.conn.writeShared(&b.shared, at, skip.from)
 		}
 		at = skip.to
 	}
 	if at < len(b.bytes) {
-		s.deliverShared(&b.shared, at, len(b.bytes))
+		s.conn.writeShared(&b.shared, at, len(b.bytes))
 	}
 }
 
 // recycle gives b, which nobody needs any more, back to the pool.
 func (b *batch) recycle() {
-	size := cap(b.bytes)
-	b.bytes, b.count = b.bytes[:0], 0
-	if size <= smallBatch {
-		smallBatches.Put(b)
-	} else if size <= maxBatchBuf {
-		batches.Put(b)
+	if cap(b.bytes) > maxBatchBuf {
+		return
 	}
+	b.bytes, b.count = b.bytes[:0], 0
+	batches.Put(b)
 }
 
 // flush waits until everything published before it has been written.

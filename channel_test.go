@@ -334,6 +334,35 @@ func TestLeaveWaitsForThePump(t *testing.T) {
 	}
 }
 
+// TestJoinInTheMiddle: who subscribes while the pump is under way gets the answer, then what was published since, and nothing from
+// before, although all of it is in one batch.
+func TestJoinInTheMiddle(t *testing.T) {
+	s := startServer(t)
+	first, late := connect(t, s.addr), connect(t, s.addr)
+	first.join("room")
+	id, _ := parseSocketID(first.id)
+	socket, ch := s.app.socket(id), s.app.channel("room")
+	pending := func(what string, is func() bool) {
+		waitUntil(t, what, func() bool {
+			ch.mu.Lock()
+			defer ch.mu.Unlock()
+			return is()
+		})
+	}
+	trigger := func(name string) { s.app.trigger("room", kindPublic, Event{name: []byte(name), data: []byte(`"x"`)}) }
+	socket.conn.mu.Lock() // as if another channel were writing to it
+	trigger("e0")
+	pending("the pump is under way", func() bool { return ch.batch == nil })
+	trigger("e1")
+	late.subscribe("room", "")
+	pending("the subscription waits", func() bool { return len(ch.joining) == 1 })
+	trigger("e2")
+	socket.conn.mu.Unlock()
+	late.expect(succeeded("room"), event("e2", "room", "x"))
+	first.expect(event("e0", "room", "x"), event("e1", "room", "x"), event("e2", "room", "x"))
+	late.settled()
+}
+
 // TestClientEventAllocations: an event on its way from one client to others allocates nothing.
 func TestClientEventAllocations(t *testing.T) {
 	needsExactAllocations(t)

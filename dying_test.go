@@ -114,7 +114,8 @@ func (c *client) answerPings(each func(frame string)) (code int) {
 
 // TestHalfOpen: peers that vanish without a word leave when the time is over, each of them once; others stay.
 func TestHalfOpen(t *testing.T) {
-	const peers, activity, pongs = 50, time.Second, time.Second
+	const activity, pongs = time.Second, time.Second
+	peers := sized(50, 500)
 	s := startServer(t, "-activity-timeout", activity.String(), "-pong-timeout", pongs.String())
 	b := newBlackhole(t, s.addr)
 	c := connect(t, s.addr)
@@ -156,7 +157,7 @@ func TestHalfOpen(t *testing.T) {
 	b.close()
 	c.leave()
 	reading.Wait()
-	if told.Load() < peers/3 {
+	if int(told.Load()) < peers/3 {
 		t.Errorf("%d of the %d that could still read were told that they are late", told.Load(), peers/3)
 	}
 }
@@ -257,6 +258,31 @@ func (nb *numbering) total() (sum int64) {
 		}
 	}
 	return sum
+}
+
+// TestShutdownFlushes: what was acknowledged reaches those whom the pump has not come to when the end begins.
+func TestShutdownFlushes(t *testing.T) {
+	s := startServer(t)
+	first := connect(t, s.addr)
+	first.join("room")
+	id, _ := parseSocketID(first.id)
+	socket := s.app.socket(id)
+	readers := make([]*client, 20)
+	for i := range readers {
+		readers[i] = connect(t, s.addr)
+		readers[i].join("room")
+	}
+	socket.conn.mu.Lock() // as if another channel were writing to it: the pump stops there
+	publish(t, s.addr, "room", "e", "x")
+	var stopped sync.WaitGroup
+	stopped.Go(s.stop)
+	time.Sleep(200 * time.Millisecond) // lets it go on, if it does not wait
+	socket.conn.mu.Unlock()
+	for _, c := range append(readers, first) {
+		c.expect(event("e", "room", "x"))
+		c.expectClose(codeReconnect)
+	}
+	stopped.Wait()
 }
 
 // SIGKILL

@@ -40,6 +40,9 @@ func startProcess(t testing.TB, kind string, args ...string) *process {
 	return start(t, kind, exec.Command(os.Args[0], args...))
 }
 
+// edgeCommand is edge as a process, for start.
+func edgeCommand(args ...string) *exec.Cmd { return exec.Command(os.Args[0], args...) }
+
 // start starts a command that is one of the processes and says its address on its standard output. The secret is in its
 // environment, and must not be seen anywhere else.
 func start(t testing.TB, kind string, cmd *exec.Cmd) *process {

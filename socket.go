@@ -360,12 +360,6 @@ func (s *Socket) deliver(frames []byte) {
 	s.conn.Write(frames)
 }
 
-// deliverShared sends a part of what others are sent too. Anyone may call it.
-func (s *Socket) deliverShared(of *shared, from, to int) {
-	defer s.recovered()
-	s.conn.writeShared(of, from, to)
-}
-
 // write sends bytes that the caller may use again.
 func (s *Socket) write(frames []byte) { s.conn.Write(frames) } // a failed write shows in ended
 

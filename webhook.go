@@ -346,7 +346,7 @@ func parseHook(s string) (*hook, error) {
 	h.url, h.name = u.String(), u.Scheme+"://"+u.Host+u.Path
 	h.client = &http.Client{
 		Timeout:       webhookTimeout,
-		Transport:     &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: webhookTimeout},
+		Transport:     &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: webhookTimeout, MaxResponseHeaderBytes: 64 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return h, nil

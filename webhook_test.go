@@ -642,6 +642,88 @@ func listenAgain(t *testing.T, addr string) (l net.Listener) {
 	return l
 }
 
+// TestWebhookBadReceivers: whatever a receiver does wrong on the wire, its events are tried until it does right, others get theirs, and
+// nothing is read without end.
+func TestWebhookBadReceivers(t *testing.T) {
+	good := newReceiver(t)
+	var bad atomic.Bool
+	misbehave := func(how func(w http.ResponseWriter, r *http.Request)) *httptest.Server {
+		return httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if bad.Load() {
+				how(w, r)
+			} else {
+				good.ServeHTTP(w, r)
+			}
+		}))
+	}
+	raw := func(answer string) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, _ := w.(http.Hijacker).Hijack()
+			io.WriteString(conn, answer)
+			conn.Close()
+		}
+	}
+	for _, test := range []struct {
+		name string
+		tls  bool
+		how  func(w http.ResponseWriter, r *http.Request)
+	}{
+		{"is no HTTP server", false, raw("220 mail ready\r\n")},
+		{"hangs up", false, raw("")},
+		{"hangs up in the middle of a header", false, raw("HTTP/1.1 200 OK\r\nContent-")},
+		{"answers before the request is read, with an error", false, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }},
+		{"writes headers without end", false, func(w http.ResponseWriter, r *http.Request) {
+			conn, _, _ := w.(http.Hijacker).Hijack()
+			defer conn.Close()
+			for _, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\n"); err == nil; {
+				_, err = io.WriteString(conn, "X: "+strings.Repeat("x", 1000)+"\r\n")
+			}
+		}},
+		{"writes an error without end", false, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(500)
+			for err := error(nil); err == nil; {
+				_, err = io.WriteString(w, strings.Repeat("x", 10_000))
+			}
+		}},
+		{"has no certificate that we trust", true, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			good.t, good.events = t, nil
+			bad.Store(true)
+			ts := misbehave(test.how)
+			url := "http://"
+			if test.tls {
+				ts.StartTLS()
+				url = "https://"
+			} else {
+				ts.Start()
+			}
+			url += ts.Listener.Addr().String()
+			defer ts.Close()
+			neighbour := newReceiver(t)
+			other := httptest.NewServer(neighbour)
+			defer other.Close()
+			w := newWebhooks([]string{url, other.URL}, testKey, webhookOptions{queue: 10})
+			w.tell(hookCacheMiss, "cache-a", nil)
+			neighbour.want(`{"name":"cache_miss","channel":"cache-a"}`)
+			waitUntil(t, "it has failed", func() bool { return w.hooks[0].counts().retried > 0 })
+			bad.Store(false)
+			ctx, cancel := context.WithCancel(t.Context())
+			left := 0
+			if test.tls { // which does not get better
+				left = 1
+				cancel()
+			} else {
+				good.want(`{"name":"cache_miss","channel":"cache-a"}`)
+			}
+			if got := w.drain(ctx); got != left || len(good.got()) != 1-left {
+				t.Errorf("%d events are left, %d were taken", got, len(good.got()))
+			}
+			cancel()
+		})
+	}
+}
+
 // TestWebhookQueueBytes: a queue is bounded in bytes too.
 func TestWebhookQueueBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
