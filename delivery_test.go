@@ -493,7 +493,11 @@ type watcher struct {
 func (w *watcher) watch() {
 	for w.view.final = false; !w.view.final; {
 		opcode, frame, err := w.readFrame()
-		if err == nil && opcode == opText {
+		switch {
+		case err != nil:
+		case opcode == opPing:
+			_, err = w.conn.Write(maskedFrame(0x80|opPong, frame))
+		case opcode == opText:
 			err = w.view.apply(string(frame))
 		}
 		if err != nil {

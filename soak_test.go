@@ -48,8 +48,9 @@ func TestSoak(t *testing.T) {
 	})
 	sides.Go(func() { crowd.murmur(ctx) })
 	testChurnOfMembers(t, p.addr, func(churn func(ctx context.Context)) {
+		sides.Go(func() { churn(ctx) })
 		for again := true; again && !t.Failed(); again = ctx.Err() == nil {
-			deliver(t, p.addr, events, churn)
+			deliver(t, p.addr, events, func(context.Context) {})
 		}
 		cancel()
 		sides.Wait()
