@@ -12,14 +12,16 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
 
-// api answers the calls for one app.
+// api answers the calls.
 type api struct {
-	app *App
-	now func() time.Time // the wall clock, which callers sign
+	apps  *atomic.Pointer[apps]
+	path  string // that every path of ours begins with
+	clock *clock // which callers sign
 }
 
 // routes enters the calls into mux, and for their paths an answer to other methods.
@@ -28,18 +30,18 @@ func (a *api) routes(mux *http.ServeMux) {
 		method, path string
 		handle       func(*call) error
 	}{
-		{"POST", "/apps/{app}/events", a.postEvents},
-		{"POST", "/apps/{app}/batch_events", a.postBatchEvents},
-		{"GET", "/apps/{app}/channels", a.getChannels},
-		{"GET", "/apps/{app}/channels/{channel}", a.getChannel},
-		{"GET", "/apps/{app}/channels/{channel}/users", a.getUsers},
-		{"POST", "/apps/{app}/users/{user}/terminate_connections", a.postTerminate},
-		{"POST", "/users/{user}/terminate_connections", a.postTerminate}, // the Python library leaves the app out
-		{"POST", "/apps/{app}/channels/{channel}/events", a.postChannelEvents},
-		{"GET", "/apps/{app}/channels/{channel}/stats", a.getStats},
+		{"POST", "/apps/{app}/events", (*call).postEvents},
+		{"POST", "/apps/{app}/batch_events", (*call).postBatchEvents},
+		{"GET", "/apps/{app}/channels", (*call).getChannels},
+		{"GET", "/apps/{app}/channels/{channel}", (*call).getChannel},
+		{"GET", "/apps/{app}/channels/{channel}/users", (*call).getUsers},
+		{"POST", "/apps/{app}/users/{user}/terminate_connections", (*call).postTerminate},
+		{"POST", "/users/{user}/terminate_connections", (*call).postTerminate}, // the Python library leaves the app out
+		{"POST", "/apps/{app}/channels/{channel}/events", (*call).postChannelEvents},
+		{"GET", "/apps/{app}/channels/{channel}/stats", (*call).getStats},
 	} {
-		mux.HandleFunc(route.method+" "+route.path, a.authenticated(route.handle))
-		mux.HandleFunc(route.path, func(w http.ResponseWriter, r *http.Request) {
+		mux.HandleFunc(route.method+" "+a.path+route.path, a.authenticated(route.handle))
+		mux.HandleFunc(a.path+route.path, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Allow", route.method)
 			http.Error(w, fmt.Sprintf("Method Not Allowed: this call is a %s", route.method), http.StatusMethodNotAllowed)
 		})
@@ -50,6 +52,7 @@ func (a *api) routes(mux *http.ServeMux) {
 // again when the request has been answered.
 type call struct {
 	*http.Request
+	app    *App
 	params params
 	body   []byte
 	out    []byte
@@ -85,7 +88,7 @@ func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := calls.Get().(*call)
 		defer c.free()
-		c.Request, c.status = r, http.StatusOK
+		c.Request, c.app, c.status = r, a.apps.Load().none, http.StatusOK
 		err := a.check(c)
 		if err == nil {
 			err = handle(c)
@@ -96,17 +99,30 @@ func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 
 // check fills c from its request and authenticates it. The signature comes before the body is read.
 func (a *api) check(c *call) (err error) {
-	if id := c.PathValue("app"); a.app.id != "" && id != "" && id != a.app.id {
-		return &apiError{http.StatusNotFound, fmt.Sprintf("Unknown app id %q", id)}
-	}
 	if c.params, err = parseParams(c.params, c.URL.RawQuery); err != nil {
 		return badRequest("%v", err)
 	}
-	paths := []string{c.URL.EscapedPath(), c.URL.Path}
-	if err := a.app.keys.checkRequest(c.Method, paths, c.params, a.now(), a.app.limits.authWindow); err != nil {
+	id := c.PathValue("app")
+	if app := a.apps.Load().find(id, c.params.get("auth_key")); app != nil {
+		c.app = app
+	} else if id != "" {
+		return &apiError{http.StatusNotFound, fmt.Sprintf("Unknown app id %q", id)}
+	}
+	// A proxy may have added our path before what was signed.
+	paths := []string{c.URL.EscapedPath(), c.URL.Path, strings.TrimPrefix(c.URL.EscapedPath(), a.path), strings.TrimPrefix(c.URL.Path, a.path)}
+	window, set := c.app.limits().authWindow, a.clock.isRight()
+	if !set {
+		window = 0
+	}
+	err = c.app.keys().checkRequest(c.Method, paths, c.params, a.clock.now(), window)
+	if err == nil && !set {
+		stamp, _ := strconv.ParseInt(c.params.get("auth_timestamp"), 10, 64)
+		err = a.clock.once(c.params.get("auth_signature"), stamp)
+	}
+	if err != nil {
 		return &apiError{http.StatusUnauthorized, err.Error()}
 	}
-	if err := c.readBody(a.bodyLimit()); err != nil {
+	if err := c.readBody(c.app.limits().bodyLimit()); err != nil {
 		return err
 	}
 	if err := checkBodyMD5(c.params, c.body); err != nil {
@@ -116,7 +132,7 @@ func (a *api) check(c *call) (err error) {
 }
 
 // bodyLimit is the size of the largest legal request, a batch of ten: data with an escape for every byte, and the rest.
-func (a *api) bodyLimit() int { return 64<<10 + maxBatch*6*a.app.limits.eventSize }
+func (l *Limits) bodyLimit() int { return 64<<10 + maxBatch*6*l.eventSize }
 
 // readBody reads the body.
 func (c *call) readBody(limit int) error {
@@ -151,9 +167,13 @@ func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 	if err != nil {
 		e := &apiError{http.StatusInternalServerError, err.Error()}
 		errors.As(err, &e)
-		a.app.logf("%s %q refused: %d %q", c.Method, c.URL.Path, e.status, e.text)
+		c.app.counts.refuse("call", strconv.Itoa(e.status))
+		c.app.tell(notice{what: noticeRefused, remote: c.RemoteAddr, event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
 		c.status, kind, body = e.status, textType, []byte(e.text+"\n")
 	}
+	c.app.counts.calls.Add(1)
+	c.app.counts.callBytes.Add(uint64(len(c.body)))
+	c.app.counts.answerBytes.Add(uint64(len(body)))
 	w.Header()["Content-Type"] = kind
 	w.WriteHeader(c.status)
 	w.Write(body) // if it fails, the caller is gone
@@ -219,20 +239,20 @@ type trigger struct {
 //	{"name":…,"data":"…","channel":… or "channels":[…][,"socket_id":"1.2"][,"info":"user_count,subscription_count"]}
 //
 // It answers {}, or with info {"channels":{"a":{"subscription_count":1},…}}.
-func (a *api) postEvents(c *call) error {
+func (c *call) postEvents() error {
 	var f [len(eventFields)]value
 	if err := parseBody(c.body, eventFields[:], f[:]); err != nil {
 		return err
 	}
 	fromQuery(c.params, f[:])
-	t, err := a.parseTrigger(f[:])
+	t, err := c.parseTrigger(f[:])
 	if err != nil {
 		return err
 	}
-	a.publish(t)
+	c.publish(t)
 	c.out = append(c.out, '{')
 	if t.info != 0 {
-		c.out = append(a.appendChannels(append(c.out, `"channels":{`...), t), '}')
+		c.out = append(c.appendChannels(append(c.out, `"channels":{`...), t), '}')
 	}
 	c.out = append(c.out, '}')
 	return nil
@@ -291,14 +311,14 @@ func channelsFromQuery(ps params) value {
 func jsonString[T string | []byte](text T) value { return appendString(nil, text) }
 
 // parseTrigger checks one event, completely, before anything is published.
-func (a *api) parseTrigger(f []value) (t trigger, err error) {
-	if t.event.name, err = a.parseEventName(f[fieldName]); err != nil {
+func (c *call) parseTrigger(f []value) (t trigger, err error) {
+	if t.event.name, err = parseEventName(f[fieldName]); err != nil {
 		return t, err
 	}
 	if f[fieldData] == nil {
 		return t, badRequest("Missing required parameter: data")
 	}
-	if err := a.parseChannels(&t, f[fieldChannel], f[fieldChannels]); err != nil {
+	if err := c.parseChannels(&t, f[fieldChannel], f[fieldChannels]); err != nil {
 		return t, err
 	}
 	socketID, err := stringField(f[fieldSocketID], "socket_id")
@@ -310,18 +330,18 @@ func (a *api) parseTrigger(f []value) (t trigger, err error) {
 		if !ok {
 			return t, badRequest("Invalid socket id: %q", clip(socketID))
 		}
-		t.event.except = a.app.socket(id)
+		t.event.except = c.app.socket(id)
 	}
 	list, err := stringField(f[fieldInfo], "info")
 	if err != nil {
 		return t, badRequest("%v", err)
 	}
 	t.info = parseInfo(string(list))
-	if slices.ContainsFunc(t.kinds, func(k kind) bool { return k&kindCache != 0 }) && a.app.bounds.memory.refuses() {
+	if slices.ContainsFunc(t.kinds, func(k kind) bool { return k&kindCache != 0 }) && c.app.bounds.memory.refuses() {
 		return t, &apiError{http.StatusServiceUnavailable, textShortOfMemory + " and keeps no more events for cache channels"}
 	}
 	t.event.keep = true
-	if err := a.checkData(f[fieldData]); err != nil {
+	if err := c.checkData(f[fieldData]); err != nil {
 		return t, err
 	}
 	t.event.data = f[fieldData].literal()
@@ -329,7 +349,7 @@ func (a *api) parseTrigger(f []value) (t trigger, err error) {
 }
 
 // parseEventName takes any name that is not kept for the server: applications use backslashes, dots and spaces.
-func (a *api) parseEventName(v value) ([]byte, error) {
+func parseEventName(v value) ([]byte, error) {
 	if v == nil {
 		return nil, badRequest("Missing required parameter: name")
 	}
@@ -348,16 +368,17 @@ func (a *api) parseEventName(v value) ([]byte, error) {
 }
 
 // checkData refuses data over the limit, in the words of the hosted service.
-func (a *api) checkData(data value) error {
-	if data.dataSize() <= a.app.limits.eventSize {
+func (c *call) checkData(data value) error {
+	most := c.app.limits().eventSize
+	if data.dataSize() <= most {
 		return nil
 	}
 	return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The data content of this event exceeds the allowed maximum (%d bytes). "+
-		"See https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info", a.app.limits.eventSize)}
+		"See https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info", most)}
 }
 
 // parseChannels reads channel or channels. A name that stands twice counts once.
-func (a *api) parseChannels(t *trigger, one, several value) error {
+func (c *call) parseChannels(t *trigger, one, several value) error {
 	if !several.absent() && !several.is('[') {
 		return badRequest("Expected channels parameter to be an array of strings")
 	}
@@ -376,7 +397,7 @@ func (a *api) parseChannels(t *trigger, one, several value) error {
 		if err != nil {
 			return badRequest("Expected channel parameter to be a string")
 		}
-		k, ok := parseChannel(name, a.app.limits.channelName)
+		k, ok := parseChannel(name, c.app.limits().channelName)
 		if !ok {
 			return badRequest("Invalid channel name: %q", clip(name))
 		}
@@ -394,24 +415,24 @@ func (a *api) parseChannels(t *trigger, one, several value) error {
 }
 
 // publish triggers t on its channels. It returns before the event is delivered.
-func (a *api) publish(t trigger) {
+func (c *call) publish(t trigger) {
 	for i, name := range t.channels {
-		a.app.trigger(name, t.kinds[i], t.event)
+		c.app.trigger(name, t.kinds[i], t.event)
 	}
 }
 
 // appendChannels appends what t asks to know, a member for each channel.
-func (a *api) appendChannels(dst []byte, t trigger) []byte {
+func (c *call) appendChannels(dst []byte, t trigger) []byte {
 	for i, name := range t.channels {
 		dst = append(appendString(appendComma(dst), name), ":{"...)
-		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[i], a.app.channelInfo(name)), '}')
+		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[i], c.app.channelInfo(name)), '}')
 	}
 	return dst
 }
 
 // postBatchEvents triggers up to ten events, each on one channel: {"batch":[{"name":…,"data":…,"channel":…},…]}. All are
 // checked before the first is triggered.
-func (a *api) postBatchEvents(c *call) error {
+func (c *call) postBatchEvents() error {
 	var batch [1]value
 	if err := parseBody(c.body, []string{"batch"}, batch[:]); err != nil {
 		return err
@@ -434,39 +455,39 @@ func (a *api) postBatchEvents(c *call) error {
 		if err != nil {
 			return badRequest("Invalid event %d of the batch: %v", i, err)
 		}
-		if triggers[i], err = a.parseTrigger(f[:]); err != nil {
+		if triggers[i], err = c.parseTrigger(f[:]); err != nil {
 			return err
 		}
 		asked |= triggers[i].info
 	}
 	for _, t := range triggers {
-		a.publish(t)
+		c.publish(t)
 	}
-	c.out = a.appendBatch(c.out, triggers, asked)
+	c.out = c.appendBatch(c.out, triggers, asked)
 	return nil
 }
 
 // appendBatch appends the answer to a batch: empty unless an event asked for something, else one object for each event.
-func (a *api) appendBatch(dst []byte, triggers []trigger, asked info) []byte {
+func (c *call) appendBatch(dst []byte, triggers []trigger, asked info) []byte {
 	if asked == 0 {
 		return append(dst, "{}"...)
 	}
 	dst = append(dst, `{"batch":[`...)
 	for _, t := range triggers {
 		dst = append(appendComma(dst), '{')
-		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[0], a.app.channelInfo(t.channels[0])), '}')
+		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[0], c.app.channelInfo(t.channels[0])), '}')
 	}
 	return append(dst, "]}"...)
 }
 
 // getChannels lists the occupied channels: {"channels":{"a":{},…}}, an object even when there is none.
-func (a *api) getChannels(c *call) error {
+func (c *call) getChannels() error {
 	prefix, i := c.params.get("filter_by_prefix"), parseInfo(c.params.get("info"))
 	if i&infoUserCount != 0 && !strings.HasPrefix(prefix, "presence-") {
 		return badRequest("user_count may only be requested for presence channels - please supply filter_by_prefix begining with presence-")
 	}
 	c.out = append(c.out, `{"channels":{`...)
-	a.app.occupied(prefix, func(name string, k kind, ci channelInfo) {
+	c.app.occupied(prefix, func(name string, k kind, ci channelInfo) {
 		c.out = append(appendString(appendComma(c.out), name), ":{"...)
 		c.out = append(appendAttributes(c.out, i&^infoCache, k, ci), '}')
 	})
@@ -475,9 +496,9 @@ func (a *api) getChannels(c *call) error {
 }
 
 // channel returns the name and kind of the channel in the path.
-func (a *api) channel(c *call) (name string, k kind, err error) {
+func (c *call) channel() (name string, k kind, err error) {
 	name = c.PathValue("channel")
-	k, ok := parseChannel(name, a.app.limits.channelName)
+	k, ok := parseChannel(name, c.app.limits().channelName)
 	if !ok {
 		return "", 0, badRequest("Invalid channel name: %q", name)
 	}
@@ -485,8 +506,8 @@ func (a *api) channel(c *call) (name string, k kind, err error) {
 }
 
 // getChannel describes one channel: {"occupied":true,…}. One that does not exist is not occupied, which is no error.
-func (a *api) getChannel(c *call) error {
-	name, k, err := a.channel(c)
+func (c *call) getChannel() error {
+	name, k, err := c.channel()
 	if err != nil {
 		return err
 	}
@@ -497,15 +518,15 @@ func (a *api) getChannel(c *call) error {
 	case i&infoCache != 0 && k&kindCache == 0:
 		return badRequest("Cannot retrieve the cache unless the channel is a cache channel")
 	}
-	ci := a.app.channelInfo(name)
+	ci := c.app.channelInfo(name)
 	c.out = strconv.AppendBool(append(c.out, `{"occupied":`...), ci.subscriptions > 0)
 	c.out = append(appendAttributes(c.out, i, k, ci), '}')
 	return nil
 }
 
 // getUsers lists the members of a presence channel: {"users":[{"id":"1"},…]}, an array even when there is none.
-func (a *api) getUsers(c *call) error {
-	name, k, err := a.channel(c)
+func (c *call) getUsers() error {
+	name, k, err := c.channel()
 	if err != nil {
 		return err
 	}
@@ -513,7 +534,7 @@ func (a *api) getUsers(c *call) error {
 		return badRequest("Users can only be retrieved for presence channels")
 	}
 	var ids []string
-	if ch := a.app.channel(name); ch != nil {
+	if ch := c.app.channel(name); ch != nil {
 		ids = ch.userIDs()
 	}
 	c.out = append(c.out, `{"users":[`...)
@@ -525,14 +546,14 @@ func (a *api) getUsers(c *call) error {
 }
 
 // postTerminate closes the connections signed in as a user. That there is none is no error.
-func (a *api) postTerminate(c *call) error {
-	a.app.terminate(c.PathValue("user"))
+func (c *call) postTerminate() error {
+	c.app.terminate(c.PathValue("user"))
 	c.out = append(c.out, "{}"...)
 	return nil
 }
 
 // postChannelEvents is the call of 2012: the body is the data, the rest stands in the query.
-func (a *api) postChannelEvents(c *call) error {
+func (c *call) postChannelEvents() error {
 	if !utf8.Valid(c.body) {
 		return badRequest("The request body is not UTF-8")
 	}
@@ -543,22 +564,22 @@ func (a *api) postChannelEvents(c *call) error {
 			f[i] = jsonString(c.params.get(eventFields[i]))
 		}
 	}
-	t, err := a.parseTrigger(f[:])
+	t, err := c.parseTrigger(f[:])
 	if err != nil {
 		return err
 	}
-	a.publish(t)
+	c.publish(t)
 	c.status, c.out = http.StatusAccepted, append(c.out, "{}"...)
 	return nil
 }
 
 // getStats is the other call of 2012.
-func (a *api) getStats(c *call) error {
-	name, _, err := a.channel(c)
+func (c *call) getStats() error {
+	name, _, err := c.channel()
 	if err != nil {
 		return err
 	}
-	ci := a.app.channelInfo(name)
+	ci := c.app.channelInfo(name)
 	c.out = fmt.Appendf(c.out, `{"occupied":%t,"user_count":%d,"connection_count":%d}`, ci.subscriptions > 0, ci.users, ci.subscriptions)
 	return nil
 }

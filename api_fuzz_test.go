@@ -12,12 +12,7 @@ import (
 func FuzzAPIBody(f *testing.F) {
 	// Cached events are forgotten after a second, so that they do not pile up. Little data is too much already, since the
 	// fuzzer spends its time on making large inputs smaller.
-	o, err := parseOptions([]string{"-key", "key", "-secret", testSecret, "-cache-ttl", "1s", "-event-size", "64"}, apiEnv)
-	if err != nil {
-		f.Fatal(err)
-	}
-	app := newApp(o.id, Keys{newKey(o.key, o.secret)}, o.limits, newBudget(o.memory))
-	h := handler(app, &upgrader{app: app})
+	h := testOptions(f, "-cache-ttl", "1s", "-event-size", "64").server(f).offlineHandler()
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, path := range []string{"/apps/1/events", "/apps/1/batch_events"} {
 			w := httptest.NewRecorder()

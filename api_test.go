@@ -819,7 +819,7 @@ func bodyOfSize(n int) string {
 
 func TestAPIBody(t *testing.T) {
 	s := startServer(t)
-	limit := (&api{app: s.app}).bodyLimit()
+	limit := s.app.limits().bodyLimit()
 	for _, c := range []struct {
 		desc   string
 		size   int
@@ -898,15 +898,16 @@ func TestAPIKeepAlive(t *testing.T) {
 // The key of the vectors in Pusher's documentation.
 const docKey, docSecret, docTime = "278d425bdf160c739803", "7ad3773142a6692b25b8", 1353088179
 
-func apiEnv(string) (string, bool) { return "", false }
-
 // docAPI is an API without a network, whose clock is off by skew seconds.
 func docAPI(skew int64) http.Handler {
-	o, _ := parseOptions([]string{"-key", docKey, "-secret", docSecret}, apiEnv)
-	mux := http.NewServeMux()
-	app := newApp(o.id, Keys{newKey("other", "another"), newKey(o.key, o.secret)}, o.limits, newBudget(o.memory))
-	(&api{app: app, now: func() time.Time { return time.Unix(docTime+skew, 0) }}).routes(mux)
-	return mux
+	o, err := parseOptions([]string{"-key", "other", "-secret", "another", "-more-keys", docKey + ":" + docSecret}, noEnv)
+	if err != nil {
+		panic(err)
+	}
+	s, _ := newServer(o, newBudget(o.memory), nil)
+	s.clock.isSet = func(time.Time) bool { return true }
+	s.clock.now = func() time.Time { return time.Unix(docTime+skew, 0) }
+	return s.offlineHandler()
 }
 
 func recordAPI(t testing.TB, h http.Handler, method, target, body string) (status int, answer string) {
@@ -1042,9 +1043,7 @@ func TestAPIAuthentication(t *testing.T) {
 
 // postEvents returns a function that makes the same call again and again without a network.
 func postEvents(t testing.TB) func() {
-	o, _ := parseOptions([]string{"-key", "key", "-secret", testSecret}, apiEnv)
-	app := newApp(o.id, Keys{testKey}, o.limits, newBudget(o.memory))
-	h, body := handler(app, &upgrader{app: app}), fmt.Sprintf(`{"name":"App\\Events\\OrderShipped","channels":["private-orders.12345"],"data":%s}`, quote(`{"text":"`+strings.Repeat("x", 170)+`"}`))
+	h, body := testOptions(t).server(t).offlineHandler(), fmt.Sprintf(`{"name":"App\\Events\\OrderShipped","channels":["private-orders.12345"],"data":%s}`, quote(`{"text":"`+strings.Repeat("x", 170)+`"}`))
 	r := httptest.NewRequest("POST", strings.TrimPrefix(signedURL("", "POST", "/apps/1/events", "", body), "http://"), nil)
 	in := strings.NewReader(body)
 	r.Body, r.ContentLength = io.NopCloser(in), int64(len(body))

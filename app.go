@@ -5,12 +5,12 @@ package main
 
 import (
 	"errors"
-	"log"
 	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,13 +23,11 @@ const (
 
 type App struct {
 	// Static after construction.
-	id       string // "" accepts any in API paths
-	keys     Keys
-	limits   Limits
-	webhooks *webhooks   // nil without any
-	log      *log.Logger // what happens, for -verbose; nil for nobody
-
+	watch  *watch // who wants to know what happens
 	bounds bounds // of its connections
+
+	config atomic.Pointer[appConfig] // a reload sets another
+	counts counts
 
 	channels sync.Map // name → *Channel; read without a lock
 
@@ -46,6 +44,14 @@ type App struct {
 	watchers  map[string]map[*Socket]struct{} // connections that watch a user, by the user's id
 	watchOut  []watchFrame                    // watchlist events not yet written, in order
 	watchBusy bool                            // someone is writing them
+}
+
+// appConfig is what a reload can change of an App. It never changes itself.
+type appConfig struct {
+	id       string // "" accepts any in API paths
+	limits   Limits
+	keys     Keys
+	webhooks *webhooks // nil if there never were any
 }
 
 // User is what a connection signed in as. It never changes.
@@ -66,28 +72,56 @@ var (
 	errFull     = errors.New("presence channel is full")
 	errQuota    = errors.New("over the connection limit")
 	errMemory   = errors.New("over the memory budget")
+	errCapacity = errors.New("over the server's connection limit")
 	errShutdown = errors.New("shutting down")
 )
 
 // newApp makes an app that nobody is connected to.
-func newApp(id string, keys Keys, limits Limits, memory *budget) *App {
+func newApp(o appOptions, memory *budget, w *watch) *App {
 	a := &App{
-		id: id, keys: keys, limits: limits,
+		watch:    w,
 		sockets:  make(map[socketID]*Socket),
 		users:    make(map[string]map[*Socket]struct{}),
 		watchers: make(map[string]map[*Socket]struct{}),
 	}
 	a.bounds.memory = memory
-	a.bounds.queue.Store(int64(limits.sendBuffer))
+	a.configure(o)
 	return a
 }
 
-// logf says what happens if someone wants to know. Strings from outside must be printed with %q.
-func (a *App) logf(format string, args ...any) {
-	if a.log != nil {
-		a.log.Printf(format, args...)
+// configure makes o hold from now on. Keys and receivers of webhooks that stay are the same as before, with their counts and queues.
+func (a *App) configure(o appOptions) {
+	c := &appConfig{id: o.id, limits: o.limits}
+	old := a.config.Load()
+	for _, pair := range o.keys() {
+		k := newKey(pair.key, pair.secret)
+		if old != nil {
+			k = old.keys.same(k)
+		}
+		c.keys = append(c.keys, k)
 	}
+	if old != nil {
+		c.webhooks = old.webhooks
+	}
+	if c.limits.hooked = len(o.hooks) > 0; c.limits.hooked && c.webhooks == nil {
+		c.webhooks = newWebhooks(a.watch)
+	}
+	if c.webhooks != nil {
+		c.webhooks.configure(o.hooks, c.keys[0], o.webhooks)
+	}
+	a.bounds.queue.Store(int64(o.limits.sendBuffer))
+	a.config.Store(c)
 }
+
+func (a *App) id() string { return a.config.Load().id }
+
+// limits are the app's limits at this moment.
+func (a *App) limits() *Limits { return &a.config.Load().limits }
+
+// keys are the app's keys at this moment.
+func (a *App) keys() Keys { return a.config.Load().keys }
+
+func (a *App) webhooks() *webhooks { return a.config.Load().webhooks }
 
 // addSocket counts s and, if it is welcome, gives it an id that no other connection has and enters it into the table. crowded
 // says that there are many more connections than allowed.
@@ -95,16 +129,19 @@ func (a *App) addSocket(s *Socket, welcome bool) (err error, crowded bool) {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
 	a.open++
-	crowded = a.open > a.limits.maxConnections+maxRefused
+	most := a.limits().maxConnections
+	crowded = a.open > most+maxRefused
 	switch {
 	case !welcome:
 		return nil, crowded
 	case a.closing:
 		return errShutdown, crowded
-	case len(a.sockets) >= a.limits.maxConnections:
+	case len(a.sockets) >= most:
 		return errQuota, crowded
 	case a.bounds.memory.refuses():
 		return errMemory, crowded
+	case !a.bounds.memory.enter():
+		return errCapacity, crowded
 	}
 	for s.id = newSocketID(); a.sockets[s.id] != nil; s.id = newSocketID() {
 	}
@@ -115,12 +152,15 @@ func (a *App) addSocket(s *Socket, welcome bool) (err error, crowded bool) {
 
 // removeSocket undoes addSocket when the connection has ended.
 func (a *App) removeSocket(s *Socket) {
+	sent := s.conn.sentBytes()
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
 	if a.sockets[s.id] == s {
 		delete(a.sockets, s.id)
+		a.bounds.memory.leave()
 		a.trimLaterLocked()
 	}
+	a.counts.sentBytes.Add(sent)
 	a.open--
 	a.noteEndLocked()
 }
@@ -203,7 +243,7 @@ func (a *App) dropChannel(c *Channel) { a.channels.CompareAndDelete(c.name, c) }
 func (a *App) subscribe(s *Socket, name string, k kind, m *Member, answer []byte) (*Subscription, error) {
 	for {
 		c := a.openChannel(name, k)
-		sub, ch, err := c.subscribe(s, m, &a.limits, answer)
+		sub, ch, err := c.subscribe(s, m, a.limits(), answer)
 		if err != errGone {
 			a.note(c, m, ch)
 			return sub, err
@@ -214,7 +254,7 @@ func (a *App) subscribe(s *Socket, name string, k kind, m *Member, answer []byte
 
 // unsubscribe ends a subscription. Only the read goroutine of its connection may call it, and only once.
 func (a *App) unsubscribe(sub *Subscription) {
-	ch := sub.channel.unsubscribe(sub, &a.limits)
+	ch := sub.channel.unsubscribe(sub, a.limits())
 	if ch.gone {
 		a.dropChannel(sub.channel)
 		// If the connection subscribes again, another Channel will answer: nothing of this one may come after that.
@@ -228,14 +268,14 @@ func (a *App) note(c *Channel, m *Member, ch change) {
 	if ch.countIn > 0 {
 		a.later(ch.countIn, func() { a.note(c, nil, c.sendCount()) })
 	}
-	w := a.webhooks
+	w := a.webhooks()
 	if w == nil || c.kind&kindUser != 0 {
 		return
 	}
-	if ch.occupied {
+	if ch.hooked && ch.occupied {
 		w.move(c.name, "", 1)
 	}
-	if ch.memberAdded {
+	if ch.hooked && ch.memberAdded {
 		w.move(c.name, m.id, 1)
 	}
 	if ch.cacheMiss {
@@ -244,10 +284,10 @@ func (a *App) note(c *Channel, m *Member, ch change) {
 	if ch.counted {
 		w.tellCount(c.name, ch.count, ch.countAt)
 	}
-	if ch.memberRemoved {
+	if ch.hooked && ch.memberRemoved {
 		w.move(c.name, m.id, -1)
 	}
-	if ch.vacated {
+	if ch.hooked && ch.vacated {
 		w.move(c.name, "", -1)
 	}
 }
@@ -265,9 +305,15 @@ type Event struct {
 // trigger is called for this channel. It returns before the event is delivered, but may wait while the channel has more
 // pending than it can send. The event's slices may be reused afterwards.
 func (a *App) trigger(name string, k kind, e Event) {
+	if e.keep {
+		a.counts.published.Add(1)
+	} else {
+		a.counts.clientEvents.Add(1)
+	}
 	keep := e.keep && k&kindCache != 0
 	c := a.channel(name)
 	if c == nil && !keep {
+		a.counts.unheard.Add(1)
 		return
 	}
 	buffer := frameBuffers.Get().(*[]byte)
@@ -296,8 +342,8 @@ func (a *App) trigger(name string, k kind, e Event) {
 // clientEvent triggers an event that the connection e.except has sent.
 func (a *App) clientEvent(name string, k kind, e Event) {
 	a.trigger(name, k, e)
-	if a.webhooks != nil {
-		a.webhooks.tellClientEvent(name, e, e.except.id)
+	if w := a.webhooks(); w != nil {
+		w.tellClientEvent(name, e, e.except.id)
 	}
 }
 
@@ -315,7 +361,7 @@ func (a *App) cachedEvent(frame, data []byte) *cachedEvent {
 	return &cachedEvent{
 		frame:   slices.Clone(frame),
 		data:    slices.Clone(data),
-		expires: time.Now().Add(a.limits.cacheTTL),
+		expires: time.Now().Add(a.limits().cacheTTL),
 	}
 }
 
@@ -323,7 +369,7 @@ func (a *App) cachedEvent(frame, data []byte) *cachedEvent {
 // however often the event is replaced.
 func (a *App) expireLater(c *Channel) {
 	if c.expiring.CompareAndSwap(false, true) {
-		a.later(a.limits.cacheTTL, func() { a.expire(c) })
+		a.later(a.limits().cacheTTL, func() { a.expire(c) })
 	}
 }
 
@@ -472,7 +518,8 @@ func (a *App) flush() {
 // allowsOrigin reports whether a browser page of this origin may connect. Clients that are not browsers send none.
 // An allowed value is an origin, a host name, or *.host for every name below it.
 func (a *App) allowsOrigin(origin string) bool {
-	if len(a.limits.origins) == 0 || origin == "" {
+	origins := a.limits().origins
+	if len(origins) == 0 || origin == "" {
 		return true
 	}
 	origin = strings.ToLower(origin)
@@ -480,7 +527,7 @@ func (a *App) allowsOrigin(origin string) bool {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
 		host = host[:i]
 	}
-	for _, allowed := range a.limits.origins {
+	for _, allowed := range origins {
 		allowed = strings.ToLower(allowed)
 		below, wild := strings.CutPrefix(allowed, "*.")
 		switch {
@@ -492,3 +539,64 @@ func (a *App) allowsOrigin(origin string) bool {
 	}
 	return false
 }
+
+// apps are the apps of a server, by what requests call them. They never change: a reload makes others.
+type apps struct {
+	all   []*App
+	byKey map[string]*App
+	none  *App // for what names no app
+}
+
+// newApps makes the apps that are described; of old ones, if there were, those that still are stay, with their connections.
+func newApps(list []appOptions, memory *budget, w *watch, old *apps) *apps {
+	n := &apps{byKey: make(map[string]*App)}
+	if old != nil {
+		n.none = old.none
+	} else {
+		o := list[0]
+		o.hooks = nil
+		n.none = newApp(o, memory, w)
+	}
+	for _, o := range list {
+		a := old.same(o.id, len(list))
+		if a == nil {
+			a = newApp(o, memory, w)
+		} else {
+			a.configure(o)
+		}
+		n.all = append(n.all, a)
+		for _, k := range o.keys() {
+			n.byKey[k.key] = a
+		}
+	}
+	return n
+}
+
+// same returns the app with this id; if there is one and will be one, it is the same whatever its id.
+func (l *apps) same(id string, there int) *App {
+	if l == nil {
+		return nil
+	}
+	for _, a := range l.all {
+		if a.id() == id || there == 1 && len(l.all) == 1 {
+			return a
+		}
+	}
+	return nil
+}
+
+// find returns the app that a request names by its id, or where a library leaves that out by its key; nil if there is none.
+func (l *apps) find(id, key string) *App {
+	for _, a := range l.all {
+		if have := a.id(); have == "" || id != "" && have == id {
+			return a
+		}
+	}
+	if id == "" {
+		return l.byKey[key]
+	}
+	return nil
+}
+
+// has reports whether a is one of them.
+func (l *apps) has(a *App) bool { return slices.Contains(l.all, a) }

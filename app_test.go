@@ -2,7 +2,7 @@ package main
 
 import (
 	"fmt"
-	"strings"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -52,10 +52,7 @@ func TestAllowsOrigin(t *testing.T) {
 		{"*.example.com", "https://www.example.com.evil", "no"},
 		{"*.example.com", "null", "no"},
 	} {
-		a := newApp("", nil, Limits{}, newBudget(1<<30))
-		if test.allowed != "" {
-			a.limits.origins = strings.Split(test.allowed, ",")
-		}
+		a := testApp(t, "-origins", test.allowed)
 		if got := a.allowsOrigin(test.origin); got != (test.verdict == "yes") {
 			t.Errorf("%q allows %q: %t, want %s", test.allowed, test.origin, got, test.verdict)
 		}
@@ -64,7 +61,7 @@ func TestAllowsOrigin(t *testing.T) {
 
 func TestSocketIDs(t *testing.T) {
 	const each, goroutines = 5000, 4
-	a := newApp("", nil, Limits{maxConnections: each*goroutines - 1}, newBudget(1<<30))
+	a := testApp(t, "-max-connections", strconv.Itoa(each*goroutines-1))
 	var adding sync.WaitGroup
 	refused := make(chan error, goroutines*each)
 	for range goroutines {
@@ -144,7 +141,7 @@ func (a *App) empty() bool {
 // A cached event lives for its time from the last publish on, and an empty channel as long as its cached event.
 func TestCacheLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newApp("", nil, Limits{cacheTTL: 30 * time.Minute}, newBudget(1<<30))
+		a := testApp(t)
 		trigger := func(data string) {
 			a.trigger("cache-x", kindCache, Event{name: []byte("e"), data: quote(data), keep: true})
 		}

@@ -114,17 +114,17 @@ func benchLookup(b *testing.B, table func(names []string) func(string) bool) {
 func BenchmarkChannelTable(b *testing.B) {
 	const n = 100_000
 	for b.Loop() {
-		app := newApp("", nil, Limits{}, newBudget(1<<30))
-		before := heap()
+		app := testApp(b)
+		before := liveHeap()
 		for i := range n {
 			app.openChannel(fmt.Sprintf("private-orders.%d", i), kindPrivate)
 		}
-		b.ReportMetric(float64(heap()-before)/n, "B/channel")
+		b.ReportMetric(float64(liveHeap()-before)/n, "B/channel")
 		runtime.KeepAlive(app)
 	}
 }
 
-func heap() uint64 {
+func liveHeap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
@@ -186,14 +186,14 @@ func BenchmarkLargeChannel(b *testing.B) {
 			}
 			defer p.close()
 			bounds := newBounds(1 << 30)
-			subs := make([]*Subscription, 5000)
+			subs, app := make([]*Subscription, 5000), testApp(b)
 			for i := range subs {
 				dial(b, l.Addr().String())
 				c, err := l.Accept()
 				if err != nil {
 					b.Fatal(err)
 				}
-				s := new(Socket)
+				s := &Socket{app: app}
 				s.conn.init(c, p, bounds)
 				defer s.conn.free()
 				subs[i] = &Subscription{socket: s}

@@ -44,6 +44,7 @@ type Channel struct {
 	missed       bool // a cache_miss was reported since the cache was last filled
 	pumping      bool // a pump runs; if not, nothing is pending
 	countPending bool // a timer runs that will call sendCount
+	hooked       bool // webhooks are told of it; decided when it becomes occupied, so that what they are told is whole
 
 	expiring atomic.Bool // a timer of the App runs that will call expire
 
@@ -71,6 +72,7 @@ func newChannel(name string, k kind) *Channel { return &Channel{name: name, kind
 
 // change is what happened to a channel, for the App to tell whom it concerns.
 type change struct {
+	hooked                     bool // webhooks are told of the following
 	occupied, vacated          bool
 	memberAdded, memberRemoved bool // the member of the subscription
 	cacheMiss                  bool
@@ -89,6 +91,14 @@ type Subscription struct {
 	member  *Member // nil unless a presence channel
 
 	left atomic.Bool // set under Channel.mu, read by the pump
+}
+
+// userID is the id of the member, "" without one.
+func (sub *Subscription) userID() string {
+	if sub.member == nil {
+		return ""
+	}
+	return sub.member.id
 }
 
 // closeBroken ends the connection whose delivery has panicked.
@@ -158,7 +168,10 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte)
 		j.answer, ch.cacheMiss = c.answerLocked()
 	}
 	c.count++
-	ch.occupied, ch.memberAdded = c.count == 1, m != nil && m.connections == 1
+	if c.count == 1 {
+		ch.occupied, c.hooked = true, limits.hooked
+	}
+	ch.hooked, ch.memberAdded = c.hooked, m != nil && m.connections == 1
 	c.noteCountLocked(&ch, limits)
 	alone := !c.pumping && c.batch == nil
 	if !alone {
@@ -218,6 +231,7 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	sub.left.Store(true)
+	ch.hooked = c.hooked
 	c.count--
 	if m := sub.member; m != nil {
 		if m.connections--; m.connections == 0 {
@@ -461,11 +475,14 @@ func (b *batch) deliverSome(subs []*Subscription) (n int) {
 			n++
 		}
 	}()
+	reached := 0
 	for ; n < len(subs); n++ {
 		if sub := subs[n]; !sub.left.Load() {
 			b.deliver(sub.socket, 0)
+			reached++
 		}
 	}
+	subs[0].socket.app.counts.sent.Add(uint64(reached * b.count))
 	return n
 }
 
@@ -476,12 +493,12 @@ func (b *batch) deliver(s *Socket, at int) {
 			continue
 		}
 		if at < skip.from {
-			s.conn.writeShared(&b.shared, at, skip.from)
+			s.deliverShared(&b.shared, at, skip.from)
 		}
 		at = skip.to
 	}
 	if at < len(b.bytes) {
-		s.conn.writeShared(&b.shared, at, len(b.bytes))
+		s.deliverShared(&b.shared, at, len(b.bytes))
 	}
 }
 

@@ -11,6 +11,7 @@ package main
 // writes while there is a queue. What stands above notices no difference.
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -64,6 +65,7 @@ type bounds struct {
 type conn struct {
 	// Static after construction.
 	wrapped net.Conn // nil if polled
+	seal    *seal    // if polled and TLS
 	poller  *poller
 	fd      int // if polled
 	remote  netip.AddrPort
@@ -74,6 +76,7 @@ type conn struct {
 
 	mu      sync.Mutex // guards the following
 	backlog *backlog   // nil if the kernel has taken everything
+	sent    uint64     // bytes that it has taken
 	last    bool       // nothing more may be written
 	err     error      // why the connection is of no use any more
 }
@@ -130,23 +133,27 @@ func (s *shared) done() {
 }
 
 // stream is what TCP and Unix connections can do beyond net.Conn.
-type stream interface {
-	SetWriteBuffer(bytes int) error
-	CloseWrite() error
-}
+type stream interface{ SetWriteBuffer(bytes int) error }
 
 var readBuffers = sync.Pool{New: func() any { return new([readBufferSize]byte) }}
 
 // init takes a connection over. With a poller (nil for none) nc must not be used any more.
 func (c *conn) init(nc net.Conn, p *poller, b *bounds) {
 	c.bounds = b
+	below := nc
+	if t, ok := nc.(*tls.Conn); ok {
+		below = t.NetConn()
+	}
+	if pipe, ok := below.(*cipherPipe); ok {
+		below = pipe.Conn
+	}
+	if s, ok := below.(stream); ok {
+		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
+	}
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), uint16(a.Port))
 	}
-	if s, ok := nc.(stream); ok {
-		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
-	}
-	if p == nil || !c.take(nc, p) {
+	if p == nil || !c.take(nc, p) && !c.takeSealed(nc, p) {
 		c.wrapped = nc
 	}
 }
@@ -155,6 +162,9 @@ func (c *conn) init(nc net.Conn, p *poller, b *bounds) {
 func (c *conn) start(above consumer) {
 	c.above = above
 	if c.wrapped == nil {
+		if c.seal != nil {
+			c.seal.receive(nil, c) // what TLS has read already
+		}
 		c.watch()
 	} else {
 		go c.readLoop() // ends when the connection is closed
@@ -183,6 +193,14 @@ func (c *conn) readLoop() {
 // Write writes p without ever blocking; what the kernel does not take is copied and sent later. An error means that the
 // connection is closed or closing.
 func (c *conn) Write(p []byte) (int, error) {
+	if c.seal != nil {
+		return len(p), c.seal.write(p)
+	}
+	return c.writeBelow(p)
+}
+
+// writeBelow is Write for what is encrypted, if it is to be.
+func (c *conn) writeBelow(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.writeLocked(p, nil, 0); err != nil {
@@ -193,6 +211,10 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // writeShared is Write for a part of what others send too: what must wait is not copied, if it is worth it.
 func (c *conn) writeShared(of *shared, from, to int) {
+	if c.seal != nil {
+		c.seal.write(of.bytes[from:to])
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writeLocked(of.bytes[from:to], of, from)
@@ -201,6 +223,12 @@ func (c *conn) writeShared(of *shared, from, to int) {
 // writeLast is Write for the last bytes of the connection: later writes fail, and once everything is sent the other side is
 // told that nothing follows.
 func (c *conn) writeLast(p []byte) {
+	if c.seal != nil {
+		if c.seal.writeLast(p) != nil {
+			return
+		}
+		p = nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.writeLocked(p, nil, 0) != nil {
@@ -230,7 +258,7 @@ func (c *conn) writeLocked(p []byte, of *shared, at int) error {
 			c.failLocked(err)
 			return err
 		}
-		if n == len(p) {
+		if c.sent += uint64(n); n == len(p) {
 			return nil
 		}
 		p, at = p[n:], at+n
@@ -303,6 +331,7 @@ func (c *conn) flush() {
 func (c *conn) sentLocked(n int) {
 	b := c.backlog
 	b.bytes -= n
+	c.sent += uint64(n)
 	b.pieces[0].from += uint32(n)
 	if b.pieces[0].of.free == nil {
 		b.copied -= n
@@ -362,7 +391,7 @@ func (c *conn) drain() {
 		c.wrapped.SetWriteDeadline(time.Now().Add(writeTimeout))
 		n, err := c.wrapped.Write(p.bytes())
 		p.of.done()
-		c.sent(n, err)
+		c.wrote(n, err)
 	}
 }
 
@@ -378,8 +407,8 @@ func (c *conn) nextPiece() (p piece, ok bool) {
 	return p, true
 }
 
-// sent is told how writing the first piece went.
-func (c *conn) sent(n int, err error) {
+// wrote is told how writing the first piece went.
+func (c *conn) wrote(n int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -458,6 +487,13 @@ func (c *conn) failed() bool {
 	return c.err != nil
 }
 
+// sentBytes is how many bytes the kernel has taken.
+func (c *conn) sentBytes() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
+}
+
 // busy reports whether bytes are still on their way to the kernel.
 func (c *conn) busy() bool {
 	c.mu.Lock()
@@ -469,7 +505,7 @@ func (c *conn) busy() bool {
 func (c *conn) closeWrite() {
 	if c.wrapped == nil {
 		c.shutdownWrite()
-	} else if s, ok := c.wrapped.(stream); ok {
+	} else if s, ok := c.wrapped.(interface{ CloseWrite() error }); ok { // TLS has it too
 		s.CloseWrite()
 	}
 }

@@ -538,7 +538,7 @@ func testChurnOfMembers(t *testing.T, addr string, deliver func(churn func(ctx c
 	var watching sync.WaitGroup
 	watch := func() {
 		for _, w := range watchers {
-			w.conn.SetDeadline(time.Now().Add(10 * time.Minute)) // longer than all else may take
+			w.conn.SetDeadline(time.Now().Add(*soakTime + 10*time.Minute)) // longer than all else may take
 			watching.Go(w.watch)
 		}
 	}

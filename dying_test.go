@@ -116,7 +116,7 @@ func (c *client) answerPings(each func(frame string)) (code int) {
 func TestHalfOpen(t *testing.T) {
 	const activity, pongs = time.Second, time.Second
 	peers := sized(50, 500)
-	s := startServer(t, "-activity-timeout", activity.String(), "-pong-timeout", pongs.String())
+	s := startServer(t, "-activity-timeout", activity.String(), "-pong-timeout", pongs.String(), "-presence-members", strconv.Itoa(peers+1))
 	b := newBlackhole(t, s.addr)
 	c := connect(t, s.addr)
 	c.subscribe("presence-x", `{"user_id":"watcher"}`)
@@ -480,7 +480,7 @@ func TestPanic(t *testing.T) {
 			log.SetOutput(f)
 			t.Cleanup(func() { log.SetOutput(errorOutput) })
 			s := startServer(t)
-			s.app.log = log.New(grenade("explode"), "", 0)
+			s.logTo(grenade("explode"))
 			other := connect(t, s.addr)
 			other.enter("presence-x", `{"user_id":"other"}`)
 			other.enter("room", "")
@@ -536,7 +536,7 @@ func TestPanicWhileConnecting(t *testing.T) {
 	log.SetOutput(new(fuse))
 	t.Cleanup(func() { log.SetOutput(errorOutput) })
 	s := startServer(t)
-	s.app.log = log.New(grenade("connected as"), "", 0)
+	s.logTo(grenade("connected socket"))
 	c := dial(t, s.addr)
 	io.WriteString(c, httpUpgrade)
 	if got, err := io.ReadAll(c); err != nil {
@@ -552,7 +552,7 @@ func TestPanicOfAPI(t *testing.T) {
 	log.SetOutput(f)
 	t.Cleanup(func() { log.SetOutput(errorOutput) })
 	s := startServer(t)
-	s.app.log = log.New(grenade("explode"), "", 0)
+	s.logTo(grenade("explode"))
 	c := connect(t, s.addr)
 	c.join("room")
 	r, err := http.Get("http://" + s.addr + "/apps/1/channels/explode")
@@ -635,17 +635,17 @@ var harms = []struct {
 		s.app.later(0, func() { s.app.expire(nil) })
 	}},
 	{"the timer of webhooks", false, func(_ *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
-		w := s.app.webhooks
+		w := s.app.webhooks()
 		w.mu.Lock()
 		w.ends = append(w.ends, end{levelKey{"none", ""}, nil, time.Now()})
 		w.timeLocked()
 		w.mu.Unlock()
 	}},
 	{"the goroutine of a webhook", false, func(_ *testing.T, s *testServer, f *fuse, _ *client, _ *Socket) {
-		w := s.app.webhooks
+		w := s.app.webhooks()
 		<-w.hooks[0].delivered() // it does not run
-		key := w.hooks[0].key
-		w.hooks[0].key, f.mend = nil, func() { w.hooks[0].key = key }
+		key := w.key
+		w.key, f.mend = nil, func() { w.key = key }
 		w.tell(hookCacheMiss, "cache-harm", nil)
 	}},
 	{"the memory budget", false, func(_ *testing.T, s *testServer, _ *fuse, _ *client, _ *Socket) {
@@ -745,20 +745,20 @@ func TestClockSteps(t *testing.T) {
 	c := connect(t, s.addr)
 	c.join("room")
 	var clock atomic.Int64 // seconds since 1970
-	mux := http.NewServeMux()
-	(&api{app: s.app, now: func() time.Time { return time.Unix(clock.Load(), 0) }}).routes(mux)
+	s.clock.now = func() time.Time { return time.Unix(clock.Load(), 0) }
+	h := s.offlineHandler()
 	start, year := time.Now(), 8766*time.Hour
 	last := start
 	for i, step := range []time.Duration{0, time.Hour, -time.Hour, 0, 10 * year, -10 * year, 10 * year, 0} {
 		now := start.Add(step)
 		clock.Store(now.Unix())
 		name := fmt.Sprintf("e%d", i)
-		if status, answer := publishAt(t, mux, now, name); status != 200 {
+		if status, answer := publishAt(t, h, now, name); status != 200 {
 			t.Errorf("%s: signed at the server's time: %d %s", step, status, answer)
 		}
 		c.expect(event(name, "room", "x"))
 		if now != last {
-			status, answer := publishAt(t, mux, last, "late")
+			status, answer := publishAt(t, h, last, "late")
 			if want := "off by " + now.Sub(last).Abs().String(); status != 401 || !strings.Contains(answer, want) ||
 				!strings.Contains(answer, "server time ("+now.UTC().Format(time.RFC3339)) {
 				t.Errorf("%s: signed at the time before: %d %s, want 401 and %q", step, status, answer, want)
@@ -791,6 +791,10 @@ func publishAt(t *testing.T, h http.Handler, at time.Time, name string) (status 
 // the monotonic clock, which no step moves.
 var wallClock = map[string]bool{
 	"auth.go checkTimestamp": true, // what the caller signed
+	"clock.go isRight":       true, // what is logged
+	"clock.go add":           true, // what the caller signed
+	"metrics.go addProcess":  true, // process_start_time_seconds
+	"tls.go expiry":          true,
 	"webhook.go send":        true, // time_ms
 }
 

@@ -259,15 +259,18 @@ func FuzzOptions(f *testing.F) {
 			}
 			return
 		}
-		l := o.limits
-		if o.key == "" || o.secret == "" || o.memory < 16<<20 || l.maxConnections < 1 || l.eventSize < 1 || l.eventSize > 1<<20 || l.sendBuffer < 4096 ||
+		l := o.app.limits
+		if o.app.key == "" || o.app.secret == "" || o.memory < 16<<20 || l.maxConnections < 1 || l.eventSize < 1 || l.eventSize > 1<<20 || l.sendBuffer < 4096 ||
 			l.activityTimeout < time.Second || l.pongTimeout < time.Millisecond || l.cacheTTL < time.Second || l.presenceMembers < 1 {
 			t.Errorf("%q: accepted as %+v", text, o)
 		}
-		if text := banner(o, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 6001}); !strings.Contains(text, "/app/"+o.key) {
+		if o.tlsCert != "" {
+			return // there is none
+		}
+		s := o.server(t)
+		if text := banner(o, []net.Listener{pipes{}}); !strings.Contains(text, "/app/"+o.app.key) {
 			t.Errorf("%q: %q", text, text)
 		}
-		newBudget(o.memory)
-		o.app(newBudget(o.memory))
+		s.offlineHandler()
 	})
 }

@@ -112,7 +112,7 @@ func (f *jsonFile) judge() error {
 // TestJSONFiles takes every file through both entrances: alone, and as the data of an event.
 func TestJSONFiles(t *testing.T) {
 	s := startServer(t)
-	h := handler(s.app, &upgrader{app: s.app})
+	h := s.offlineHandler()
 	reader := connect(t, s.addr)
 	reader.join("private-json")
 	for _, f := range readJSONFiles(t) {
@@ -382,10 +382,8 @@ func TestHostileRelayAllocations(t *testing.T) {
 
 // measureSocket returns a function that checks what it costs to handle a message.
 func measureSocket(t *testing.T) func(name, frame string) {
-	o, _ := parseOptions([]string{"-key", "key", "-secret", testSecret}, apiEnv)
 	s, _ := offline(t)
 	s.conn.last = true // the answers are not sent: that would be measured too
-	s.app = o.app(newBudget(o.memory))
 	sub, err := s.app.subscribe(s, "private-json", kindPrivate, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -410,9 +408,7 @@ func measureSocket(t *testing.T) func(name, frame string) {
 
 // measureAPI returns a function that checks what it costs to handle a body.
 func measureAPI(t *testing.T) func(name, body string) {
-	o, _ := parseOptions([]string{"-key", "key", "-secret", testSecret}, apiEnv)
-	app := o.app(newBudget(o.memory))
-	h := handler(app, &upgrader{app: app})
+	h := testOptions(t).server(t).offlineHandler()
 	return func(name, body string) {
 		t.Helper()
 		path := "/apps/1/events"
@@ -956,14 +952,11 @@ func TestSlowHTTP(t *testing.T) {
 // serveInBubble starts a server in a synctest bubble and returns a function that connects to it.
 func serveInBubble(t *testing.T) (dial func() net.Conn) {
 	time.Sleep(time.Until(processStart)) // see startInBubble
-	o, err := parseOptions([]string{"-key", "key", "-secret", testSecret}, apiEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := testOptions(t).server(t)
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- serve(ctx, l, o.app(newBudget(o.memory))) }()
+	go func() { done <- s.serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -1056,10 +1049,9 @@ func (r apiRequest) serve(t *testing.T) int {
 	}
 	req := httptest.NewRequest("POST", "/", strings.NewReader(r.body))
 	req.Method, req.URL = r.method, u
-	o, _ := parseOptions([]string{"-key", "key", "-secret", testSecret}, apiEnv)
-	mux, w := http.NewServeMux(), httptest.NewRecorder()
-	(&api{app: newApp("", vectorKeys, o.limits, newBudget(o.memory)), now: func() time.Time { return time.Unix(vectorTime, 0).Add(r.clock) }}).routes(mux)
-	mux.ServeHTTP(w, req)
+	s, w := testOptions(t, "-key", vectorName, "-secret", vectorSecret).server(t), httptest.NewRecorder()
+	s.clock.now = func() time.Time { return time.Unix(vectorTime, 0).Add(r.clock) }
+	s.offlineHandler().ServeHTTP(w, req)
 	if strings.Contains(w.Body.String(), vectorSecret) {
 		t.Errorf("%+v: the secret is in the answer", r)
 	}

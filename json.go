@@ -362,6 +362,32 @@ func (v value) items() iter.Seq[value] {
 	}
 }
 
+// members yields the names and values of an object's members; of anything else none. Values are parts of v.
+func (v value) members() iter.Seq2[string, value] {
+	return func(yield func(string, value) bool) {
+		if !v.is('{') {
+			return
+		}
+		s := jsonScanner{b: v, i: 1, depth: math.MaxInt, values: math.MaxInt} // v has been checked
+		for s.space(); s.peek() != '}'; s.space() {
+			if s.peek() == ',' {
+				s.i++
+				s.space()
+			}
+			from := s.i
+			s.text()
+			name := value(v[from:s.i]).text()
+			s.space()
+			s.i++ // the colon
+			s.space()
+			from = s.i
+			if s.value(); !yield(string(name), v[from:s.i]) {
+				return
+			}
+		}
+	}
+}
+
 // first returns the first n items, and how many there are in all.
 func (v value) first(n int) (items []value, all int) {
 	for item := range v.items() {

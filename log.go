@@ -4,9 +4,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -102,4 +103,191 @@ func recovered(where string) {
 }
 
 // logPanic logs a panic that was caught, and the stack of its place.
-func logPanic(where string, p any) { log.Printf("%s: panic: %v\n%s", where, p, debug.Stack()) }
+func logPanic(where string, p any) {
+	panicsCaught.Add(1)
+	slog.Error("panic", "in", where, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+}
+
+var panicsCaught atomic.Uint64
+
+// newLogger makes a logger of a format: text, logfmt or json. Without stamps there is no time: whoever reads the lines has his own.
+func newLogger(to io.Writer, format string, stamps bool) *slog.Logger {
+	o := &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey && !stamps {
+			return slog.Attr{}
+		}
+		return a
+	}}
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(to, o))
+	case "logfmt":
+		return slog.New(slog.NewTextHandler(to, o))
+	}
+	h := &textHandler{to: to, stamps: stamps}
+	h.attrs = slog.NewTextHandler(&h.line, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
+			return slog.Attr{}
+		}
+		return a
+	}})
+	return slog.New(h)
+}
+
+// textHandler writes lines for people: the time, the message, and what belongs to it.
+type textHandler struct {
+	// Static after construction.
+	to     io.Writer
+	stamps bool
+	attrs  slog.Handler // writes to line
+
+	mu   sync.Mutex // guards the following
+	line bytes.Buffer
+}
+
+func (h *textHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
+
+func (h *textHandler) Handle(ctx context.Context, r slog.Record) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.line.Reset()
+	if h.stamps {
+		h.line.WriteString(r.Time.Format("15:04:05 "))
+	}
+	h.line.WriteString(r.Message)
+	h.line.WriteByte(' ')
+	h.attrs.Handle(ctx, r)
+	_, err := h.to.Write(h.line.Bytes())
+	return err
+}
+
+// WithAttrs and WithGroup are there for the interface: nothing of ours calls them.
+func (h *textHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h *textHandler) WithGroup(string) slog.Handler      { return h }
+
+// watch is who wants to know what happens, in all apps: -verbose prints it. When nobody does, a notice costs one atomic load.
+type watch struct {
+	on atomic.Uint32 // a set of the following
+
+	log *slog.Logger // static: for watchVerbose
+
+	mu         sync.Mutex // guards the following
+	refusals   rate       // printed
+	suppressed int        // refusals not printed since
+}
+
+const watchVerbose = 1
+
+// notice is something that happened. Its strings are from outside: who prints them quotes them.
+type notice struct {
+	what    string // in a word or two, of ours
+	app     string
+	socket  socketID
+	remote  string
+	channel string
+	event   string
+	user    string
+	data    []byte
+	code    int
+	reason  string
+}
+
+const noticeRefused = "refused"
+
+// tell says what happened, to those who want to know.
+func (a *App) tell(n notice) {
+	if a.watch.on.Load() != 0 {
+		n.app = a.id()
+		a.watch.show(n)
+	}
+}
+
+// setVerbose sets whether notices are printed.
+func (w *watch) setVerbose(on bool) {
+	if on && w.log != nil {
+		w.on.Or(watchVerbose)
+	} else {
+		w.on.And(^uint32(watchVerbose))
+	}
+}
+
+// show prints a notice.
+func (w *watch) show(n notice) {
+	if w.on.Load()&watchVerbose == 0 {
+		return
+	}
+	var attrs []slog.Attr
+	if n.what == noticeRefused {
+		suppressed, ok := w.pace()
+		if !ok {
+			return
+		}
+		if suppressed > 0 {
+			attrs = append(attrs, slog.Int("suppressed before", suppressed))
+		}
+	}
+	add := func(name, value string) {
+		if value != "" {
+			attrs = append(attrs, slog.String(name, fmt.Sprintf("%.200s", value)))
+		}
+	}
+	add("app", n.app)
+	if n.socket != (socketID{}) {
+		add("socket", n.socket.String())
+	}
+	add("client", n.remote)
+	add("channel", n.channel)
+	add("event", n.event)
+	add("user", n.user)
+	if n.code != 0 {
+		attrs = append(attrs, slog.Int("code", n.code))
+	}
+	add("reason", n.reason)
+	add("data", string(hideSignatures(n.data[:min(len(n.data), 1000)])))
+	w.log.LogAttrs(context.Background(), slog.LevelInfo, n.what, attrs...)
+}
+
+// pace reports whether one more refusal is printed, and how many before it were not: whoever is refused tends to come again.
+func (w *watch) pace() (suppressed int, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.refusals.allow(monotonic(), logRate, logBurst) {
+		w.suppressed++
+		return 0, false
+	}
+	suppressed, w.suppressed = w.suppressed, 0
+	return suppressed, true
+}
+
+// hideSignatures returns a copy of b without what could be one: 64 hexadecimal digits in a row.
+func hideSignatures(b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	digits := 0 // in a row, at the end of out
+	for _, c := range b {
+		out = append(out, c)
+		if digits++; !isHex(c) {
+			digits = 0
+		}
+		if digits == 64 {
+			out, digits = append(out[:len(out)-64], "…"...), 0
+		}
+	}
+	return out
+}
+
+// showFrames prints every frame of b, which is sent to or by this connection.
+func (w *watch) showFrames(what string, s *Socket, b []byte) {
+	for len(b) >= 2 {
+		opcode, n, head := b[0]&0xf, int(b[1]), 2
+		switch n {
+		case 126:
+			n, head = int(b[2])<<8|int(b[3]), 4
+		case 127:
+			n, head = int(b[6])<<24|int(b[7])<<16|int(b[8])<<8|int(b[9]), 10 // none of ours is larger
+		}
+		if opcode == opText {
+			w.show(notice{what: what, app: s.app.id(), socket: s.id, data: b[head : head+n]})
+		}
+		b = b[head+n:]
+	}
+}

@@ -3,81 +3,132 @@
 package main
 
 import (
-	"container/list"
 	"context"
-	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"log"
-	"math"
+	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
 
-// version is set by the linker for releases.
-var version = "0.1.0"
-
-const (
-	shutdownTimeout = 10 * time.Second
-	requestsTimeout = 3 * time.Second // of it, for API requests that are under way
-	closeSpread     = 2 * time.Second // of it at most, between the first and the last connection to be closed
-	closeInterval   = time.Millisecond
-	closeTimeout    = 3 * time.Second // of it, for connections to close once they all have been told
-
-	spareDescriptors = 32 // for what is neither a client nor a caller
-	minCallers       = 16 // HTTP connections that are allowed in any case
+// Set by the linker for releases.
+var (
+	version = "0.1.0"
+	built   = "" // when, as RFC 3339 has it
 )
 
-// openPoller is a variable for tests of what systems without a poller do.
-var openPoller = newPoller
-
-// options are what the command line and the environment say.
-type options struct {
-	addr, id, key, secret string
-	secretFile            string
-	secretShown           bool  // on the command line
-	madeKey, madeSecret   bool  // not given, made up
-	memory                int64 // bytes the process may use
-	limits                Limits
-	hooks                 []string // URLs that parseHook accepts
-	webhooks              webhookOptions
-	verbose, version      bool
+// builtAt is when the program was made, or the change it was made of: it cannot be earlier than that. Zero if it does not know.
+func builtAt() time.Time {
+	text := built
+	if info, ok := debug.ReadBuildInfo(); ok && text == "" {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.time" {
+				text = s.Value
+			}
+		}
+	}
+	t, _ := time.Parse(time.RFC3339, text)
+	return t
 }
 
 func main() {
 	out, problems := newLines(os.Stdout, false), newLines(os.Stderr, true)
-	log.SetFlags(log.LstdFlags)
-	log.SetOutput(problems)
-	code := command(os.Args[1:], os.LookupEnv, out, problems)
+	p := &program{args: os.Args[1:], getenv: os.LookupEnv, stdin: os.Stdin, stdout: out, stderr: problems, terminal: isTerminal(os.Stderr)}
+	code := p.run()
 	out.close()
 	problems.close()
 	os.Exit(code)
 }
 
-// command is main without the process: it returns the exit code.
-func command(args []string, getenv func(string) (string, bool), stdout, stderr io.Writer) int {
-	o, err := parseOptions(args, getenv)
+// isTerminal reports whether a person reads what is written there.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// program is a call of edge, and the world around it but for network and files.
+type program struct {
+	args           []string
+	getenv         func(string) (string, bool)
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	terminal       bool // stderr is one
+}
+
+// command is what can stand before the options.
+type command struct {
+	name, help string
+	run        func(p *program) error
+}
+
+// commands is all of them.
+func commands() []command {
+	return []command{
+		{"config", "print the options that hold, and where each was set; -check only says what is wrong, -example prints a file", (*program).configCommand},
+		{"reload", "have a running edge read its configuration again: edge reload PID, or with -pid-file", (*program).reloadCommand},
+		{"cert", "make a certificate for TLS on a local network, and say how devices come to trust it", (*program).certCommand},
+		{"unit", "print units for systemd; edge unit service and edge unit socket print one", (*program).unitCommand},
+	}
+}
+
+// usageError is one of how edge was called: exit code 2.
+type usageError struct{ error }
+
+// run does what was asked for, and returns the exit code.
+func (p *program) run() int {
+	err := p.dispatch()
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, flag.ErrHelp):
+		printHelp(p.stdout)
+		return 0
+	}
+	fmt.Fprintln(p.stderr, "edge:", err)
+	if errors.As(err, &usage) {
+		return 2
+	}
+	return 1
+}
+
+// dispatch runs the command that the first argument names, or serves.
+func (p *program) dispatch() error {
+	if len(p.args) == 0 || strings.HasPrefix(p.args[0], "-") {
+		return p.serve()
+	}
+	all := commands()
+	var names []string
+	for _, c := range all {
+		if names = append(names, c.name); c.name == p.args[0] {
+			p.args = p.args[1:]
+			return c.run(p)
+		}
+	}
+	return usageError{fmt.Errorf("there is no command %q; %s", p.args[0], didYouMean("edge ", p.args[0], names, "edge -help lists them"))}
+}
+
+// serve is what edge does without a command.
+func (p *program) serve() error {
+	o, err := parseOptions(p.args, p.getenv)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		printHelp(stdout)
-		return 0
+		return err
 	case err != nil:
-		fmt.Fprintln(stderr, "edge:", err)
-		return 2
+		return usageError{err}
 	case o.version:
-		fmt.Fprintf(stdout, "edge %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-		return 0
+		fmt.Fprintf(p.stdout, "edge %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		return nil
 	}
 	// While a channel's pump writes, someone must read the next requests, on a machine with one core too.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
@@ -86,407 +137,114 @@ func command(args []string, getenv func(string) (string, bool), stdout, stderr i
 	memory.watch()
 	defer memory.stop()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	context.AfterFunc(ctx, stop)   // a second signal ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // whoever read our lines has gone: no reason to end
-	if err := run(ctx, o, memory, stdout); err != nil {
-		fmt.Fprintln(stderr, "edge:", err)
-		return 1
-	}
-	return 0
+	return p.listenAndServe(ctx, stop, o, memory)
 }
 
-// run listens and serves until ctx is done.
-func run(ctx context.Context, o options, memory *budget, stdout io.Writer) error {
-	l, err := net.Listen("tcp", o.addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("the address %s is in use by another program; choose one with -addr", o.addr)
+// listenAndServe serves until ctx is done, which stop sees to.
+func (p *program) listenAndServe(ctx context.Context, stop func(), o options, memory *budget) error {
+	format, stamps := o.logFormat, true
+	if _, journal := p.getenv("JOURNAL_STREAM"); journal && !p.terminal {
+		stamps = false // journald has its own
 	}
+	if format == "auto" {
+		format = "logfmt"
+		if p.terminal {
+			format = "text"
+		}
+	}
+	slog.SetDefault(newLogger(p.stderr, format, stamps))
+	s, err := newServer(o, memory, newLogger(p.stdout, format, stamps))
 	if err != nil {
-		return fmt.Errorf("cannot listen on %s: %w", o.addr, err)
+		return usageError{err}
 	}
-	app := o.app(memory)
-	if o.verbose {
-		app.log = log.New(stdout, "", log.LstdFlags)
-	}
-	io.WriteString(stdout, banner(o, l.Addr()))
-	if passwd, _ := os.ReadFile("/etc/passwd"); o.secretShown && othersLogIn(string(passwd), os.Getuid()) {
-		log.Print("the secret is on the command line, where other users of this machine can see it: use EDGE_SECRET or -secret-file")
-	}
-	return serve(ctx, l, app)
-}
-
-// app makes the app that the options describe.
-func (o *options) app(memory *budget) *App {
-	key := newKey(o.key, o.secret)
-	app := newApp(o.id, Keys{key}, o.limits, memory)
-	if len(o.hooks) > 0 {
-		app.webhooks = newWebhooks(o.hooks, key, o.webhooks)
-	}
-	return app
-}
-
-// serve serves app on l, which it closes, until ctx is done and everyone has been told.
-func serve(ctx context.Context, l net.Listener, app *App) error {
-	poller, err := openPoller()
+	s.notifier = newNotifier(p.getenv)
+	listeners, err := s.listen(p.getenv)
 	if err != nil {
 		return err
 	}
-	defer poller.close()
-	up := &upgrader{app: app, poller: poller}
-	srv := &http.Server{
-		Handler:           handler(app, up),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      20 * time.Second,
-		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs, so that none sends into a closing one
-		MaxHeaderBytes:    8 << 10,
-		ConnState:         newCallers(min(descriptorLimit()-app.limits.maxConnections-spareDescriptors, app.bounds.memory.callers())).note,
+	if o.metricsAddr != "" {
+		end, err := s.serveMetrics(o.metricsAddr)
+		if err != nil {
+			return err
+		}
+		defer end()
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
+	if o.pidFile != "" {
+		if err := os.WriteFile(o.pidFile, fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {
+			return fmt.Errorf("cannot write -pid-file: %w", err)
+		}
+		defer os.Remove(o.pidFile)
 	}
-	shutdown(srv, app)
-	return nil
+	if signal.Ignored(syscall.SIGHUP) || !hasTerminal() {
+		stop = nil // nohup(1), or a service: a hangup only ever means to reload
+	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }, stop) // ends with ctx
+	io.WriteString(p.stdout, banner(o, listeners))
+	for _, warning := range warnings(o) {
+		slog.Warn(warning)
+	}
+	return s.serve(ctx, listeners...)
 }
 
-// callers keeps connections that are not WebSocket ones from using up the descriptors: of more than limit, the one that has
-// been in the same state for longest is closed. So a new request finds room, whoever keeps connections open.
-type callers struct {
-	limit int // static
-
-	mu    sync.Mutex // guards the following
-	since *list.List // of net.Conn, the longest unchanged first
-	place map[net.Conn]*list.Element
+// hasTerminal reports whether the process belongs to a terminal that is there.
+func hasTerminal() bool {
+	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err == nil {
+		f.Close()
+	}
+	return err == nil
 }
 
-func newCallers(limit int) *callers {
-	return &callers{limit: max(minCallers, limit), since: list.New(), place: make(map[net.Conn]*list.Element)}
-}
-
-// note is what http.Server calls with every change of a connection.
-func (c *callers) note(nc net.Conn, state http.ConnState) {
-	defer recovered("callers") // or new connections would not be taken any more
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch e := c.place[nc]; {
-	case state == http.StateHijacked || state == http.StateClosed:
-		c.dropLocked(e)
-	case e != nil:
-		c.since.MoveToBack(e)
-	case state == http.StateNew: // another state is of one that was closed below
-		c.place[nc] = c.since.PushBack(nc)
-		if c.since.Len() > c.limit {
-			longest := c.since.Front()
-			longest.Value.(net.Conn).Close()
-			c.dropLocked(longest)
-		}
+// reloadCommand has a running edge read its configuration again, if it is good as far as we can see.
+func (p *program) reloadCommand() error {
+	var number string
+	if len(p.args) > 0 && !strings.HasPrefix(p.args[0], "-") {
+		number, p.args = p.args[0], p.args[1:]
 	}
-}
-
-func (c *callers) dropLocked(e *list.Element) {
-	if e != nil {
-		delete(c.place, c.since.Remove(e).(net.Conn))
-	}
-}
-
-// handler is the route table of everything but the API's calls.
-func handler(app *App, up *upgrader) http.Handler {
-	mux := http.NewServeMux()
-	(&api{app: app, now: time.Now}).routes(mux)
-	mux.HandleFunc("/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
-	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "not found: the API is under /apps/{id}, WebSocket connections under /app/{key}", http.StatusNotFound)
-	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if isUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error
-			up.serveHTTP(w, r)
-		} else {
-			mux.ServeHTTP(w, r)
-		}
-	})
-}
-
-// shutdown ends in this order: no new connections and requests, the requests under way, the events they triggered, every
-// WebSocket connection with 4200, after which official clients reconnect at once, and therefore spread over a moment; and
-// the webhooks. What it has to leave undone in shutdownTimeout it logs.
-func shutdown(srv *http.Server, app *App) {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
-	defer cancel()
-	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
-	defer cancelRequests()
-	srv.Shutdown(requests) // those that take longer are cut off below
-	app.flush()
-	sockets, done := app.closeSockets()
-	every := min(closeInterval, closeSpread/time.Duration(max(1, len(sockets))))
-	for began, i := time.Now(), 0; i < len(sockets); i++ {
-		// Sleeping for the whole distance so far keeps the pace whatever the machine's timers are like.
-		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
-		sockets[i].close(codeReconnect, "Please reconnect immediately")
-	}
-	select {
-	case <-done:
-	case <-time.After(closeTimeout):
-		log.Printf("some connections did not close within %s and are cut off", closeTimeout)
-		for _, s := range sockets {
-			s.conn.abort()
-		}
-		select { // what they leave behind is told before webhooks are drained
-		case <-done:
-		case <-ctx.Done():
-		}
-	}
-	srv.Close()
-	if app.webhooks != nil {
-		if left := app.webhooks.drain(ctx); left > 0 {
-			log.Printf("%d webhook events were not delivered before the end", left)
-		}
-	}
-}
-
-// optionTable is every option: flag, default, help. The flag -send-buffer is also the variable EDGE_SEND_BUFFER.
-func optionTable(o *options) []option {
-	l := &o.limits
-	return []option{
-		{"addr", ":6001", "address to listen on, host:port; without a host on all addresses", text(&o.addr)},
-		{"id", "", "app id; without it any id is accepted in API paths", text(&o.id)},
-		{"key", "", "app key; without it one is made up and printed", text(&o.key)},
-		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", text(&o.secret)},
-		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", text(&o.secretFile)},
-		{"client-events", "true", "allow client events on private and presence channels", boolean(&l.clientEvents)},
-		{"memory", "", "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", size(&o.memory, 16<<20)},
-		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", number(&l.maxConnections, 1, math.MaxInt32)},
-		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", commaList(&l.origins)},
-		{"activity-timeout", "120s", "silence after which a client is pinged", duration(&l.activityTimeout, time.Second)},
-		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", duration(&l.pongTimeout, time.Millisecond)},
-		{"auth-window", "600s", "how far the clock of an API client may be off", duration(&l.authWindow, time.Second)},
-		{"event-size", "10240", "bytes of data an event may have", number(&l.eventSize, 1, 1<<20)},
-		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", number(&l.channelName, len(userChannelPrefix)+maxUserID, 1024)},
-		{"presence-members", "100", "users a presence channel may have", number(&l.presenceMembers, 1, math.MaxInt32)},
-		{"presence-user-size", "1024", "bytes of user_info a member may have", number(&l.presenceUserSize, 2, maxPayload)},
-		{"cache-ttl", "30m", "how long a cache channel keeps its last event", duration(&l.cacheTTL, time.Second)},
-		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", number(&l.sendBuffer, 4096, math.MaxInt32)},
-		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", boolean(&l.subscriptionCount)},
-		{"webhook", "", "URL to be told what happens, may be repeated (in the variable: with spaces); see Webhooks", hookList(&o.hooks)},
-		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", duration(&o.webhooks.grace, 0)},
-		{"webhook-batch", "50ms", "events that happen within travel together; 0 sends each alone", duration(&o.webhooks.batch, 0)},
-		{"webhook-queue", "10000", "events that may wait for a receiver; beyond, the oldest client events are dropped first", number(&o.webhooks.queue, 1, math.MaxInt32)},
-		{"error-events", "true", "send pusher:error after pusher:subscription_error, as the hosted service does", boolean(&l.errorEvents)},
-		{"verbose", "false", "print connections, subscriptions and everything refused", boolean(&o.verbose)},
-		{"version", "false", "print the version and end", boolean(&o.version)},
-	}
-}
-
-type option struct {
-	name, value, help string
-	set               func(string) error
-}
-
-func text(to *string) func(string) error {
-	return func(s string) error { *to = s; return nil }
-}
-
-func commaList(to *[]string) func(string) error {
-	return func(s string) error {
-		*to = nil
-		for item := range strings.SplitSeq(s, ",") {
-			if item = strings.TrimSpace(item); item != "" {
-				*to = append(*to, item)
-			}
-		}
-		return nil
-	}
-}
-
-// hookList takes URLs with spaces between them, and adds to what it got before.
-func hookList(to *[]string) func(string) error {
-	return func(s string) error {
-		for hook := range strings.FieldsSeq(s) {
-			if _, err := parseHook(hook); err != nil {
-				return err
-			}
-			*to = append(*to, hook)
-		}
-		return nil
-	}
-}
-
-func boolean(to *bool) func(string) error {
-	return func(s string) (err error) {
-		if *to, err = strconv.ParseBool(s); err != nil {
-			return errors.New("it must be true or false")
-		}
-		return nil
-	}
-}
-
-func number(to *int, least, most int) func(string) error {
-	return func(s string) (err error) {
-		if *to, err = strconv.Atoi(s); err != nil || *to < least || *to > most {
-			return fmt.Errorf("it must be a whole number from %d to %d", least, most)
-		}
-		return nil
-	}
-}
-
-// size takes a number of bytes, with K, M or G behind it of 1024, 1024² or 1024³ bytes.
-func size(to *int64, least int64) func(string) error {
-	return func(s string) error {
-		digits, shift := strings.TrimRight(strings.ToUpper(s), "IB"), 0
-		for i, unit := range []string{"K", "M", "G"} {
-			if rest, ok := strings.CutSuffix(digits, unit); ok {
-				digits, shift = rest, 10*(i+1)
-				break
-			}
-		}
-		n, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil || n > math.MaxInt>>shift || n<<shift < least {
-			return fmt.Errorf("it must be a size like 96M or 1G, at least %s", sizeText(least))
-		}
-		*to = n << shift
-		return nil
-	}
-}
-
-// sizeText is a number of bytes for people to read.
-func sizeText(bytes int64) string {
-	for shift, unit := range []string{"bytes", "KB", "MB"} {
-		if n := bytes >> (10 * shift); n < 10<<10 {
-			return fmt.Sprintf("%d %s", n, unit)
-		}
-	}
-	return fmt.Sprintf("%d GB", bytes>>30)
-}
-
-// duration takes 90s, 2m or 1h30m; a number alone counts seconds.
-func duration(to *time.Duration, least time.Duration) func(string) error {
-	return func(s string) (err error) {
-		if isInteger([]byte(s)) {
-			s += "s"
-		}
-		if *to, err = time.ParseDuration(s); err != nil || *to < least {
-			return fmt.Errorf("it must be a time like 30s or 2m, at least %s", least)
-		}
-		return nil
-	}
-}
-
-// parseOptions reads flags, then the environment for what no flag says, then defaults.
-func parseOptions(args []string, getenv func(string) (string, bool)) (o options, err error) {
-	fs := flag.NewFlagSet("edge", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {}
-	given := make(map[string]bool)
-	table := optionTable(&o)
-	for _, opt := range table {
-		set := func(s string) error {
-			given[opt.name] = true
-			return opt.set(s)
-		}
-		if opt.value == "true" || opt.value == "false" {
-			fs.BoolFunc(opt.name, opt.help, set)
-		} else {
-			fs.Func(opt.name, opt.help, set)
-		}
-	}
-	if err := fs.Parse(args); err != nil {
-		return o, optionError(err)
-	}
-	if fs.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q; edge -help lists the options", fs.Arg(0))
-	}
-	o.secretShown = o.secret != ""
-	for _, opt := range table {
-		if given[opt.name] {
-			continue
-		}
-		value, from := opt.value, "the default"
-		if v, ok := getenv(envName(opt.name)); ok && v != "" && opt.name != "version" { // EDGE_VERSION is likely to be of something else
-			value, from = v, envName(opt.name)
-		}
-		if value == "" && from == "the default" {
-			continue
-		}
-		if err := opt.set(value); err != nil {
-			return o, fmt.Errorf("invalid value %q of %s: %v", value, from, err)
-		}
-	}
-	return o, o.complete()
-}
-
-// optionError words flag's errors for a reader who does not know Go.
-func optionError(err error) error {
+	o, err := parseOptions(p.args, p.getenv)
 	if errors.Is(err, flag.ErrHelp) {
 		return err
+	} else if err != nil {
+		return usageError{err}
 	}
-	msg := err.Error()
-	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: "); ok {
-		return fmt.Errorf("unknown option %q; edge -help lists the options", name)
+	if number == "" && o.pidFile != "" {
+		b, err := os.ReadFile(o.pidFile)
+		if err != nil {
+			return fmt.Errorf("cannot tell which process: %w", err)
+		}
+		number = strings.TrimSpace(string(b))
 	}
-	if name, ok := strings.CutPrefix(msg, "flag needs an argument: "); ok {
-		return fmt.Errorf("option %s needs a value", name)
+	pid, err := strconv.Atoi(number)
+	if err != nil || pid <= 0 {
+		return usageError{errors.New("which process? edge reload PID, or the -pid-file or -config it was started with")}
 	}
-	return errors.New(strings.Replace(msg, " for flag -", " for option -", 1))
-}
-
-// envName is the environment variable that goes with an option.
-func envName(option string) string {
-	return "EDGE_" + strings.ToUpper(strings.ReplaceAll(option, "-", "_"))
-}
-
-// complete checks what no single option can, and makes up a key and a secret where there is none.
-func (o *options) complete() error {
-	_, port, err := net.SplitHostPort(o.addr)
+	process, err := os.FindProcess(pid)
 	if err == nil {
-		_, err = net.LookupPort("tcp", port)
+		err = process.Signal(syscall.SIGHUP)
 	}
-	if err != nil || port == "" {
-		return fmt.Errorf("invalid value %q for option -addr: it must be host:port or :port", o.addr)
+	if err != nil {
+		return fmt.Errorf("cannot tell process %d: %w", pid, err)
 	}
-	if err := o.readSecret(); err != nil {
-		return err
-	}
-	if o.memory == 0 {
-		o.memory = defaultMemory()
-	}
-	if o.limits.maxConnections == 0 {
-		o.limits.maxConnections = min(defaultConnections(), newBudget(o.memory).connections())
-	}
-	if o.madeKey = o.key == ""; o.madeKey {
-		o.key = strings.ToLower(rand.Text()[:20])
-	}
-	if o.madeSecret = o.secret == ""; o.madeSecret {
-		o.secret = strings.ToLower(rand.Text()[:20])
-	}
-	if strings.Trim(o.key, ".") == "" || strings.ContainsFunc(o.key, func(c rune) bool {
-		return c >= 0x80 || !channelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
-	}) {
-		return fmt.Errorf("invalid value %q for option -key: it is part of URLs and may have letters, digits, - _ and .", o.key)
-	}
+	fmt.Fprintf(p.stdout, "told process %d; its log says whether it takes the configuration\n", pid)
 	return nil
 }
 
-// readSecret takes the secret from the file that was given for it.
-func (o *options) readSecret() error {
-	if o.secretFile == "" {
-		return nil
+// warnings are what is legal, but probably not meant.
+func warnings(o options) (all []string) {
+	if passwd, _ := os.ReadFile("/etc/passwd"); o.secretShown && othersLogIn(string(passwd), os.Getuid()) {
+		all = append(all, "the secret is on the command line, where other users of this machine can see it: use EDGE_SECRET or -secret-file")
 	}
-	if o.secret != "" {
-		return errors.New("there are two secrets: give -secret (or EDGE_SECRET) or -secret-file, not both")
+	all = append(all, almostOurs(os.Environ())...)
+	if limit := defaultConnections(); o.connections > limit {
+		all = append(all, fmt.Sprintf("-max-connections is %d, but open files allow for about %d: raise the limit (ulimit -n, or LimitNOFILE in a unit)", o.connections, limit))
 	}
-	b, err := os.ReadFile(o.secretFile)
-	if err != nil {
-		return fmt.Errorf("cannot read -secret-file: %w", err)
-	}
-	if o.secret = strings.TrimSpace(string(b)); o.secret == "" {
-		return fmt.Errorf("-secret-file %s is empty", o.secretFile)
-	}
-	return nil
+	return all
 }
 
 // othersLogIn reports whether passwd(5) has an account for a person other than the one with this uid.
@@ -513,10 +271,15 @@ func defaultConnections() int {
 func printHelp(w io.Writer) {
 	fmt.Fprint(w, "edge is a Pusher Channels server. Official Pusher clients and server libraries work with it unchanged.\n\n"+
 		"  edge -key KEY -secret SECRET    serve on port 6001\n"+
-		"  edge                            the same, with a key and a secret made up for you\n\n"+
-		"Options, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER); a flag goes before a variable:\n\n")
+		"  edge                            the same, with a key and a secret made up for you\n"+
+		"  edge -config FILE               the same, as a file says\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  edge %-26s %s\n", c.name, c.help)
+	}
+	fmt.Fprint(w, "\nOptions, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
+		"a flag goes before a variable, and that before the file:\n\n")
 	for _, opt := range optionTable(new(options)) {
-		fmt.Fprintf(w, "  -%-20s %s", opt.name, opt.help)
+		fmt.Fprintf(w, "  -%-22s %s", opt.name, opt.help)
 		if opt.value != "" {
 			fmt.Fprintf(w, " (default %s)", opt.value)
 		}
@@ -525,35 +288,112 @@ func printHelp(w io.Writer) {
 }
 
 // banner is what a person needs after starting edge.
-func banner(o options, addr net.Addr) string {
-	host, port, _ := net.SplitHostPort(addr.String())
-	ip := net.ParseIP(host)
+func banner(o options, listeners []net.Listener) string {
+	first, app := listeners[0], o.apps[0]
+	scheme := "http"
+	if _, sealed := first.(tlsListener); sealed {
+		scheme = "https"
+	}
+	host, port, err := net.SplitHostPort(first.Addr().String())
 	elsewhere := ""
-	if ip == nil || ip.IsUnspecified() {
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host, elsewhere = "localhost", lanAddresses(port)
 	}
-	base := net.JoinHostPort(host, port)
-	id, idNote, secret := o.id, "", "your secret"
+	base := net.JoinHostPort(host, port) + o.path
+	if err != nil {
+		base, elsewhere = "localhost"+o.path, "" // a Unix socket
+	}
+	id, idNote, secret := app.id, "", "your secret"
 	if id == "" {
 		id, idNote = "1", " (any id is accepted)"
 	}
-	if o.madeSecret {
-		secret = o.secret
+	if app.madeSecret {
+		secret = app.secret
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "edge %s, a Pusher Channels server\n\n", version)
-	fmt.Fprintf(&b, "  WebSocket  ws://%s/app/%s\n  HTTP API   http://%s/apps/%s\n%s", base, o.key, base, id, elsewhere)
-	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s\n", id, idNote, o.key)
-	if o.madeSecret {
-		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", o.secret)
+	fmt.Fprintf(&b, "  WebSocket  ws%s://%s/app/%s\n  HTTP API   %s://%s/apps/%s\n%s", scheme[4:], base, app.key, scheme, base, id, elsewhere)
+	for _, l := range listeners[1:] {
+		fmt.Fprintf(&b, "  and on     %s\n", listenerText(l))
+	}
+	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s%s\n", id, idNote, app.key, o.foundIn("key"))
+	if app.madeSecret {
+		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", app.secret)
+	} else if found := o.foundIn("secret"); found != "" {
+		fmt.Fprintf(&b, "  secret     ***%s\n", found)
+	}
+	for _, a := range o.apps[1:] {
+		fmt.Fprintf(&b, "  app id     %s\n  key        %s\n", a.id, a.key)
 	}
 	memory := newBudget(o.memory)
 	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
-	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.limits.maxConnections, tighter(o.limits.maxConnections, memory))
-	fmt.Fprintf(&b, "\nIn a page, with pusher-js:\n  new Pusher(%q, { cluster: \"\", wsHost: %q, wsPort: %s, forceTLS: false, enabledTransports: [\"ws\"] })\n", o.key, host, port)
-	fmt.Fprintf(&b, "On a server, with Node's pusher:\n  new Pusher({ appId: %q, key: %q, secret: %q, host: %q, port: %q, useTLS: false })\n\n", id, o.key, secret, host, port)
-	fmt.Fprintf(&b, "Ready on %s. Ctrl-C ends it.\n", addr)
+	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o.connections, memory))
+	if o.metricsAddr != "" {
+		fmt.Fprintf(&b, "  metrics    http://%s/metrics\n", o.metricsAddr)
+	}
+	if err == nil {
+		b.WriteString(samples(app, id, secret, host, port, o.path, scheme == "https"))
+	}
+	fmt.Fprintf(&b, "Ready on %s. Ctrl-C ends it.\n", first.Addr())
 	return b.String()
+}
+
+// samples are how clients find the server.
+func samples(app appOptions, id, secret, host, port, path string, sealed bool) string {
+	wsPort, wsPath := "wsPort", ""
+	if sealed {
+		wsPort = "wssPort"
+	}
+	if path != "" {
+		wsPath = fmt.Sprintf(" wsPath: %q,", path)
+	}
+	return fmt.Sprintf("\nIn a page, with pusher-js:\n  new Pusher(%q, { cluster: \"\", wsHost: %q, %s: %s,%s forceTLS: %t, enabledTransports: [\"ws\", \"wss\"] })\n"+
+		"On a server, with Node's pusher:\n  new Pusher({ appId: %q, key: %q, secret: %q, host: %q, port: %q, useTLS: %t })\n\n",
+		app.key, host, wsPort, port, wsPath, sealed, id, app.key, secret, host, port, sealed)
+}
+
+// listenerText says where a listener listens, and how.
+func listenerText(l net.Listener) string {
+	addr := l.Addr()
+	switch _, sealed := l.(tlsListener); {
+	case addr.Network() == "unix":
+		return "unix:" + addr.String()
+	case sealed:
+		return "https://" + addr.String()
+	}
+	return "http://" + addr.String()
+}
+
+// foundIn says that an option was found in a variable of another server.
+func (o *options) foundIn(name string) string {
+	for _, other := range others {
+		if from := o.given[name].from; from == other.variable {
+			return fmt.Sprintf(" (from %s)", from)
+		}
+	}
+	return ""
+}
+
+// almostOurs complains of variables whose names are nearly those of options. (Others that begin with EDGE_ may be somebody else's:
+// Kubernetes sets some for a service of that name.)
+func almostOurs(environment []string) (all []string) {
+	var names []string
+	for _, opt := range optionTable(new(options)) {
+		names = append(names, envName(opt.name))
+	}
+	for _, variable := range environment {
+		name, _, _ := strings.Cut(variable, "=")
+		if !strings.HasPrefix(name, "EDGE_") || slices.Contains(names, name) {
+			continue
+		}
+		for _, ours := range names {
+			if len(ours) > len("EDGE_")+4 && distance(name, ours) <= 2 {
+				all = append(all, fmt.Sprintf("there is no variable %s; did you mean %s?", name, ours))
+				break
+			}
+		}
+	}
+	return all
 }
 
 // tighter says what keeps edge from serving as many clients as there is memory for, if something does.

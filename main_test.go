@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "files left open:\n%s\n", left)
 		code = 1
 	}
-	if left := heap(); left > mostLeft && code == 0 {
+	if left := liveHeap(); left > mostLeft && code == 0 {
 		fmt.Fprintf(os.Stderr, "%d bytes of memory left behind\n", left)
 		code = 1
 	}
@@ -118,8 +118,9 @@ const patience = 20 * time.Second // how long a test waits for what must come; o
 
 // testServer is a running edge.
 type testServer struct {
+	*server
 	addr string
-	app  *App
+	app  *App   // its first
 	stop func() // shuts it down and waits; may be called again
 }
 
@@ -128,19 +129,21 @@ func startEdge(t testing.TB, args ...string) (addr string) { return startServer(
 
 func startServer(t testing.TB, args ...string) *testServer {
 	t.Helper()
-	noEnv := func(string) (string, bool) { return "", false }
-	o, err := parseOptions(append([]string{"-key", "key", "-secret", testSecret}, args...), noEnv)
-	if err != nil {
-		t.Fatal(err)
-	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startOn(t, l, args...)
+}
+
+// startOn is startServer for a listener that is there.
+func startOn(t testing.TB, l net.Listener, args ...string) *testServer {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &testServer{addr: l.Addr().String(), app: o.app(newBudget(o.memory))}
+	s := &testServer{server: testOptions(t, args...).server(t), addr: l.Addr().String()}
+	s.app = s.apps.Load().all[0]
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx, l, s.app) }()
+	go func() { done <- s.serve(ctx, s.seal(l, "", 0)) }()
 	s.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -149,6 +152,44 @@ func startServer(t testing.TB, args ...string) *testServer {
 	})
 	t.Cleanup(s.stop)
 	return s
+}
+
+// noEnv is an environment without variables.
+func noEnv(string) (string, bool) { return "", false }
+
+// testOptions are what the flags say, with the key and secret of these tests unless they say others.
+func testOptions(t testing.TB, args ...string) options {
+	t.Helper()
+	o, err := parseOptions(append([]string{"-key", "key", "-secret", testSecret}, args...), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// server makes the server that the options describe.
+func (o options) server(t testing.TB) *server {
+	t.Helper()
+	s, err := newServer(o, newBudget(o.memory), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.clock.isSet = func(time.Time) bool { return true } // whatever the one of this machine is
+	return s
+}
+
+// testApp is the app of a server that nobody can connect to.
+func testApp(t testing.TB, args ...string) *App {
+	return testOptions(t, args...).server(t).apps.Load().all[0]
+}
+
+// offlineHandler is what answers the requests to a server that has no listener.
+func (s *server) offlineHandler() http.Handler { return s.handler(&upgrader{apps: &s.apps}) }
+
+// logTo has all that happens printed to w, from now on.
+func (s *server) logTo(w io.Writer) {
+	s.watch.log = newLogger(w, "text", false)
+	s.watch.setVerbose(true)
 }
 
 // client is a WebSocket client that checks every frame it gets.

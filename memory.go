@@ -38,12 +38,16 @@ const (
 // budget bounds what the process may use. There is one for all apps.
 type budget struct {
 	// Static after construction.
-	total int64 // bytes
-	limit int64 // of them, Go's
+	total   int64  // bytes
+	limit   int64  // of them, Go's
+	changed func() // called when a client came or left; nil for nobody
 
 	tight   atomic.Bool // nobody new is let in
 	stopped atomic.Bool // judge is not called any more
 	asked   atomic.Bool // a garbage collection is under way that refused asked for
+
+	clients     atomic.Int64 // WebSocket connections, of all apps
+	mostClients atomic.Int64 // that there may be; 0 for no limit
 
 	mu      sync.Mutex // guards the following
 	held    int64      // bytes in holdings, and those that several share
@@ -73,6 +77,29 @@ func (b *budget) most() int64 { return b.total / heldShare }
 func (b *budget) connections() int { return int(min(b.total/connShare/connBytes, math.MaxInt32)) }
 func (b *budget) callers() int     { return int(min(b.total/callShare/callBytes, math.MaxInt32)) }
 
+// enter counts one more client, unless there are as many as there may be.
+func (b *budget) enter() bool {
+	n, most := b.clients.Add(1), b.mostClients.Load()
+	if most > 0 && n > most {
+		b.clients.Add(-1)
+		return false
+	}
+	b.noteClients()
+	return true
+}
+
+// leave undoes enter.
+func (b *budget) leave() {
+	b.clients.Add(-1)
+	b.noteClients()
+}
+
+func (b *budget) noteClients() {
+	if b.changed != nil {
+		b.changed()
+	}
+}
+
 // hold says that h now stands for so many bytes, 0 for none, and whether that is because it moved: something was sent, or began.
 func (b *budget) hold(h *holding, bytes int64, moved bool) {
 	b.mu.Lock()
@@ -97,6 +124,13 @@ func (b *budget) share(bytes int64) {
 	defer b.mu.Unlock()
 	b.held += bytes
 	b.overLocked()
+}
+
+// holds is how many bytes are held.
+func (b *budget) holds() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.held
 }
 
 // overLocked sees to it that someone is cut off if more is held than may be.

@@ -13,15 +13,9 @@ import (
 	"time"
 )
 
-func (b *budget) heldNow() int64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.held
-}
-
 func (b *budget) expectHeld(t *testing.T, want int64) {
 	t.Helper()
-	if got := b.heldNow(); got != want {
+	if got := b.holds(); got != want {
 		t.Errorf("%d bytes are held, want %d", got, want)
 	}
 }
@@ -91,7 +85,7 @@ func TestBudgetOfBacklogs(t *testing.T) {
 		for range 3 * stay {
 			add()
 		}
-		waitUntil(t, "enough have been cut off", func() bool { return b.memory.heldNow() <= b.memory.most() })
+		waitUntil(t, "enough have been cut off", func() bool { return b.memory.holds() <= b.memory.most() })
 		cut := int(b.cuts[cutMemory].Load())
 		if cut != 2*stay {
 			t.Errorf("%d of %d were cut off, want %d", cut, len(all), 2*stay)
@@ -132,7 +126,7 @@ func TestBudgetOfMessages(t *testing.T) {
 		stuck = append(stuck, c)
 	}
 	waitUntil(t, "enough have been cut off", func() bool {
-		return s.app.bounds.cuts[cutMemory].Load() > 150 && s.app.bounds.memory.heldNow() <= s.app.bounds.memory.most()
+		return s.app.bounds.cuts[cutMemory].Load() > 150 && s.app.bounds.memory.holds() <= s.app.bounds.memory.most()
 	})
 	large := strings.Repeat("y", 10_000) // comes in several pieces, and is as welcome as ever
 	healthy.join("private-x")
@@ -143,7 +137,7 @@ func TestBudgetOfMessages(t *testing.T) {
 	for _, c := range stuck {
 		c.leave()
 	}
-	waitUntil(t, "nothing is held", func() bool { return s.app.bounds.memory.heldNow() == 0 })
+	waitUntil(t, "nothing is held", func() bool { return s.app.bounds.memory.holds() == 0 })
 }
 
 // TestTightMemory: while memory is tight nobody new comes in, and nothing new is kept; who is there is served as before.

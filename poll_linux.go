@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // pollEvents: told once for each change, so that nothing needs to be asked for again.
@@ -158,7 +159,9 @@ func (c *conn) readAll() {
 		served := c.wakes.Load()
 		for {
 			n, err := c.tryRead(b[:])
-			if n > 0 {
+			if n > 0 && c.seal != nil {
+				c.seal.receive(b[:n], c)
+			} else if n > 0 {
 				c.above.receive(b[:n])
 			}
 			if n == len(b) {
@@ -218,4 +221,18 @@ func descriptorLimit() int {
 		return 1024
 	}
 	return int(min(l.Cur, 1<<20))
+}
+
+// systemClock is the kernel's CLOCK_MONOTONIC, in nanoseconds.
+func systemClock() int64 {
+	var ts syscall.Timespec
+	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&ts)), 0)
+	return ts.Nano()
+}
+
+// kernelClockIsSet is false if the kernel says that nothing keeps its clock right (adjtimex(2)).
+func kernelClockIsSet() bool {
+	const timeError = 5
+	state, err := syscall.Adjtimex(new(syscall.Timex))
+	return err != nil || state != timeError
 }

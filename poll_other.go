@@ -26,3 +26,7 @@ func (c *conn) shutdownWrite()                 {}
 func (c *conn) closeDescriptor()               {}
 
 func descriptorLimit() int { return 10_000 }
+
+func systemClock() int64 { return monotonic() }
+
+func kernelClockIsSet() bool { return true }

@@ -73,6 +73,7 @@ type Limits struct {
 	pongTimeout       time.Duration // and after which it is closed when it does not answer
 	authWindow        time.Duration // how far the clock of an API client may be off
 	cacheTTL          time.Duration // life of the event of a cache channel
+	authorizeWithin   time.Duration // in which a client must sign in or join a private channel; 0 for never
 	maxConnections    int
 	sendBuffer        int // bytes queued for a client that reads too slowly
 	channelName       int // bytes of a channel's name
@@ -82,6 +83,7 @@ type Limits struct {
 	clientEvents      bool
 	subscriptionCount bool     // send subscription_count
 	errorEvents       bool     // follow subscription_error with pusher:error, as the hosted service does
+	hooked            bool     // webhooks are told what becomes of channels
 	origins           []string // allowed values of the Origin header; none allows all
 }
 

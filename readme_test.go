@@ -3,33 +3,29 @@ package main
 import (
 	"fmt"
 	"os"
-	"strings"
+	"regexp"
 	"testing"
 )
 
-// TestReadmeOptions compares the README's table of options with the one that drives the program.
+// TestReadmeOptions compares the README's table of options with the one that drives the program. EDGE_UPDATE=1 writes it anew.
 func TestReadmeOptions(t *testing.T) {
 	b, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows []string
-	for line := range strings.Lines(string(b)) {
-		if strings.HasPrefix(line, "| `-") {
-			rows = append(rows, strings.TrimSpace(line))
-		}
-	}
-	table := optionTable(new(options))
-	if len(rows) != len(table) {
-		t.Fatalf("README has %d options, the program %d", len(rows), len(table))
-	}
-	for i, opt := range table {
+	want := "| option | default | meaning |\n|---|---|---|\n"
+	for _, opt := range optionTable(new(options)) {
 		value := opt.value
 		if value != "" {
 			value = "`" + value + "`"
 		}
-		if want := fmt.Sprintf("| `-%s` | %s | %s |", opt.name, value, opt.help); rows[i] != want {
-			t.Errorf("README has\n%s\nwant\n%s", rows[i], want)
+		want += fmt.Sprintf("| `-%s` | %s | %s |\n", opt.name, value, opt.help)
+	}
+	table := regexp.MustCompile(`(?m)^\| option \| default \|.*\n(\|.*\n)+`)
+	if got := table.Find(b); string(got) != want {
+		t.Errorf("README has\n%s\nwant\n%s", got, want)
+		if os.Getenv("EDGE_UPDATE") == "1" {
+			os.WriteFile("README.md", table.ReplaceAllLiteral(b, []byte(want)), 0o644)
 		}
 	}
 }

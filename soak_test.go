@@ -135,7 +135,7 @@ func TestLargeChannel(t *testing.T) {
 	if limit := descriptorLimit(); limit < 2*subscribers+1000 {
 		t.Skipf("%d descriptors are too few", limit)
 	}
-	p := startProcess(t, "edge")
+	p := startProcess(t, "edge", "-activity-timeout", "1h")
 	nb := newNumbering(t, p.addr)
 	sent := make([]atomic.Int64, events) // nanoseconds of monotonic
 	late := make([][]time.Duration, subscribers)

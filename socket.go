@@ -12,8 +12,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +56,8 @@ type Socket struct {
 	frameBegan    int64    // when the frame was begun that had not ended at the last read,
 	frameNumber   uint32   // and the reader's number of it
 	leftAt        int64    // when leave was called
+	began         int64    // when the connection was established,
+	authorized    bool     // and whether it has signed in or joined a private channel since
 }
 
 var processStart = time.Now()
@@ -63,31 +68,39 @@ func monotonic() int64 { return int64(time.Since(processStart)) }
 // upgrader turns HTTP requests into Sockets.
 type upgrader struct {
 	// Static after construction.
-	app    *App
-	poller *poller // nil: every connection has a goroutine
+	apps    *atomic.Pointer[apps]
+	poller  *poller // nil: every connection has a goroutine
+	path    string  // that every path of ours begins with
+	proxies []netip.Prefix
+	probed  *App // of the watchdog; nil without one
 }
 
 // serveHTTP answers a WebSocket handshake on any path.
 func (u *upgrader) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	key, ok := strings.CutPrefix(r.URL.Path, "/app/")
+	all := u.apps.Load()
+	key, ok := strings.CutPrefix(r.URL.Path, u.path+"/app/")
 	if !ok || key == "" || strings.Contains(key, "/") {
-		u.upgrade(w, r, codePathNotFound, "Path not found: connect to /app/{key}")
+		u.upgrade(w, r, all.none, codePathNotFound, "Path not found: connect to "+u.path+"/app/{key}")
 		return
 	}
-	if u.app.keys.find(key) == nil {
-		u.upgrade(w, r, codeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?")))
+	app := all.byKey[key]
+	if probe := u.probed; probe != nil && key == probe.keys()[0].name {
+		app = probe
+	}
+	if app == nil {
+		u.upgrade(w, r, all.none, codeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?")))
 		return
 	}
 	code, reason := checkVersion(r.URL.Query().Get("protocol"))
-	if code == 0 && !u.app.allowsOrigin(r.Header.Get("Origin")) {
+	if code == 0 && !app.allowsOrigin(r.Header.Get("Origin")) {
 		code, reason = codeUnauthorized, "Origin not allowed"
 	}
-	u.upgrade(w, r, code, reason)
+	u.upgrade(w, r, app, code, reason)
 }
 
 // upgrade answers a WebSocket handshake. A client that is refused for a reason of the Pusher protocol is told so after
 // the 101, by pusher:error and a close frame: to an HTTP status clients react by trying again. code is 0, or that reason.
-func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, reason string) {
+func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, app *App, code int, reason string) {
 	if status, problem := checkHandshake(r); status != 0 {
 		if status == http.StatusUpgradeRequired {
 			w.Header().Set("Connection", "Upgrade") // RFC 9110 section 7.8
@@ -102,8 +115,11 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, code int, rea
 		http.Error(w, "this connection cannot be upgraded", http.StatusInternalServerError)
 		return
 	}
-	s := &Socket{app: u.app}
-	s.conn.init(nc, u.poller, &u.app.bounds)
+	s := &Socket{app: app}
+	s.conn.init(nc, u.poller, &app.bounds)
+	if a := clientAddr(r, u.proxies); a.IsValid() {
+		s.conn.remote = netip.AddrPortFrom(a, 0)
+	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered()) // frames that came right behind the request
 	s.serve(appendSwitching(nil, r.Header.Get("Sec-WebSocket-Key")), early, code, reason)
 }
@@ -136,6 +152,29 @@ func checkHandshake(r *http.Request) (status int, problem string) {
 	return 0, ""
 }
 
+// clientAddr is the address that trusted proxies have noted as that of the client: the last of X-Forwarded-For that is not one of
+// theirs. It is not valid if the connection is not from one of them, or they have noted nothing.
+func clientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
+	trusted := func(a netip.Addr) bool {
+		return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) || !p.IsValid() && !a.IsValid() })
+	}
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
+	if !trusted(peer.Addr().Unmap()) {
+		return client
+	}
+	noted := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for _, text := range slices.Backward(noted) {
+		a, err := netip.ParseAddr(strings.TrimSpace(text))
+		if err != nil {
+			break
+		}
+		if client = a.Unmap(); !trusted(client) {
+			break
+		}
+	}
+	return client
+}
+
 // isUpgrade reports whether r asks for WebSocket.
 func isUpgrade(r *http.Request) bool {
 	return hasToken(r.Header["Upgrade"], "websocket") && hasToken(r.Header["Connection"], "upgrade")
@@ -158,22 +197,30 @@ func hasToken(lines []string, token string) bool {
 func (s *Socket) serve(first, early []byte, code int, reason string) {
 	defer s.conn.start(s) // whatever happens: only what was started ends
 	defer s.recovered()
-	s.lastRead = monotonic()
-	s.timer = time.AfterFunc(s.app.limits.activityTimeout, s.tick)
+	limits := s.app.limits()
+	s.began = monotonic()
+	s.lastRead = s.began
+	s.timer = time.AfterFunc(limits.firstTick(), s.tick)
 	err, crowded := s.app.addSocket(s, code == 0)
 	switch err {
 	case errQuota:
 		code, reason = codeOverQuota, "The app is over its connection limit"
 	case errMemory:
 		code, reason = codeOverCapacity, textShortOfMemory
+	case errCapacity:
+		code, reason = codeOverCapacity, "The server is at its connection limit"
 	case errShutdown:
 		code, reason = codeReconnect, "Please reconnect immediately"
 	}
 	if code == 0 {
-		s.app.logf("%s connected as %s", s.conn.remote, s.id)
-		s.deliver(appendEstablished(first, s.id, s.app.limits.activityTimeout))
+		s.app.counts.connected.Add(1)
+		s.app.tell(notice{what: "connected", socket: s.id, remote: s.remote()})
+		frames := appendEstablished(first, s.id, limits.activityTimeout)
+		s.noteSent(frames[len(first):])
+		s.conn.Write(frames)
 	} else {
-		s.app.logf("%s refused: %d %q", s.conn.remote, code, reason)
+		s.app.counts.refuse("connection", strconv.Itoa(code))
+		s.app.tell(notice{what: noticeRefused, remote: s.remote(), code: code, reason: reason})
 		s.writeLast(appendClose(appendError(first, code, reason, ""), code, reason))
 		if crowded {
 			s.conn.abort() // there are no descriptors for lingering
@@ -189,8 +236,9 @@ func (s *Socket) receive(p []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.recovered()
-	now := monotonic()
+	now, messages := monotonic(), uint64(0)
 	s.lastRead = now
+	s.app.counts.receivedBytes.Add(uint64(len(p)))
 	for len(p) > 0 && !s.over() {
 		f, rest, code := s.in.next(p, now)
 		if code != 0 {
@@ -198,8 +246,14 @@ func (s *Socket) receive(p []byte) {
 			break
 		}
 		p = rest
+		if f.opcode == opText {
+			messages++
+		}
 		s.handleFrame(f)
 		s.in.release()
+	}
+	if messages > 0 {
+		s.app.counts.received.Add(messages)
 	}
 	s.holdMessage()
 	if s.closing.Load() {
@@ -244,6 +298,9 @@ func (s *Socket) handleFrame(f frame) {
 			s.close(closeNotUTF8, "messages must be UTF-8")
 			return
 		}
+		if s.app.watch.on.Load()&watchVerbose != 0 {
+			s.app.watch.show(notice{what: "received", app: s.app.id(), socket: s.id, data: f.payload})
+		}
 		s.handleMessage(f.payload)
 	case opBinary:
 		s.close(closeUnsupported, "binary messages are not supported")
@@ -279,26 +336,40 @@ func (s *Socket) tick() {
 
 // keepAlive pings, waits on or closes.
 func (s *Socket) keepAlive(now int64) {
-	limits := &s.app.limits
-	silent := time.Duration(now - s.lastRead)
+	limits := s.app.limits()
+	silent, toAuthorize := time.Duration(now-s.lastRead), time.Duration(math.MaxInt64)
+	if limits.authorizeWithin > 0 && !s.authorized {
+		toAuthorize = limits.authorizeWithin - time.Duration(now-s.began)
+	}
+	wait := func(d time.Duration) { s.wait(min(d, toAuthorize)) }
 	switch {
+	case toAuthorize <= 0:
+		s.close(codeUnauthorized, "Connection not authorized within timeout")
 	case !s.in.idle():
 		if left := frameTimeout - time.Duration(now-s.frameBegan); left > 0 {
-			s.wait(left)
+			wait(left)
 			return
 		}
 		s.close(closePolicy, fmt.Sprintf("a message must end within %s", frameTimeout))
 	case silent < limits.activityTimeout:
-		s.wait(limits.activityTimeout - silent)
+		wait(limits.activityTimeout - silent)
 	case s.pinged <= s.lastRead:
 		s.pinged = now
 		s.write(pingFrame)
-		s.wait(limits.pongTimeout)
+		wait(limits.pongTimeout)
 	case time.Duration(now-s.pinged) < limits.pongTimeout:
-		s.wait(limits.pongTimeout - time.Duration(now-s.pinged))
+		wait(limits.pongTimeout - time.Duration(now-s.pinged))
 	default:
 		s.close(codePongMissing, "Pong reply not received")
 	}
+}
+
+// firstTick is the time after which a new connection is looked at.
+func (l *Limits) firstTick() time.Duration {
+	if l.authorizeWithin > 0 {
+		return min(l.activityTimeout, l.authorizeWithin)
+	}
+	return l.activityTimeout
 }
 
 // recovered ends the connection, and no other, if handling it has panicked. It is deferred.
@@ -351,17 +422,52 @@ func (s *Socket) ended() {
 	s.timer.Stop()
 	s.in.drop()
 	s.holdMessage()
-	s.app.logf("%s closed", s.conn.remote)
+	if s.id != (socketID{}) {
+		s.app.counts.disconnected.Add(1)
+		s.app.tell(notice{what: "disconnected", socket: s.id, remote: s.remote()})
+	}
 }
 
 // deliver sends frames. Anyone may call it.
 func (s *Socket) deliver(frames []byte) {
 	defer s.recovered() // or a panic would take the channel's pump with it, and everyone
-	s.conn.Write(frames)
+	s.write(frames)
 }
 
 // write sends bytes that the caller may use again.
-func (s *Socket) write(frames []byte) { s.conn.Write(frames) } // a failed write shows in ended
+func (s *Socket) write(frames []byte) {
+	s.noteSent(frames)
+	s.conn.Write(frames) // a failed write shows in ended
+}
+
+// noteSent counts and shows a frame of the protocol that is about to be sent.
+func (s *Socket) noteSent(frames []byte) {
+	s.app.counts.sent.Add(1)
+	s.showSent(frames)
+}
+
+// showSent shows frames that are about to be sent, if someone wants to see them.
+func (s *Socket) showSent(frames []byte) {
+	if w := s.app.watch; w.on.Load()&watchVerbose != 0 {
+		w.showFrames("sent", s, frames)
+	}
+}
+
+// deliverShared sends a part of what others are sent too. Only a channel's pump may call it.
+func (s *Socket) deliverShared(of *shared, from, to int) {
+	s.showSent(of.bytes[from:to])
+	s.conn.writeShared(of, from, to)
+}
+
+// remote is the address of the client.
+func (s *Socket) remote() string {
+	if a := s.conn.remote; a.Port() != 0 {
+		return a.String()
+	} else if a.IsValid() {
+		return a.Addr().String()
+	}
+	return "unix"
+}
 
 // close sends a close frame, if none was sent before, and ends the connection. Anyone may call it.
 func (s *Socket) close(code int, reason string) { s.writeLast(appendClose(nil, code, reason)) }
@@ -410,7 +516,8 @@ func (s *Socket) handleMalformed(err error) {
 
 // sendError sends pusher:error; code 0 is null, which all errors have that the connection survives, but for 43xx.
 func (s *Socket) sendError(code int, text, channel string) {
-	s.app.logf("%s refused: %.200q", s.id, text)
+	s.app.counts.refuse("message", strconv.Itoa(code))
+	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: channel, code: code, reason: text})
 	s.deliver(appendError(nil, code, text, channel))
 }
 
@@ -440,11 +547,11 @@ func (s *Socket) handleSubscribe(data value) {
 		s.sendError(0, err.Error(), "")
 		return
 	}
-	k, ok := parseChannel(r.channel, s.app.limits.channelName)
+	k, ok := parseChannel(r.channel, s.app.limits().channelName)
 	switch {
 	case !ok:
 		s.refuse(clip(r.channel), "InvalidChannel", http.StatusBadRequest,
-			"Invalid channel name: it must have 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", s.app.limits.channelName)
+			"Invalid channel name: it must have 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", s.app.limits().channelName)
 	case k == kindUser:
 		s.subscribeUser(r.channel)
 	case s.find(r.channel) >= 0:
@@ -467,11 +574,12 @@ func (s *Socket) subscribe(r subscribeRequest, k kind) {
 	}
 	sub, err := s.app.subscribe(s, string(r.channel), k, m, nil)
 	if errors.Is(err, errFull) {
-		s.refuse(r.channel, "LimitReached", codeOverCapacity, "The presence channel has its maximum of %d members", s.app.limits.presenceMembers)
+		s.refuse(r.channel, "LimitReached", codeOverCapacity, "The presence channel has its maximum of %d members", s.app.limits().presenceMembers)
 		return
 	}
 	s.subscriptions = append(s.subscriptions, sub)
-	s.app.logf("%s subscribed to %q", s.id, sub.channel.name)
+	s.authorized = s.authorized || k&kindPrivate != 0
+	s.app.tell(notice{what: "subscribed", socket: s.id, channel: sub.channel.name, user: sub.userID()})
 }
 
 // authorize checks the signature of a channel that needs one, and returns the member for a presence channel.
@@ -482,7 +590,7 @@ func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *refusal) {
 	if len(r.auth) == 0 {
 		return nil, &refusal{"AuthError", "Auth info required to subscribe to " + string(r.channel), http.StatusUnauthorized}
 	}
-	if problem := s.app.keys.checkToken(r.auth, channelText(nil, s.id, r.channel, r.channelData)); problem != "" {
+	if problem := s.app.keys().checkToken(r.auth, channelText(nil, s.id, r.channel, r.channelData)); problem != "" {
 		return nil, &refusal{"AuthError", problem, http.StatusUnauthorized}
 	}
 	if k&kindPresence == 0 {
@@ -499,7 +607,7 @@ func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *refusal) {
 	} else {
 		return nil, &refusal{"AuthError", "Presence channels need channel_data with a user_id, or a connection that is signed in", http.StatusUnauthorized}
 	}
-	if limit := s.app.limits.presenceUserSize; len(m.info) > limit {
+	if limit := s.app.limits().presenceUserSize; len(m.info) > limit {
 		return nil, &refusal{"LimitReached", fmt.Sprintf("user_info may have at most %d bytes", limit), codeUserInfoTooLarge}
 	}
 	return m, nil
@@ -528,9 +636,10 @@ func (s *Socket) refuse(channel []byte, kind string, status int, format string, 
 
 // refuseWith answers a refused subscription twice: on the channel, where applications listen, and as the hosted service does.
 func (s *Socket) refuseWith(channel []byte, r *refusal) {
-	s.app.logf("%s refused on %.200q: %.200q", s.id, channel, r.text)
+	s.app.counts.refuse("subscription", r.kind)
+	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: string(channel), code: r.status, reason: r.text})
 	frames := appendSubscriptionError(nil, channel, r)
-	if s.app.limits.errorEvents {
+	if s.app.limits().errorEvents {
 		frames = appendError(frames, 0, r.text, "")
 	}
 	s.deliver(frames)
@@ -556,7 +665,7 @@ func (s *Socket) handleUnsubscribe(data value) {
 	sub := s.subscriptions[i]
 	s.subscriptions = slices.Delete(s.subscriptions, i, i+1)
 	s.app.unsubscribe(sub)
-	s.app.logf("%s unsubscribed from %q", s.id, sub.channel.name)
+	s.app.tell(notice{what: "unsubscribed", socket: s.id, channel: sub.channel.name, user: sub.userID()})
 }
 
 // handleSignin answers pusher:signin. Clients sign in each time they connect and never sign out; a connection stays that of
@@ -567,7 +676,7 @@ func (s *Socket) handleSignin(data value) {
 		s.sendError(0, err.Error(), "")
 		return
 	}
-	if problem := s.app.keys.checkToken(r.auth, userText(nil, s.id, r.userData)); problem != "" {
+	if problem := s.app.keys().checkToken(r.auth, userText(nil, s.id, r.userData)); problem != "" {
 		s.sendError(0, problem, "")
 		return
 	}
@@ -593,14 +702,14 @@ func (s *Socket) handleSignin(data value) {
 		return
 	}
 	s.userSub = s.app.signIn(s, &user, success)
-	s.user = &user
-	s.app.logf("%s signed in as %q", s.id, user.id)
+	s.user, s.authorized = &user, true
+	s.app.tell(notice{what: "signed in", socket: s.id, user: user.id})
 }
 
 // handleClientEvent relays an event to the other subscribers of its channel. Of what the client sent only name and data go
 // on: the user_id is that of its verified channel_data.
 func (s *Socket) handleClientEvent(m message) {
-	limits := &s.app.limits
+	limits := s.app.limits()
 	k, _ := parseChannel(m.channel, limits.channelName)
 	problem, place := "", s.find(m.channel)
 	switch {

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"regexp"
@@ -409,16 +408,11 @@ func (p pipes) Addr() net.Addr { return new(net.TCPAddr) }
 // packet with the handshake.
 func startInBubble(t *testing.T) (connect func(rest []byte) *client) {
 	time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000, and monotonic would be negative
-	o, err := parseOptions(nil, func(string) (string, bool) { return "", false })
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := testOptions(t).server(t)
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() {
-		done <- serve(ctx, l, newApp("", Keys{newKey("key", testSecret)}, o.limits, newBudget(o.memory)))
-	}()
+	go func() { done <- s.serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -639,7 +633,7 @@ func TestLastWords(t *testing.T) {
 func TestCutClientIsNotServed(t *testing.T) {
 	s := startServer(t)
 	var handled atomic.Int64
-	s.app.log = log.New(counter{&handled}, "", 0) // a line for each subscription and its end
+	s.logTo(counter{&handled}) // a line for each subscription and its end
 	c := connect(t, s.addr)
 	id, _ := parseSocketID(c.id)
 	go c.conn.Write(bytes.Repeat(slices.Concat(
@@ -1208,7 +1202,7 @@ func (r *recorder) RemoteAddr() net.Addr             { return nil }
 // offline returns a Socket, and a client that reads what is delivered to it.
 func offline(t testing.TB) (*Socket, *client) {
 	r := new(recorder)
-	s := new(Socket)
+	s := &Socket{app: testApp(t)}
 	s.conn.init(r, nil, newBounds(1<<20))
 	return s, &client{t: t, conn: r, in: bufio.NewReader(r)}
 }
@@ -1788,7 +1782,7 @@ func TestSubscribePace(t *testing.T) {
 func TestLogInjection(t *testing.T) {
 	var out syncBuffer
 	s := startServer(t)
-	s.app.log = log.New(&out, "", 0)
+	s.logTo(&out)
 	c := handshake(t, s.addr, "/app/x%0Afake%20line%1b%5B31m?protocol=7", "")
 	c.text()
 	c.expectClose(4001)

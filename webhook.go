@@ -13,7 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -58,16 +58,18 @@ type webhookOptions struct {
 // webhooks are an app's hooks.
 type webhooks struct {
 	// Static after construction.
-	options webhookOptions
-	hooks   []*hook
+	watch   *watch
 	hurry   context.Context // done when draining begins: nothing more waits for others
 	over    context.Context // done when draining ends: whatever is left is given up
 	drained [2]context.CancelFunc
 
-	mu     sync.Mutex          // guards the following, and the queues of all hooks
-	levels map[levelKey]*level // of what is there, or was told to be
-	ends   []end               // grace periods in the order in which they end, which is that in which they began
-	timing bool                // a timer runs for the first of them
+	mu      sync.Mutex // guards the following, and the queues of all hooks
+	options webhookOptions
+	key     *Key // signs
+	hooks   []*hook
+	levels  map[levelKey]*level // of what is there, or was told to be
+	ends    []end               // grace periods in the order in which they end
+	timing  bool                // a timer runs for the first of them
 }
 
 // levelKey is a channel, or a member of one.
@@ -93,17 +95,45 @@ type end struct {
 	at    time.Time
 }
 
-// newWebhooks makes the hooks of an app from URLs that parseHook accepts. Bodies are signed with key.
-func newWebhooks(urls []string, key *Key, o webhookOptions) *webhooks {
-	w := &webhooks{options: o, levels: make(map[levelKey]*level)}
+// newWebhooks makes what configure gives hooks to.
+func newWebhooks(watch *watch) *webhooks {
+	w := &webhooks{watch: watch, levels: make(map[levelKey]*level)}
 	w.hurry, w.drained[0] = context.WithCancel(context.Background())
 	w.over, w.drained[1] = context.WithCancel(context.Background())
+	return w
+}
+
+// configure makes the hooks those with these URLs, which parseHook accepts. Bodies are signed with key. Hooks that stay are the
+// same as before; those that do not deliver what they have.
+func (w *webhooks) configure(urls []string, key *Key, o webhookOptions) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.key, w.options = key, o
+	old := slices.Clone(w.hooks)
+	w.hooks = nil
 	for _, url := range urls {
+		i := slices.IndexFunc(old, func(h *hook) bool { return h.given == url && !h.gone })
+		if i >= 0 {
+			w.hooks = append(w.hooks, old[i])
+			old = slices.Delete(old, i, i+1)
+			continue
+		}
 		h, _ := parseHook(url)
-		h.webhooks, h.key = w, key
+		h.webhooks = w
 		w.hooks = append(w.hooks, h)
 	}
-	return w
+	for _, h := range old {
+		if h.gone = true; h.running != nil {
+			w.hooks = append(w.hooks, h)
+		}
+	}
+}
+
+// all returns the hooks there are now.
+func (w *webhooks) all() []*hook {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.hooks)
 }
 
 // move says that a channel (user is "") or a member has come (by is 1) or gone (-1). It never blocks.
@@ -118,7 +148,11 @@ func (w *webhooks) move(channel, user string, by int) {
 		w.arriveLocked(key, l)
 	case w.options.grace > 0 && w.hurry.Err() == nil:
 		l.ends = time.Now().Add(w.options.grace)
-		w.ends = append(w.ends, end{key, l, l.ends})
+		i := len(w.ends)
+		for i > 0 && w.ends[i-1].at.After(l.ends) { // which happens only after the period was made shorter
+			i--
+		}
+		w.ends = slices.Insert(w.ends, i, end{key, l, l.ends})
 		w.timeLocked()
 	default:
 		w.settleLocked(key, l)
@@ -265,14 +299,15 @@ func (w *webhooks) drain(ctx context.Context) (left int) {
 		w.settleFirstLocked()
 	}
 	w.mu.Unlock()
-	for _, h := range w.hooks {
+	hooks := w.all()
+	for _, h := range hooks {
 		select {
 		case <-h.delivered():
 		case <-ctx.Done():
 		}
 	}
 	w.drained[1]()
-	for _, h := range w.hooks {
+	for _, h := range hooks {
 		<-h.delivered() // the request under way is broken off
 		left += int(h.left)
 		h.client.CloseIdleConnections()
@@ -283,15 +318,16 @@ func (w *webhooks) drain(ctx context.Context) (left int) {
 // hook is one receiver.
 type hook struct {
 	// Static after construction.
+	given    string // what parseHook was given
 	url      string
 	name     string   // the URL without what may be secret in it
 	events   []string // names of events it wants; none means all
 	prefix   string   // of the channels it wants
 	client   *http.Client
 	webhooks *webhooks
-	key      *Key // signs
 
 	// Guarded by webhooks.mu.
+	gone    bool // no longer wanted: it delivers what it has
 	rest    []hookEvent
 	clients []hookEvent   // client events, apart because they are the first to be dropped
 	bytes   int           // in both queues
@@ -311,6 +347,13 @@ type hookCounts struct {
 	failingSince                   time.Time // zero while the last request succeeded
 }
 
+// counts returns what the hook has done so far.
+func (h *hook) counts() hookCounts {
+	h.webhooks.mu.Lock()
+	defer h.webhooks.mu.Unlock()
+	return h.hookCounts
+}
+
 type hookEvent struct {
 	body   []byte // JSON, shared between hooks
 	number uint64 // the order of both queues together
@@ -328,7 +371,7 @@ func parseHook(s string) (*hook, error) {
 	if err != nil {
 		return nil, errors.New("what follows the # must be like events=channel_occupied,channel_vacated&prefix=presence-")
 	}
-	h := &hook{prefix: wants.Get("prefix")}
+	h := &hook{given: s, prefix: wants.Get("prefix")}
 	for name := range wants {
 		if name != "events" && name != "prefix" {
 			return nil, fmt.Errorf("after the # it may have events and prefix, not %q", name)
@@ -354,7 +397,7 @@ func parseHook(s string) (*hook, error) {
 
 // wants reports whether the hook's filter lets the event through.
 func (h *hook) wants(name, channel string) bool {
-	return (h.events == nil || slices.Contains(h.events, name)) && strings.HasPrefix(channel, h.prefix)
+	return !h.gone && (h.events == nil || slices.Contains(h.events, name)) && strings.HasPrefix(channel, h.prefix)
 }
 
 // pushLocked queues an event, and drops the oldest client event, or else the oldest of all, if that is one too many.
@@ -487,15 +530,23 @@ func (h *hook) send(events []hookEvent) {
 		body = append(body, e.body...)
 	}
 	body = append(body, "]}"...)
-	signature := string(h.key.sign(nil, body))
+	key := h.signer()
+	signature := string(key.sign(nil, body))
 	backoff := webhookBackoff
 	for began := time.Now(); ; backoff = min(2*backoff, webhookSlowest) {
-		err := h.post(body, signature)
+		err := h.post(body, key.name, signature)
 		if h.noteResult(uint64(len(events)), err, time.Since(began)+backoff > webhookRetries) {
 			return
 		}
 		h.wait(backoff/2 + rand.N(backoff/2))
 	}
+}
+
+// signer is the key that signs bodies at this moment.
+func (h *hook) signer() *Key {
+	h.webhooks.mu.Lock()
+	defer h.webhooks.mu.Unlock()
+	return h.webhooks.key
 }
 
 // noteResult counts the outcome of a request, and reports whether the body is done with: delivered, or given up. Nothing is
@@ -524,19 +575,19 @@ func (h *hook) noteResult(n uint64, err error, last bool) (done bool) {
 	w.mu.Unlock()
 	switch {
 	case err == nil && !before.IsZero():
-		log.Printf("webhook %s: delivering again after %s", h.name, time.Since(before).Round(time.Second))
+		slog.Info("webhook delivers again", "to", h.name, "after", time.Since(before).Round(time.Second))
 	case err != nil && before.IsZero():
-		log.Printf("webhook %s: %v; trying again", h.name, err)
+		slog.Warn("webhook fails and is tried again", "to", h.name, "error", err)
 	}
 	if dropped > h.counted && time.Since(h.logged) >= time.Second {
-		log.Printf("webhook %s: %d events dropped", h.name, dropped-h.counted)
+		slog.Error("webhook has dropped events", "to", h.name, "events", dropped-h.counted)
 		h.counted, h.logged = dropped, time.Now()
 	}
 	return done
 }
 
 // post makes one request. Anything but a 2xx is an error.
-func (h *hook) post(body []byte, signature string) error {
+func (h *hook) post(body []byte, key, signature string) error {
 	r, err := http.NewRequestWithContext(h.webhooks.over, http.MethodPost, h.url, bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -544,7 +595,7 @@ func (h *hook) post(body []byte, signature string) error {
 	r.Header = http.Header{
 		"Content-Type":       {"application/json"}, // exactly: older Ruby set-ups fail on a charset
 		"User-Agent":         {"edge/" + version},
-		"X-Pusher-Key":       {h.key.name},
+		"X-Pusher-Key":       {key},
 		"X-Pusher-Signature": {signature},
 	}
 	resp, err := h.client.Do(r)

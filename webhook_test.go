@@ -203,7 +203,8 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 // testHooks makes webhooks with one receiver for each handler.
 func testHooks(t *testing.T, o webhookOptions, handlers ...http.Handler) *webhooks {
 	t.Helper()
-	w := newWebhooks(slices.Repeat([]string{"http://receiver"}, len(handlers)), testKey, o)
+	w := newWebhooks(new(watch))
+	w.configure(slices.Repeat([]string{"http://receiver"}, len(handlers)), testKey, o)
 	for i, handler := range handlers {
 		w.hooks[i].client.Transport = transport(func(r *http.Request) (*http.Response, error) {
 			if r.URL.Host != "receiver" {
@@ -231,12 +232,6 @@ func occupied(channel string) string {
 	return `{"name":"channel_occupied","channel":"` + channel + `"}`
 }
 func vacated(channel string) string { return `{"name":"channel_vacated","channel":"` + channel + `"}` }
-
-func (h *hook) counts() hookCounts {
-	h.webhooks.mu.Lock()
-	defer h.webhooks.mu.Unlock()
-	return h.hookCounts
-}
 
 // check compares what has been accepted when nothing moves any more at this moment.
 func (r *receiver) check(events ...string) {
@@ -572,10 +567,10 @@ func TestWebhookAccount(t *testing.T) {
 		})
 	}
 	all.Wait()
-	h := s.app.webhooks.hooks[0]
+	h := s.app.webhooks().hooks[0]
 	waitUntil(t, "all is delivered", func() bool {
-		s.app.webhooks.mu.Lock()
-		defer s.app.webhooks.mu.Unlock()
+		s.app.webhooks().mu.Lock()
+		defer s.app.webhooks().mu.Unlock()
 		return h.sent == h.queued
 	})
 	state := make(map[string]bool)
@@ -703,7 +698,8 @@ func TestWebhookBadReceivers(t *testing.T) {
 			neighbour := newReceiver(t)
 			other := httptest.NewServer(neighbour)
 			defer other.Close()
-			w := newWebhooks([]string{url, other.URL}, testKey, webhookOptions{queue: 10})
+			w := newWebhooks(new(watch))
+			w.configure([]string{url, other.URL}, testKey, webhookOptions{queue: 10})
 			w.tell(hookCacheMiss, "cache-a", nil)
 			neighbour.want(`{"name":"cache_miss","channel":"cache-a"}`)
 			waitUntil(t, "it has failed", func() bool { return w.hooks[0].counts().retried > 0 })

@@ -1,0 +1,406 @@
+package main
+
+// The server: its listeners, its routes, a new configuration while it runs, and the order in which it ends.
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	shutdownTimeout = 10 * time.Second
+	requestsTimeout = 3 * time.Second // of it, for API requests that are under way
+	closeSpread     = 2 * time.Second // of it at most, between the first and the last connection to be closed
+	closeInterval   = time.Millisecond
+	closeTimeout    = 3 * time.Second // of it, for connections to close once they all have been told
+
+	spareDescriptors = 32 // for what is neither a client nor a caller
+	minCallers       = 16 // HTTP connections that are allowed in any case
+)
+
+// openPoller is a variable for tests of what systems without a poller do.
+var openPoller = newPoller
+
+// server serves the apps of its options.
+type server struct {
+	// Static after construction.
+	memory   *budget
+	watch    *watch
+	cert     *certificate // nil without TLS
+	path     string
+	callers  *callers
+	clock    *clock
+	notifier *notifier
+	probed   *App // of the watchdog
+
+	apps     atomic.Pointer[apps]
+	draining atomic.Bool // it is about to end
+
+	mu      sync.Mutex // guards the following
+	options options    // what holds
+	removed []*App     // by a reload; their webhooks deliver what they have
+}
+
+// newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
+func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
+	s := &server{memory: memory, watch: &watch{log: log}, path: o.path, clock: newClock(), notifier: new(notifier), probed: newProbe(o), options: o}
+	s.watch.setVerbose(o.verbose)
+	memory.changed = s.statusLater
+	memory.mostClients.Store(int64(o.connections))
+	s.callers = newCallers(min(descriptorLimit()-o.connections-spareDescriptors, memory.callers()))
+	s.apps.Store(newApps(o.apps, memory, s.watch, nil))
+	if o.tlsCert != "" {
+		var err error
+		if s.cert, err = newCertificate(o.tlsCert, o.tlsKey); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// listen opens all addresses of the options, or takes what was opened for us instead.
+func (s *server) listen(getenv func(string) (string, bool)) (all []net.Listener, err error) {
+	all, err = inheritedListeners(getenv)
+	for i, l := range all {
+		all[i] = s.seal(l, l.Addr().Network()+":"+l.Addr().String(), len(all)-1)
+	}
+	if all != nil || err != nil {
+		return all, err
+	}
+	addrs := s.options.addrs
+	for _, addr := range addrs {
+		l, err := listen(addr)
+		if err != nil {
+			for _, l := range all {
+				l.Close()
+			}
+			return nil, err
+		}
+		all = append(all, s.seal(l, addr, len(addrs)-1))
+	}
+	return all, nil
+}
+
+// listen opens an address of the options.
+func listen(addr string) (net.Listener, error) {
+	network, rest := "tcp", strings.TrimPrefix(strings.TrimPrefix(addr, "plain:"), "tls:")
+	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
+		network, rest = "unix", name
+	}
+	l, err := net.Listen(network, rest)
+	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(rest) {
+		l, err = net.Listen(network, rest)
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("the address %s is in use by another program; choose one with -addr", rest)
+	case errors.Is(err, syscall.EACCES) && network == "tcp":
+		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 are for root, or for programs with the capability CAP_NET_BIND_SERVICE", rest)
+	case err != nil:
+		return nil, fmt.Errorf("cannot listen on %s: %w", rest, err)
+	}
+	if network == "unix" {
+		os.Chmod(rest, 0o660) // whoever may not connect now could not before either
+	}
+	return l, nil
+}
+
+// removeStale removes the socket of a program that has ended without doing so.
+func removeStale(name string) bool {
+	if conn, err := net.Dial("unix", name); err == nil {
+		conn.Close()
+		return false
+	}
+	return os.Remove(name) == nil
+}
+
+// plain reports whether an address is served without TLS although there is a certificate: one that says so, a Unix socket, and
+// beside another address one of this machine only, which is for the programs on it.
+func plain(addr string, others int) bool {
+	host, _, _ := net.SplitHostPort(strings.TrimPrefix(addr, "tcp:"))
+	ip := net.ParseIP(host)
+	local := host == "localhost" || ip != nil && ip.IsLoopback()
+	return strings.HasPrefix(addr, "plain:") || strings.HasPrefix(addr, "unix:") || local && others > 0
+}
+
+// seal makes a listener one for TLS, if it is to be.
+func (s *server) seal(l net.Listener, addr string, others int) net.Listener {
+	if s.cert == nil || plain(addr, others) {
+		return l
+	}
+	return tlsListener{l, s.cert.config()}
+}
+
+// serve serves on the listeners, which it closes, until ctx is done and everyone has been told.
+func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
+	poller, err := openPoller()
+	if err != nil {
+		return err
+	}
+	defer poller.close()
+	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.path, proxies: s.options.proxies, probed: s.probed}))
+	srv.ConnState = s.callers.note
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
+	}
+	s.notifier.tell("READY=1", s.status())
+	if s.notifier.watchdog > 0 {
+		go s.feedWatchdog(ctx, listeners[0]) // ends with ctx
+	}
+	select {
+	case err = <-failed:
+		srv.Close()
+		return err
+	case <-ctx.Done():
+	}
+	s.draining.Store(true)
+	s.notifier.tell("STOPPING=1")
+	s.shutdown(srv)
+	return nil
+}
+
+// httpServer is an http.Server with our limits. HTTP/2 is of no use to WebSocket clients, and callers do without.
+func (s *server) httpServer(h http.Handler) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler:           h,
+		Protocols:         protocols,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      20 * time.Second,
+		IdleTimeout:       3 * time.Minute, // longer than clients keep theirs, so that none sends into a closing one
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          log.New(serverErrors{}, "", 0),
+	}
+}
+
+// serverErrors takes what net/http complains of. That someone's TLS handshake failed is not worth a line.
+type serverErrors struct{}
+
+func (serverErrors) Write(p []byte) (int, error) {
+	if line := strings.TrimSpace(string(p)); !strings.Contains(line, "TLS handshake error") {
+		slog.Warn(line)
+	}
+	return len(p), nil
+}
+
+// handler is the route table of everything but the API's calls.
+func (s *server) handler(up *upgrader) http.Handler {
+	mux := http.NewServeMux()
+	(&api{apps: &s.apps, path: s.path, clock: s.clock}).routes(mux)
+	mux.HandleFunc(s.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
+	mux.HandleFunc("GET "+s.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
+	s.healthRoutes(mux)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.path), http.StatusNotFound)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error
+			up.serveHTTP(w, r)
+		} else {
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+// healthRoutes are for those who ask whether the server is alive, and whether it wants to be sent new clients.
+func (s *server) healthRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case s.draining.Load():
+			http.Error(w, "shutting down", http.StatusServiceUnavailable)
+		case s.memory.refuses():
+			http.Error(w, "short of memory", http.StatusServiceUnavailable)
+		default:
+			io.WriteString(w, "ready\n")
+		}
+	})
+}
+
+// reload makes other options hold, as far as a running server can. No connection is dropped but those of apps that are gone.
+func (s *server) reload(o options) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.options
+	if s.cert != nil && o.tlsCert != "" {
+		if err := s.cert.use(o.tlsCert, o.tlsKey); err != nil {
+			return err
+		}
+	}
+	if o.app.madeKey && old.app.madeKey { // what was made up stays
+		o.apps[0].key, o.app.key = old.app.key, old.app.key
+	}
+	if o.app.madeSecret && old.app.madeSecret {
+		o.apps[0].secret, o.app.secret = old.app.secret, old.app.secret
+	}
+	for _, name := range o.given.differences(old.given, "addr", "path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file") {
+		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (old.tlsCert == "") {
+			slog.Warn("this option takes effect with the next start", "option", name)
+		}
+	}
+	s.options = o
+	s.watch.setVerbose(o.verbose)
+	s.memory.mostClients.Store(int64(o.connections))
+	before := s.apps.Load()
+	after := newApps(o.apps, s.memory, s.watch, before)
+	s.apps.Store(after)
+	for _, a := range before.all {
+		if !after.has(a) {
+			s.removed = append(s.removed, a)
+			sockets, _ := a.closeSockets()
+			for _, socket := range sockets {
+				socket.close(codeUnknownKey, "The app has been removed from this server")
+			}
+		}
+	}
+	return nil
+}
+
+// reloadWhenAsked makes the options hold that parse returns, each time something comes from hangups, until ctx is done. With stop it
+// is called instead if there is no terminal any more: the hangup was of that.
+func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error), stop func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		if stop != nil && !hasTerminal() {
+			stop()
+			return
+		}
+		s.notifier.tell("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemClock()/1000))
+		o, err := parse()
+		if err == nil {
+			err = s.reload(o)
+		}
+		if err != nil {
+			slog.Error("the new configuration is refused, the old one stays", "error", err)
+		} else {
+			slog.Info("the new configuration holds")
+		}
+		s.notifier.tell("READY=1", s.status())
+	}
+}
+
+// allApps are all apps there are or were, that of requests for none included.
+func (s *server) allApps() []*App {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.apps.Load()
+	return append(append([]*App{now.none}, now.all...), s.removed...)
+}
+
+// shutdown ends in this order: no new connections and requests, the requests under way, the events they triggered, every
+// WebSocket connection with 4200, after which official clients reconnect at once, and therefore spread over a moment; and
+// the webhooks. What it has to leave undone in shutdownTimeout it logs.
+func (s *server) shutdown(srv *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
+	defer cancelRequests()
+	srv.Shutdown(requests) // those that take longer are cut off below
+	all := s.allApps()
+	var sockets []*Socket
+	var ended []<-chan struct{}
+	for _, a := range all {
+		a.flush()
+		some, done := a.closeSockets()
+		sockets, ended = append(sockets, some...), append(ended, done)
+	}
+	every := min(closeInterval, closeSpread/time.Duration(max(1, len(sockets))))
+	for began, i := time.Now(), 0; i < len(sockets); i++ {
+		// Sleeping for the whole distance so far keeps the pace whatever the machine's timers are like.
+		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
+		sockets[i].close(codeReconnect, "Please reconnect immediately")
+	}
+	limit, cancelLimit := context.WithTimeout(ctx, closeTimeout)
+	defer cancelLimit()
+	if !waitAll(limit, ended) {
+		slog.Warn("some connections did not close in time and are cut off", "after", closeTimeout)
+		for _, socket := range sockets {
+			socket.conn.abort()
+		}
+		waitAll(ctx, ended) // what they leave behind is told before webhooks are drained
+	}
+	srv.Close()
+	var draining sync.WaitGroup
+	var left atomic.Int64
+	for _, a := range all {
+		if w := a.webhooks(); w != nil {
+			draining.Go(func() { left.Add(int64(w.drain(ctx))) })
+		}
+	}
+	draining.Wait()
+	if n := left.Load(); n > 0 {
+		slog.Error("webhook events were not delivered before the end", "events", n)
+	}
+}
+
+// waitAll reports whether all channels were closed before ctx was done.
+func waitAll(ctx context.Context, all []<-chan struct{}) bool {
+	for _, c := range all {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// callers keeps connections that are not WebSocket ones from using up the descriptors: of more than limit, the one that has
+// been in the same state for longest is closed. So a new request finds room, whoever keeps connections open.
+type callers struct {
+	limit int // static
+
+	mu    sync.Mutex // guards the following
+	since *list.List // of net.Conn, the longest unchanged first
+	place map[net.Conn]*list.Element
+}
+
+func newCallers(limit int) *callers {
+	return &callers{limit: max(minCallers, limit), since: list.New(), place: make(map[net.Conn]*list.Element)}
+}
+
+// note is what http.Server calls with every change of a connection.
+func (c *callers) note(nc net.Conn, state http.ConnState) {
+	defer recovered("callers") // or new connections would not be taken any more
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch e := c.place[nc]; {
+	case state == http.StateHijacked || state == http.StateClosed:
+		c.dropLocked(e)
+	case e != nil:
+		c.since.MoveToBack(e)
+	case state == http.StateNew: // another state is of one that was closed below
+		c.place[nc] = c.since.PushBack(nc)
+		if c.since.Len() > c.limit {
+			longest := c.since.Front()
+			longest.Value.(net.Conn).Close()
+			c.dropLocked(longest)
+		}
+	}
+}
+
+func (c *callers) dropLocked(e *list.Element) {
+	if e != nil {
+		delete(c.place, c.since.Remove(e).(net.Conn))
+	}
+}
