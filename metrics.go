@@ -166,9 +166,8 @@ func (m *metricsPage) addRefusals(apps []*App) {
 	}
 	m.family("counter", "edge_refusals_total", "Connections, subscriptions, messages and calls refused, by close code, kind or status.")
 	for _, a := range apps {
-		all := a.counts.refused()
-		for _, r := range slices.SortedFunc(maps.Keys(all), func(x, y refused) int { return strings.Compare(x.what+x.reason, y.what+y.reason) }) {
-			m.sample("edge_refusals_total", float64(all[r]), "app_id", a.id(), "what", r.what, "reason", r.reason)
+		for r, n := range a.counts.refused() {
+			m.sample("edge_refusals_total", float64(n), "app_id", a.id(), "what", r.what, "reason", r.reason)
 		}
 	}
 	m.family("counter", "edge_key_uses_total", "Valid signatures by each key: one that is not used any more can go.")
@@ -209,11 +208,10 @@ func (m *metricsPage) addProcess() {
 	m.sample("process_start_time_seconds", float64(processStart.UnixMilli())/1000)
 	m.family("gauge", "go_goroutines", "Goroutines.")
 	m.sample("go_goroutines", float64(runtime.NumGoroutine()))
-	var pages int64
 	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
-		fmt.Sscan(string(b), new(int64), &pages)
+		pages, _ := strconv.Atoi(strings.Fields(string(b))[1])
 		m.family("gauge", "process_resident_memory_bytes", "Memory of the process.")
-		m.sample("process_resident_memory_bytes", float64(pages*int64(os.Getpagesize())))
+		m.sample("process_resident_memory_bytes", float64(pages*os.Getpagesize()))
 	}
 	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
 		m.family("gauge", "process_open_fds", "Open files and connections.")

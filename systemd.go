@@ -7,6 +7,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -177,21 +179,26 @@ func inheritedListeners(getenv func(string) (string, bool)) (all []net.Listener,
 
 // unitCommand prints units for systemd.
 func (p *program) unitCommand() error {
-	bin, err := os.Executable()
+	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	switch {
-	case len(p.args) == 0:
-		fmt.Fprintf(p.stdout, "# /etc/systemd/system/edge.service\n%s\n# /etc/systemd/system/edge.socket\n%s", serviceUnit(bin), socketUnit)
-	case p.args[0] == "service":
-		io.WriteString(p.stdout, serviceUnit(bin))
-	case p.args[0] == "socket":
-		io.WriteString(p.stdout, socketUnit)
-	default:
-		return usageError{fmt.Errorf("unexpected argument %q: it is edge unit, edge unit service or edge unit socket", p.args[0])}
+	fs := flag.NewFlagSet("edge unit", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	bin := fs.String("bin", self, "")
+	switch err := fs.Parse(p.args); {
+	case err != nil || fs.NArg() > 1:
+	case fs.NArg() == 0:
+		fmt.Fprintf(p.stdout, "# /etc/systemd/system/edge.service\n%s\n# /etc/systemd/system/edge.socket\n%s", serviceUnit(*bin), socketUnit)
+		return nil
+	case fs.Arg(0) == "service":
+		fmt.Fprint(p.stdout, serviceUnit(*bin))
+		return nil
+	case fs.Arg(0) == "socket":
+		fmt.Fprint(p.stdout, socketUnit)
+		return nil
 	}
-	return nil
+	return usageError{errors.New("it is edge unit [-bin /path/to/edge] [service | socket]")}
 }
 
 // serviceUnit is a unit that lets edge do what it has to, and nothing else. It reads /etc/edge/edge.json and /etc/edge/secret.
@@ -235,8 +242,9 @@ RemoveIPC=yes
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
-SystemCallFilter=@system-service adjtimex
+SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallFilter=adjtimex
 SystemCallErrorNumber=EPERM
 UMask=0077
 
