@@ -554,7 +554,7 @@ func newApps(list []appOptions, memory *budget, w *watch, old *apps) *apps {
 		n.none = old.none
 	} else {
 		o := list[0]
-		o.hooks = nil
+		o.id, o.hooks = "none", nil
 		n.none = newApp(o, memory, w)
 	}
 	for _, o := range list {

@@ -27,7 +27,8 @@ type clock struct {
 
 	mu      sync.Mutex // guards the following
 	set     bool
-	checked int64 // when isSet was last asked, on the clock of monotonic; 0 for never
+	asked   bool  // isSet was asked,
+	checked int64 // and when last, on the clock of monotonic
 	replays replays
 }
 
@@ -42,11 +43,11 @@ func (c *clock) isRight() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := monotonic()
-	if c.checked != 0 && time.Duration(now-c.checked) < clockCheck {
+	if c.asked && time.Duration(now-c.checked) < clockCheck {
 		return c.set
 	}
-	before, first := c.set, c.checked == 0
-	c.set, c.checked = c.isSet(c.now()), now
+	before, first := c.set, !c.asked
+	c.set, c.asked, c.checked = c.isSet(c.now()), true, now
 	switch {
 	case !c.set && (first || before):
 		slog.Warn("the clock of this machine is not set: signatures of any age are accepted, but none twice", "clock", c.now().UTC().Format(time.RFC3339))

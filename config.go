@@ -100,7 +100,7 @@ func appTable(a *appOptions) []option {
 	l := &a.limits
 	return []option{
 		{"id", "", "app id; without it any id is accepted in API paths", forApp, text(&a.id), nil},
-		{"key", "", "app key; without it one is made up and printed", forApp, text(&a.key), nil},
+		{"key", "", "app key; without it one is made up and printed", forApp, checked(&a.key, checkKey), nil},
 		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", forApp | masked, text(&a.secret), nil},
 		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", forApp, text(&a.secretFile), nil},
 		{"more-keys", "", "further keys that are valid too, KEY:SECRET with spaces between; -key signs webhooks", forApp | repeats | masked, keyPairs(&a.moreKeys), forget(&a.moreKeys)},
@@ -218,7 +218,7 @@ func keyPairs(to *[]keyPair) func(string) error {
 	return func(s string) error {
 		for pair := range strings.FieldsSeq(s) {
 			key, secret, _ := strings.Cut(pair, ":")
-			if secret == "" || checkKey(key) != nil {
+			if key == "" || secret == "" || checkKey(key) != nil {
 				return errors.New("it must be KEY:SECRET, or several with spaces between")
 			}
 			*to = append(*to, keyPair{key, secret})
@@ -305,9 +305,9 @@ func checkAddr(addr string) error {
 	return nil
 }
 
-// checkKey accepts what can stand in a URL and in an auth string.
+// checkKey accepts what can stand in a URL and in an auth string, and "" for no key.
 func checkKey(key string) error {
-	if strings.Trim(key, ".") == "" || strings.ContainsFunc(key, func(c rune) bool {
+	if key != "" && strings.Trim(key, ".") == "" || strings.ContainsFunc(key, func(c rune) bool {
 		return c >= 0x80 || !channelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
 	}) {
 		return errors.New("it is part of URLs and may have letters, digits, - _ and .")
@@ -576,9 +576,6 @@ func (a *appOptions) complete() error {
 	if a.madeSecret = a.secret == ""; a.madeSecret {
 		a.secret = strings.ToLower(rand.Text()[:20])
 	}
-	if err := checkKey(a.key); err != nil {
-		return fmt.Errorf("invalid value %q for option -key: %v", a.key, err)
-	}
 	return nil
 }
 
@@ -845,14 +842,22 @@ func soketiHooks(v string, _ func(string) string) string {
 		if parseObject(item, 8, 1000, []string{"url", "event_types", "filter"}, f[:]) != nil || !f[0].is('"') {
 			return v
 		}
-		hook, events := string(f[0].text()), []string{}
+		var events, wants []string
 		for e := range f[1].items() {
 			if e.is('"') && slices.Contains(hookNames, string(e.text())) {
 				events = append(events, string(e.text()))
 			}
 		}
 		if len(events) > 0 {
-			hook += "#events=" + strings.Join(events, ",")
+			wants = append(wants, "events="+strings.Join(events, ","))
+		}
+		var prefix [1]value
+		if parseObject(f[2], 8, 1000, []string{"channel_name_starts_with"}, prefix[:]) == nil && prefix[0].is('"') {
+			wants = append(wants, "prefix="+url.QueryEscape(string(prefix[0].text())))
+		}
+		hook := string(f[0].text())
+		if len(wants) > 0 {
+			hook += "#" + strings.Join(wants, "&")
 		}
 		hooks = append(hooks, hook)
 	}
@@ -879,6 +884,18 @@ func (g given) readOthers(getenv func(string) (string, bool)) {
 	}
 }
 
+// options reads all there is of them, and of the files that they name.
+func (p *program) options(args []string) (options, error) {
+	o, err := parseOptions(args, p.getenv)
+	if err == nil && o.tlsCert != "" {
+		_, err = newCertificate(o.tlsCert, o.tlsKey)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		err = usageError{err}
+	}
+	return o, err
+}
+
 // configCommand prints the options that hold and where each was set, or with -check only what is wrong.
 func (p *program) configCommand() error {
 	check := slices.Contains(p.args, "-check")
@@ -886,17 +903,10 @@ func (p *program) configCommand() error {
 		_, err := io.WriteString(p.stdout, exampleConfig())
 		return err
 	}
-	args := slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" })
-	o, err := parseOptions(args, p.getenv)
-	if errors.Is(err, flag.ErrHelp) {
-		return err
-	}
-	if err == nil && o.tlsCert != "" {
-		_, err = newCertificate(o.tlsCert, o.tlsKey)
-	}
+	o, err := p.options(slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" }))
 	switch {
 	case err != nil:
-		return usageError{err}
+		return err
 	case check:
 		fmt.Fprintln(p.stdout, "the configuration is good")
 		return nil

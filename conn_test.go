@@ -168,7 +168,7 @@ func TestConnKeepsOrderThroughTheQueue(t *testing.T) {
 		readN(t, peer, len(others.bytes))
 		waitUntil(t, "nobody uses it", func() bool { return others.users.Load() == 1 })
 		others.done()
-		in.bounds.memory.expectHeld(t, 0)
+		waitUntil(t, "nothing is held", func() bool { return in.bounds.memory.holds() == 0 })
 	})
 }
 

@@ -155,7 +155,9 @@ func (h *textHandler) Handle(ctx context.Context, r slog.Record) error {
 		h.line.WriteString(r.Time.Format("15:04:05 "))
 	}
 	h.line.WriteString(r.Message)
-	h.line.WriteByte(' ')
+	if r.NumAttrs() > 0 {
+		h.line.WriteByte(' ')
+	}
 	h.attrs.Handle(ctx, r)
 	_, err := h.to.Write(h.line.Bytes())
 	return err
@@ -223,7 +225,7 @@ func (w *watch) show(n notice) {
 			return
 		}
 		if suppressed > 0 {
-			attrs = append(attrs, slog.Int("suppressed before", suppressed))
+			attrs = append(attrs, slog.Int("suppressed", suppressed))
 		}
 	}
 	add := func(name, value string) {

@@ -165,6 +165,7 @@ func (p *program) listenAndServe(ctx context.Context, stop func(), o options, me
 	if err != nil {
 		return err
 	}
+	defer closeAll(listeners) // unless they have been served, and are closed by now
 	if o.metricsAddr != "" {
 		end, err := s.serveMetrics(o.metricsAddr)
 		if err != nil {
@@ -207,11 +208,9 @@ func (p *program) reloadCommand() error {
 	if len(p.args) > 0 && !strings.HasPrefix(p.args[0], "-") {
 		number, p.args = p.args[0], p.args[1:]
 	}
-	o, err := parseOptions(p.args, p.getenv)
-	if errors.Is(err, flag.ErrHelp) {
+	o, err := p.options(p.args)
+	if err != nil {
 		return err
-	} else if err != nil {
-		return usageError{err}
 	}
 	if number == "" && o.pidFile != "" {
 		b, err := os.ReadFile(o.pidFile)
@@ -227,6 +226,7 @@ func (p *program) reloadCommand() error {
 	process, err := os.FindProcess(pid)
 	if err == nil {
 		err = process.Signal(syscall.SIGHUP)
+		process.Release()
 	}
 	if err != nil {
 		return fmt.Errorf("cannot tell process %d: %w", pid, err)

@@ -139,8 +139,14 @@ func startServer(t testing.TB, args ...string) *testServer {
 // startOn is startServer for a listener that is there.
 func startOn(t testing.TB, l net.Listener, args ...string) *testServer {
 	t.Helper()
+	return serveOptions(t, l, testOptions(t, args...))
+}
+
+// serveOptions is startOn for options.
+func serveOptions(t testing.TB, l net.Listener, o options) *testServer {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &testServer{server: testOptions(t, args...).server(t), addr: l.Addr().String()}
+	s := &testServer{server: o.server(t), addr: l.Addr().String()}
 	s.app = s.apps.Load().all[0]
 	done := make(chan error, 1)
 	go func() { done <- s.serve(ctx, s.seal(l, "", 0)) }()
@@ -395,6 +401,12 @@ type watched struct {
 func (w watched) Write(p []byte) (int, error) {
 	lookForSecret(w.place, p)
 	return w.to.Write(p)
+}
+
+// slogTo has the log go to w until the test is over.
+func slogTo(t *testing.T, w io.Writer) {
+	t.Cleanup(func() { log.SetOutput(errorOutput) })
+	log.SetOutput(io.MultiWriter(w, errorOutput))
 }
 
 // errorOutput is where the log goes.

@@ -66,7 +66,11 @@ func start(t testing.TB, kind string, cmd *exec.Cmd) *process {
 	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
 	lookForSecret("a command line", line)
 	for lines := bufio.NewScanner(p.out); p.addr == "" && lines.Scan(); {
-		if _, rest, ok := strings.Cut(lines.Text(), "http://"); ok {
+		_, rest, ok := strings.Cut(lines.Text(), "http://")
+		if !ok {
+			_, rest, ok = strings.Cut(lines.Text(), "https://")
+		}
+		if ok {
 			p.addr, _, _ = strings.Cut(rest, "/")
 		}
 	}

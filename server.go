@@ -84,14 +84,18 @@ func (s *server) listen(getenv func(string) (string, bool)) (all []net.Listener,
 	for _, addr := range addrs {
 		l, err := listen(addr)
 		if err != nil {
-			for _, l := range all {
-				l.Close()
-			}
+			closeAll(all)
 			return nil, err
 		}
 		all = append(all, s.seal(l, addr, len(addrs)-1))
 	}
 	return all, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
 }
 
 // listen opens an address of the options.
@@ -316,7 +320,7 @@ func (s *server) shutdown(srv *http.Server) {
 	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
 	defer cancelRequests()
 	srv.Shutdown(requests) // those that take longer are cut off below
-	all := s.allApps()
+	all := append(s.allApps(), s.probed)
 	var sockets []*Socket
 	var ended []<-chan struct{}
 	for _, a := range all {

@@ -406,9 +406,12 @@ func (p pipes) Addr() net.Addr { return new(net.TCPAddr) }
 
 // startInBubble starts a server with the default limits and returns a function that connects to it; rest is sent in one
 // packet with the handshake.
-func startInBubble(t *testing.T) (connect func(rest []byte) *client) {
+func startInBubble(t *testing.T) (connect func(rest []byte) *client) { return startInBubbleWith(t) }
+
+// startInBubbleWith is startInBubble with these flags.
+func startInBubbleWith(t *testing.T, args ...string) (connect func(rest []byte) *client) {
 	time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000, and monotonic would be negative
-	s := testOptions(t).server(t)
+	s := testOptions(t, args...).server(t)
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -121,7 +122,10 @@ func (l tlsListener) Accept() (net.Conn, error) {
 type cipherPipe struct {
 	net.Conn
 	below atomic.Pointer[conn] // nil while net/http has it
-	in    []byte               // what has come and was not read; owned by conn's reader
+
+	// Owned by who reads.
+	begun bool   // something has come
+	in    []byte // what has come to below and was not read
 }
 
 // nothingYet is the error of a read for which nothing has come. For crypto/tls it is one after which reading can go on.
@@ -133,7 +137,13 @@ func (nothingYet) Temporary() bool { return true }
 
 func (p *cipherPipe) Read(b []byte) (int, error) {
 	if p.below.Load() == nil {
-		return p.Conn.Read(b)
+		n, err := p.Conn.Read(b)
+		if n > 0 && !p.begun && 'A' <= b[0] && b[0] <= 'Z' { // TLS begins with another byte
+			p.refusePlain()
+			return 0, errPlain
+		}
+		p.begun = true
+		return n, err
 	}
 	if len(p.in) == 0 {
 		return 0, nothingYet{}
@@ -141,6 +151,19 @@ func (p *cipherPipe) Read(b []byte) (int, error) {
 	n := copy(b, p.in)
 	p.in = p.in[n:]
 	return n, nil
+}
+
+var errPlain = errors.New("not TLS")
+
+// refusePlain answers one who speaks HTTP without TLS, and has whatever else he sends come in first, or he would not get the answer.
+func (p *cipherPipe) refusePlain() {
+	const text = "This port is for TLS: use https:// or wss:// here (with pusher-js: forceTLS: true, and wssPort instead of wsPort).\n"
+	fmt.Fprintf(p.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+	if s, ok := p.Conn.(interface{ CloseWrite() error }); ok {
+		s.CloseWrite()
+	}
+	p.Conn.SetReadDeadline(time.Now().Add(lingerTimeout))
+	io.CopyN(io.Discard, p.Conn, 64<<10)
 }
 
 func (p *cipherPipe) Write(b []byte) (int, error) {

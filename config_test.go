@@ -1,0 +1,402 @@
+package main
+
+// Tests of the configuration file, of what other servers' deployments have set, and of edge config.
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// configOf writes a configuration file.
+func configOf(t testing.TB, text string) (name string) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "edge.json")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// TestConfigFile: the file says the same as flags would.
+func TestConfigFile(t *testing.T) {
+	for _, c := range []struct {
+		file string
+		args []string // that say the same
+	}{
+		{`{}`, nil},
+		{"\n{\n}\n", nil},
+		{`{"addr": "127.0.0.1:7000"}`, []string{"-addr", "127.0.0.1:7000"}},
+		{`{"addr": [":7000", "unix:/tmp/x"]}`, []string{"-addr", ":7000", "-addr", "unix:/tmp/x"}},
+		{`{"activity-timeout": "60s", "pong-timeout": 5}`, []string{"-activity-timeout", "60s", "-pong-timeout", "5"}},
+		{`{"client-events": false, "subscription-count": true, "event-size": 1000}`, []string{"-client-events=false", "-subscription-count", "-event-size", "1000"}},
+		{`{"origins": ["a.example", "*.b.example"]}`, []string{"-origins", "a.example,*.b.example"}},
+		{`{"origins": "a.example, *.b.example"}`, []string{"-origins", "a.example,*.b.example"}},
+		{`{"webhook": "http://a http://b"}`, []string{"-webhook", "http://a", "-webhook", "http://b"}},
+		{`{"webhook": ["http://a", "http://b#events=cache_miss"]}`, []string{"-webhook", "http://a", "-webhook", "http://b#events=cache_miss"}},
+		{`{"more-keys": [{"key": "a", "secret": "b"}, "c:d"]}`, []string{"-more-keys", "a:b c:d"}},
+		{`{"memory": "64M", "path": "/edge/", "verbose": true, "log": "json"}`, []string{"-memory", "64M", "-path", "edge", "-verbose", "-log", "json"}},
+		{`{"id": null, "webhook": [], "event-size": null}`, nil},
+		{`{"id": "\u0037"}`, []string{"-id", "7"}},
+		{"// at the start\n{ /* inside */ \"id\": \"7\", // behind\n\"path\": \"a//b\" }", nil}, // which is refused below
+	} {
+		o, err := parseOptions([]string{"-config", configOf(t, c.file), "-key", "k", "-secret", "s"}, noEnv)
+		if strings.Contains(c.file, "a//b") {
+			if err == nil || !strings.Contains(err.Error(), `line 3: invalid value "a//b" of "path"`) {
+				t.Errorf("%s: %v", c.file, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.file, err)
+			continue
+		}
+		want := mustParse(t, append([]string{"-key", "k", "-secret", "s"}, c.args...))
+		o.config, o.given, want.given = "", nil, nil
+		if !reflect.DeepEqual(o, want) {
+			t.Errorf("%s:\ngot  %+v\nwant %+v", c.file, o, want)
+		}
+	}
+}
+
+// TestConfigPrecedence: a flag goes before a variable, that before the file, that before another server's variable.
+func TestConfigPrecedence(t *testing.T) {
+	file := configOf(t, `{"key": "file", "event-size": 1, "secret": "s"}`)
+	for _, c := range []struct {
+		args, variables []string
+		key, from       string
+	}{
+		{[]string{"-key", "flag"}, []string{"EDGE_KEY=variable", "PUSHER_APP_KEY=other"}, "flag", "option -key"},
+		{nil, []string{"EDGE_KEY=variable", "PUSHER_APP_KEY=other"}, "variable", "EDGE_KEY"},
+		{nil, []string{"PUSHER_APP_KEY=other"}, "file", file + " line 1"},
+	} {
+		for _, args := range [][]string{append(c.args, "-config", file), c.args} {
+			variables := c.variables
+			if len(args) == len(c.args) {
+				variables = append(variables, "EDGE_CONFIG="+file)
+			}
+			o := mustParse(t, args, variables...)
+			if o.app.key != c.key || o.given["key"].from != c.from || o.app.limits.eventSize != 1 {
+				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.key, o.given["key"].from, o.app.limits.eventSize)
+			}
+		}
+	}
+}
+
+// Apps inherit what they do not say, and nothing of each other.
+func TestConfigApps(t *testing.T) {
+	o := mustParse(t, []string{"-presence-members", "7", "-config", configOf(t, `{
+		"event-size": 100, "webhook": "http://all",
+		"apps": [
+			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200, "webhook": ["http://one", "http://two"]},
+			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false, "max-connections": 5}
+		]}`)})
+	if len(o.apps) != 2 {
+		t.Fatalf("%d apps", len(o.apps))
+	}
+	one, two := o.apps[0], o.apps[1]
+	if one.id != "1" || one.key != "a" || one.secret != "x" || one.limits.eventSize != 200 || !one.limits.clientEvents ||
+		!slices.Equal(one.hooks, []string{"http://one", "http://two"}) || !slices.Equal(one.keys(), []keyPair{{"a", "x"}, {"b", "y"}}) {
+		t.Errorf("the first is %+v", one)
+	}
+	if two.id != "2" || two.limits.eventSize != 100 || two.limits.clientEvents || two.limits.maxConnections != 5 || two.limits.presenceMembers != 7 ||
+		!slices.Equal(two.hooks, []string{"http://all"}) || !slices.Equal(two.limits.origins, []string{"a.example"}) || two.moreKeys != nil {
+		t.Errorf("the second is %+v", two)
+	}
+	if one.limits.presenceMembers != 7 || one.limits.origins != nil || one.limits.maxConnections == 5 {
+		t.Errorf("the first has what is the second's: %+v", one)
+	}
+}
+
+// TestConfigRefused: whatever is wrong with a file ends edge with exit code 2 and a sentence that says where, and what.
+func TestConfigRefused(t *testing.T) {
+	const app = `{"id": "1", "key": "a", "secret": "sesame"}`
+	for _, c := range []struct {
+		file  string
+		parts []string
+	}{
+		{"", []string{"line 1", "unexpected end"}},
+		{"{", []string{"line 1", "name in quotes"}},
+		{"[]", []string{"line 1", "must be an object"}},
+		{"{\n\"id\": 7\n\"key\": 8}", []string{"line 3", "comma"}},
+		{"{\n\n\"activty-timeout\": 5}", []string{"line 3", `"activty-timeout"`, "did you mean activity-timeout?"}},
+		{`{"Addr": ":1"}`, []string{`"Addr"`, "did you mean addr?"}},
+		{`{"nothing-like-it-at-all": ":1"}`, []string{`"nothing-like-it-at-all"`, "edge -help"}},
+		{`{"config": "x"}`, []string{`"config"`}},
+		{`{"version": true}`, []string{`"version"`}},
+		{"{\"id\": \"1\",\n\"id\": \"2\"}", []string{"line 2", `"id" stands twice`}},
+		{"{\n\"event-size\": \"x\"}", []string{"line 2", `"x"`, `"event-size"`, "whole number"}},
+		{`{"event-size": 0}`, []string{`"0"`, `"event-size"`}},
+		{`{"event-size": [1, 2]}`, []string{`"1,2"`, `"event-size"`}},
+		{`{"addr": {"host": "a"}}`, []string{`"addr"`, "object"}},
+		{`{"addr": [[":1"]]}`, []string{`"addr"`}},
+		{`{"secret": {"key": "a", "secret": 5}}`, []string{`"secret"`}},
+		{`{"more-keys": [{"key": "a b", "secret": "sesame"}]}`, []string{`"more-keys"`, `"***"`, "KEY:SECRET"}},
+		{`{"more-keys": "sesame"}`, []string{`"more-keys"`, `"***"`}},
+		{`{"trusted-proxies": "10.0.0.0/99"}`, []string{`"10.0.0.0/99"`, `"trusted-proxies"`}},
+		{`{"tls-cert": "a"}`, []string{"-tls-cert and -tls-key"}},
+		{`{"tls-cert": "/nothing/a", "tls-key": "/nothing/b"}`, []string{"/nothing/a"}},
+		{`{"secret-file": "/nothing"}`, []string{"/nothing"}},
+		{`{"secret-file": "/nothing", "secret": "sesame"}`, []string{"two secrets"}},
+		{`{"log": "xml"}`, []string{`"xml"`, "text, logfmt, json"}},
+		{`{"metrics-addr": ":6001"}`, []string{"-metrics-addr", ":6001"}},
+		{`{"metrics-addr": "x"}`, []string{`"x"`, `"metrics-addr"`}},
+		{`{"apps": []}`, []string{`"apps"`, "one app at least"}},
+		{`{"apps": {}}`, []string{`"apps"`}},
+		{`{"apps": [5]}`, []string{"line 1", "object"}},
+		{"{\"apps\": [\n{\"id\": \"1\"}]}", []string{"line 2", "id, a key and a secret"}},
+		{"{\"apps\": [\n{\"id\": \"1\", \"key\": \"a b\", \"secret\": \"sesame\"}]}", []string{"line 2", `"a b"`}},
+		{"{\"apps\": [" + app + ",\n" + app + "]}", []string{"line 2", `"1"`}},
+		{`{"apps": [` + app + `, {"id": "2", "key": "a", "secret": "sesame"}]}`, []string{`"a"`, "twice"}},
+		{`{"apps": [{"id": "1", "key": "a", "secret": "sesame", "more-keys": "a:b"}]}`, []string{`"a"`, "twice"}},
+		{`{"apps": [{"id": "1", "key": "a", "secret": "sesame", "addr": ":1"}]}`, []string{`"addr"`}},
+		{`{"key": "x", "apps": [` + app + `]}`, []string{"twice", "line 1"}},
+		{"{\"id\": \"\xff\"}", []string{"not UTF-8"}},
+		{`{"a":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`, []string{"nested too deep"}},
+		{`{"id": "x" /* no end`, []string{"line 1"}},
+	} {
+		file := configOf(t, c.file)
+		for _, args := range [][]string{{"-config", file}, {"config", "-config", file}, {"config", "-check", "-config", file}, {"reload", "999999999", "-config", file}} {
+			code, stdout, stderr := runCommand(t, args, "EDGE_SECRET=")
+			if code != 2 || stdout != "" {
+				t.Errorf("%s: exit code %d, want 2; %q", c.file, code, stdout)
+			}
+			oneSentence(t, stderr, c.parts...)
+		}
+	}
+	for _, args := range [][]string{{"-config", "/nothing/edge.json"}, {"-config", t.TempDir()}} {
+		code, _, stderr := runCommand(t, args)
+		if oneSentence(t, stderr, args[1]); code != 2 {
+			t.Errorf("%q: exit code %d", args, code)
+		}
+	}
+	// Apps in the file, and one by flags.
+	code, _, stderr := runCommand(t, []string{"-key", "k", "-config", configOf(t, `{"apps": [`+app+`]}`)})
+	if oneSentence(t, stderr, "-key", "apps"); code != 2 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// TestPlainJSON: comments and last commas change nothing, wherever they stand, and what looks like them in strings stays.
+func TestPlainJSON(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	space := func() string {
+		return []string{"", " ", "\n", "// a \" comment } ,\n", "/* , ] \" * / // */", "\t/**/"}[r.IntN(6)]
+	}
+	var write func(v any, b *strings.Builder)
+	write = func(v any, b *strings.Builder) {
+		b.WriteString(space())
+		switch v := v.(type) {
+		case []any:
+			b.WriteString("[")
+			for i, item := range v {
+				if write(item, b); i < len(v)-1 || r.IntN(2) == 0 {
+					b.WriteString(space() + ",")
+				}
+			}
+			b.WriteString(space() + "]")
+		case map[string]any:
+			b.WriteString("{")
+			left := len(v)
+			for name, item := range v {
+				b.WriteString(space() + string(quote(name)) + space() + ":")
+				write(item, b)
+				if left--; left > 0 || r.IntN(2) == 0 {
+					b.WriteString(space() + ",")
+				}
+			}
+			b.WriteString(space() + "}")
+		default:
+			text, _ := json.Marshal(v)
+			b.Write(text)
+		}
+		b.WriteString(space())
+	}
+	for range 2000 {
+		value := map[string]any{
+			"a // b": []any{"/*", "*/", `\"//`, "x,]", 1.0, true, nil},
+			"e,":     map[string]any{"f}": []any{}, "g": map[string]any{}, "h\\": "\n,}"},
+		}
+		var b strings.Builder
+		write(value, &b)
+		var got map[string]any
+		plain := plainJSON([]byte(b.String()))
+		if err := json.Unmarshal(plain, &got); err != nil || !reflect.DeepEqual(got, value) {
+			t.Fatalf("seed %d: %v\n%s\nbecame\n%s", seed, err, b.String(), plain)
+		}
+		if strings.Count(string(plain), "\n") != strings.Count(b.String(), "\n") {
+			t.Fatalf("seed %d: lines have moved", seed)
+		}
+	}
+}
+
+// TestOthers: what a deployment of another server has set is understood, unless something of ours says otherwise.
+func TestOthers(t *testing.T) {
+	for _, c := range []struct {
+		variables []string
+		args      []string // that say the same
+	}{
+		{[]string{"PUSHER_APP_ID=12", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s", "PUSHER_APP_CLUSTER=mt1"}, []string{"-id", "12", "-key", "k", "-secret", "s"}},
+		{[]string{`PUSHER_APP_ID="12"`, "PUSHER_APP_KEY='k'", "PUSHER_APP_SECRET=s"}, []string{"-id", "12", "-key", "k", "-secret", "s"}},
+		{[]string{"REVERB_APP_ID=12", "REVERB_APP_KEY=k", "REVERB_APP_SECRET=s"}, []string{"-id", "12", "-key", "k", "-secret", "s", "-addr", ":8080"}},
+		{[]string{"REVERB_APP_KEY=k", "REVERB_APP_SECRET=s", "REVERB_SERVER_HOST=0.0.0.0", "REVERB_SERVER_PORT=9000", "REVERB_SERVER_PATH=/ws",
+			"REVERB_APP_ACTIVITY_TIMEOUT=30", "REVERB_APP_MAX_CONNECTIONS=10"},
+			[]string{"-key", "k", "-secret", "s", "-addr", ":9000", "-path", "ws", "-activity-timeout", "30s", "-max-connections", "10"}},
+		{[]string{"SOKETI_DEFAULT_APP_ID=a", "SOKETI_DEFAULT_APP_KEY=k", "SOKETI_DEFAULT_APP_SECRET=s", "SOKETI_HOST=127.0.0.1", "SOKETI_PORT=6002",
+			"SOKETI_DEFAULT_APP_MAX_CONNS=-1", "SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES=false", "SOKETI_EVENT_MAX_SIZE_IN_KB=100",
+			"SOKETI_PRESENCE_MAX_MEMBERS=50", "SOKETI_PRESENCE_MAX_MEMBER_SIZE=2", "SOKETI_DEBUG=1", "SOKETI_METRICS_ENABLED=1"},
+			[]string{"-id", "a", "-key", "k", "-secret", "s", "-addr", "127.0.0.1:6002", "-client-events=false", "-event-size", "102400",
+				"-presence-members", "50", "-presence-user-size", "2048", "-verbose", "-metrics-addr", ":9601"}},
+		{[]string{"SOKETI_METRICS_ENABLED=true", "SOKETI_METRICS_SERVER_PORT=9700", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s", "SOKETI_DEFAULT_APP_MAX_CONNS=7"},
+			[]string{"-metrics-addr", ":9700", "-key", "k", "-secret", "s", "-max-connections", "7"}},
+		{[]string{"SOKETI_METRICS_ENABLED=false", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s"}, []string{"-key", "k", "-secret", "s"}},
+		{[]string{"PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s",
+			`SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a","event_types":["channel_occupied","nonsense"]},{"url":"http://b","filter":{"channel_name_starts_with":"private-"}}]`},
+			[]string{"-key", "k", "-secret", "s", "-webhook", "http://a#events=channel_occupied http://b#prefix=private-"}},
+		{[]string{"PUSHER_APP_KEY=", "REVERB_APP_KEY=", "SOKETI_DEFAULT_APP_KEY=k", "EDGE_SECRET=s", "PUSHER_APP_SECRET=other"}, []string{"-key", "k", "-secret", "s"}},
+	} {
+		o, want := mustParse(t, nil, c.variables...), mustParse(t, c.args)
+		o.given, want.given, want.secretShown = nil, nil, false
+		if !reflect.DeepEqual(o, want) {
+			t.Errorf("%q\ngot  %+v\nwant %+v", c.variables, o, want)
+		}
+	}
+	for _, variable := range []string{"PUSHER_APP_KEY=a b", "SOKETI_PORT=:x", "SOKETI_EVENT_MAX_SIZE_IN_KB=lots", "SOKETI_DEFAULT_APP_WEBHOOKS=[{]", "SOKETI_DEFAULT_APP_WEBHOOKS=[5]"} {
+		name, value, _ := strings.Cut(variable, "=")
+		if name == "SOKETI_PORT" {
+			value = "::x" // as an address
+		}
+		code, _, stderr := runCommand(t, nil, variable)
+		if oneSentence(t, stderr, name, strings.Trim(fmt.Sprintf("%q", value), `"`)); code != 2 {
+			t.Errorf("%s: exit code %d", variable, code)
+		}
+	}
+	o := mustParse(t, nil, "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=sesame")
+	if text := banner(o, listenersOf(o)); !strings.Contains(text, "k (from PUSHER_APP_KEY)") || !strings.Contains(text, "(from PUSHER_APP_SECRET)") || strings.Contains(text, "sesame") {
+		t.Errorf("the banner does not say where they are from:\n%s", text)
+	}
+}
+
+// TestAlmostOurs: a variable that was meant for us and is misspelt is complained of, one that only begins like ours is not.
+func TestAlmostOurs(t *testing.T) {
+	got := almostOurs([]string{"EDGE_SECRTE=x", "EDGE_MAX_CONECTIONS=5", "EDGE_SECRET=x", "EDGE_PORT=tcp://10.0.0.1:80", "EDGE_SERVICE_HOST=a", "EDGE_HOME=/", "PATH=/"})
+	want := []string{"there is no variable EDGE_SECRTE; did you mean EDGE_SECRET?", "there is no variable EDGE_MAX_CONECTIONS; did you mean EDGE_MAX_CONNECTIONS?"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestConfigCommand: edge config prints what holds and where it is from, and no secret.
+func TestConfigCommand(t *testing.T) {
+	file := configOf(t, `{
+  "event-size": 500,
+  "webhook": ["http://user:sesame@a.example/x"]
+}`)
+	code, stdout, stderr := runCommand(t, []string{"config", "-key", "k", "-config", file, "-more-keys", "old:sesame"}, "EDGE_ORIGINS=a.example", "PUSHER_APP_ID=9")
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d, %q", code, stderr)
+	}
+	for _, want := range [][]string{
+		{"key", "k", "# option -key"}, {"secret", "***", "# EDGE_SECRET"}, {"more-keys", "***", "# option -more-keys"}, {"id", "9", "# PUSHER_APP_ID"},
+		{"event-size", "500", "# " + file + " line 2"}, {"origins", "a.example", "# EDGE_ORIGINS"}, {"webhook", "http://user:xxxxx@a.example/x", "# " + file + " line 3"},
+		{"cache-ttl", "30m", "# the default"}, {"memory", "B", "# the system"}, {"max-connections", "", "# memory and open files"},
+	} {
+		if !slices.ContainsFunc(strings.Split(stdout, "\n"), func(line string) bool {
+			return strings.HasPrefix(line, want[0]+" ") && strings.Contains(line, want[1]) && strings.HasSuffix(line, want[2])
+		}) {
+			t.Errorf("no line %q in\n%s", want, stdout)
+		}
+	}
+	if strings.Contains(stdout, "sesame") {
+		t.Errorf("the secret is printed:\n%s", stdout)
+	}
+	if code, stdout, stderr := runCommand(t, []string{"config", "-check", "-config", file}); code != 0 || stdout != "the configuration is good\n" || stderr != "" {
+		t.Errorf("-check: %d %q %q", code, stdout, stderr)
+	}
+}
+
+// TestConfigExample: the example is accepted as it is, and so is what it offers, and both say what holds anyway.
+func TestConfigExample(t *testing.T) {
+	_, example, _ := runCommand(t, []string{"config", "-example"})
+	standard := mustParse(t, []string{"-key", "k", "-secret", "s"})
+	active := ""
+	for line := range strings.Lines(example) { // the options, but for those without a default, and no apps
+		if i := strings.Index(line, `// "`); i >= 0 && !strings.Contains(line, `: "",`) && !strings.Contains(line, "apps") {
+			line = line[:i] + line[i+3:]
+		}
+		active += line
+	}
+	for _, text := range []string{example, active} {
+		o := mustParse(t, []string{"-key", "k", "-secret", "s", "-config", configOf(t, text)})
+		o.given, o.config, standard.given = nil, "", nil
+		if !reflect.DeepEqual(o, standard) {
+			t.Errorf("%s\ngot  %+v\nwant %+v", text, o, standard)
+		}
+	}
+	if n := strings.Count(active, "\n  \""); n < 19 {
+		t.Errorf("it offers %d options:\n%s", n, active)
+	}
+}
+
+func TestDistance(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"addr", "addr", 0}, {"adr", "addr", 1}, {"addrr", "addr", 1}, {"kitten", "sitting", 3}, {"ab", "ba", 2}} {
+		if got := distance(c.a, c.b); got != c.want {
+			t.Errorf("%q, %q: %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+func TestProxies(t *testing.T) {
+	var got []netip.Prefix
+	if err := proxies(&got)("127.0.0.1, 10.0.0.0/8,::1,unix"); err != nil {
+		t.Fatal(err)
+	}
+	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128"), {}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
+
+// FuzzConfig reads any file: what is wrong with it is said in one line, without the secret.
+func FuzzConfig(f *testing.F) {
+	for _, seed := range []string{
+		"{}", "// x\n{\"addr\": \":1\", /* y */ \"event-size\": 5,}", `{"apps":[{"id":"1","key":"k","secret":"s3cr3t","more-keys":[{"key":"a","secret":"s3cr3t"},],},]}`,
+		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`, `/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff",
+	} {
+		f.Add([]byte(seed))
+	}
+	name := filepath.Join(f.TempDir(), "edge.json")
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if bytes.Contains(text, []byte("secret-file")) {
+			return // which file does not matter here
+		}
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		o, err := parseOptions([]string{"-config", name}, noEnv)
+		if err != nil {
+			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") || bytes.Contains(text, []byte(`"secret":"s3cr3t"`)) && strings.Contains(message, "s3cr3t") {
+				t.Errorf("%q: %q", text, message)
+			}
+			return
+		}
+		for _, a := range o.apps {
+			if a.key == "" || a.secret == "" || a.limits.eventSize < 1 || a.limits.activityTimeout < time.Second {
+				t.Errorf("%q: accepted as %+v", text, a)
+			}
+		}
+	})
+}

@@ -1,0 +1,841 @@
+package main
+
+// Tests of the server as a whole: several apps, a new configuration while it runs, its listeners, and what proxies say.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// withKey is a key other than the tests'.
+type withKey struct{ name, secret string }
+
+// url is signedURL for a key and its secret.
+func (k withKey) url(addr, method, path, query, body string) string {
+	url := signedURL(addr, method, path, query, body)
+	target, rest, _ := strings.Cut(url, "?")
+	rest, _, _ = strings.Cut(strings.Replace(rest, "auth_key=key", "auth_key="+k.name, 1), "&auth_signature=")
+	ps, _ := parseParams(nil, rest)
+	return fmt.Sprintf("%s?%s&auth_signature=%s", target, rest, newKey(k.name, k.secret).sign(nil, requestText(nil, method, path, ps)))
+}
+
+// call makes an API call.
+func (k withKey) call(t testing.TB, addr, method, path, body string) (status int, answer string) {
+	t.Helper()
+	r, err := http.NewRequest(method, k.url(addr, method, path, "", body), strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return do(t, r)
+}
+
+// connectTo opens a connection for an app's key.
+func connectTo(t testing.TB, addr, key string) *client {
+	t.Helper()
+	c := handshake(t, addr, "/app/"+key+"?protocol=7", "")
+	c.established()
+	return c
+}
+
+// subscribeWith subscribes to a private channel with a signature of this key.
+func (c *client) subscribeWith(k withKey, channel string) {
+	id, _ := parseSocketID(c.id)
+	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id, []byte(channel), nil))), "")
+}
+
+var (
+	keyOne, keyOld, keyTwo = withKey{"one", "secret-one"}, withKey{"old", "secret-old"}, withKey{"two", "secret-two"}
+	twoApps                = `{"apps": [
+		{"id": "1", "key": "one", "secret": "secret-one", "more-keys": [{"key": "old", "secret": "secret-old"}], "event-size": 100, "webhook": [%q]},
+		{"id": "2", "key": "two", "secret": "secret-two", "client-events": false, "origins": "a.example"}
+	]}`
+)
+
+// startApps starts a server as a file says.
+func startApps(t *testing.T, config string, args ...string) *testServer {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := mustParse(t, append(args, "-config", configOf(t, config)))
+	return serveOptions(t, l, o)
+}
+
+// TestSeveralApps: apps share nothing but the process.
+func TestSeveralApps(t *testing.T) {
+	hook := &keyedReceiver{t: t, key: newKey("one", "secret-one")}
+	receiver := httptest.NewServer(hook)
+	t.Cleanup(receiver.Close)
+	s := startApps(t, fmt.Sprintf(twoApps, receiver.URL))
+	one, two := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
+	older := connectTo(t, s.addr, "old") // a key of the first app too
+	for _, c := range []*client{one, two, older} {
+		c.subscribe("room", "")
+		c.expect(succeeded("room"))
+	}
+	for _, c := range []struct {
+		key    withKey
+		app    string
+		status int
+	}{
+		{keyOne, "1", 200}, {keyOld, "1", 200}, {keyTwo, "2", 200}, {keyTwo, "1", 401}, {keyOne, "2", 401}, {keyOne, "3", 404}, {keyTwo, "", 404},
+		{withKey{"one", "secret-two"}, "1", 401}, {withKey{"key", testSecret}, "1", 401},
+	} {
+		body := fmt.Sprintf(`{"name":"%s-%s","channel":"room","data":"x"}`, c.key.name, c.app)
+		if status, answer := c.key.call(t, s.addr, "POST", "/apps/"+c.app+"/events", body); status != c.status {
+			t.Errorf("%s for app %s: %d %q, want %d", c.key.name, c.app, status, answer, c.status)
+		}
+	}
+	for _, c := range []*client{one, older} {
+		c.expect(event("one-1", "room", "x"), event("old-1", "room", "x"))
+		c.settled()
+	}
+	two.expect(event("two-2", "room", "x"))
+	two.settled()
+
+	// Each has its own limits.
+	large := `{"name":"e","channel":"room","data":"` + strings.Repeat("x", 200) + `"}`
+	if status, _ := keyOne.call(t, s.addr, "POST", "/apps/1/events", large); status != 413 {
+		t.Errorf("over the limit of the first: %d", status)
+	}
+	if status, _ := keyTwo.call(t, s.addr, "POST", "/apps/2/events", large); status != 200 {
+		t.Errorf("within the limit of the second: %d", status)
+	}
+	two.text()
+	two.subscribeWith(keyTwo, "private-x")
+	two.expect(succeeded("private-x"))
+	two.send(`{"event":"client-x","channel":"private-x","data":"x"}`)
+	if got := two.text(); !strings.Contains(got, "you must enable this feature") {
+		t.Errorf("a client event: %s", got)
+	}
+	// Tokens of any key of the app, and of no other.
+	for key, want := range map[withKey]string{keyOne: "subscription_succeeded", keyOld: "subscription_succeeded", keyTwo: "subscription_error"} {
+		c := connectTo(t, s.addr, "one")
+		c.subscribeWith(key, "private-x")
+		if got := c.text(); !strings.Contains(got, want) {
+			t.Errorf("a token of %s: %s", key.name, got)
+		}
+		c.leave()
+	}
+	if status, answer := keyTwo.call(t, s.addr, "GET", "/apps/2/channels", ""); status != 200 || answer != `{"channels":{"private-x":{},"room":{}}}` {
+		t.Errorf("channels of the second: %d %s", status, answer)
+	}
+	// The Python library leaves the app out of this path.
+	if status, _ := keyTwo.call(t, s.addr, "POST", "/users/u/terminate_connections", "{}"); status != 200 {
+		t.Errorf("terminate by the key alone: %d", status)
+	}
+	if status, _ := (withKey{"none", "x"}).call(t, s.addr, "POST", "/users/u/terminate_connections", "{}"); status != 401 {
+		t.Errorf("terminate by an unknown key: %d", status)
+	}
+	waitUntil(t, "the first app's receiver is told", func() bool { return hook.got() > 0 })
+	page := string(s.appendMetrics(nil))
+	for _, want := range []string{`edge_connected{app_id="1"} 2`, `edge_connected{app_id="2"} 1`, `edge_key_uses_total{app_id="1",key="old"} 2`} {
+		if !strings.Contains(page, want+"\n") {
+			t.Errorf("no %s in\n%s", want, page)
+		}
+	}
+}
+
+// keyedReceiver is a receiver of webhooks that wants them signed with a key.
+type keyedReceiver struct {
+	t     *testing.T
+	key   *Key
+	count atomic.Int64
+}
+
+func (r *keyedReceiver) got() int64 { return r.count.Load() }
+
+func (r *keyedReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, _ := io.ReadAll(req.Body)
+	if req.Header.Get("X-Pusher-Key") != r.key.name || !r.key.valid(req.Header.Get("X-Pusher-Signature"), body) {
+		r.t.Errorf("signed by %q", req.Header.Get("X-Pusher-Key"))
+	}
+	r.count.Add(1)
+}
+
+// TestServerLimit: all apps together have no more connections than the server may.
+func TestServerLimit(t *testing.T) {
+	s := startApps(t, `{"max-connections": 3, "apps": [
+		{"id": "1", "key": "one", "secret": "x"}, {"id": "2", "key": "two", "secret": "x", "max-connections": 1}]}`)
+	first, second := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
+	full := handshake(t, s.addr, "/app/two?protocol=7", "")
+	full.text()
+	full.expectClose(codeOverQuota)
+	connectTo(t, s.addr, "one")
+	full = handshake(t, s.addr, "/app/one?protocol=7", "")
+	full.text()
+	if reason := full.expectClose(codeOverCapacity); !strings.Contains(reason, "server") {
+		t.Errorf("reason %q", reason)
+	}
+	first.settled()
+	second.leave()
+	waitUntil(t, "there is room", func() bool { return s.memory.clients.Load() == 2 })
+	connectTo(t, s.addr, "one")
+}
+
+// rewrite makes the file say something else and has the server read it.
+func (s *testServer) rewrite(t *testing.T, file, text string) error {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o, err := parseOptions([]string{"-config", file}, noEnv)
+	if err != nil {
+		return err
+	}
+	return s.reload(o)
+}
+
+// TestReload: what a reload can change holds at once, and no connection notices but those of an app that is gone.
+func TestReload(t *testing.T) {
+	told := newReceiver(t)
+	told.t = t
+	first := &keyedReceiver{t: t, key: newKey("new", "n")}
+	receiver := httptest.NewServer(first)
+	t.Cleanup(receiver.Close)
+	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveOptions(t, l, mustParse(t, nil, "EDGE_CONFIG="+file))
+	one, two := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
+	old := withKey{"one", "o"}
+	one.subscribeWith(old, "private-a")
+	one.expect(succeeded("private-a"))
+	two.join("room")
+	before := s.apps.Load().all
+
+	// Another key before it, other limits, webhooks, an app more and an app less.
+	err = s.rewrite(t, file, `{"event-size": 3, "verbose": true, "apps": [
+		{"id": "1", "key": "new", "secret": "n", "more-keys": "one:o", "webhook": `+string(quote(receiver.URL))+`, "webhook-grace": 0, "webhook-batch": 0, "origins": "x.example"},
+		{"id": "3", "key": "three", "secret": "t"}]}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two.expectClose(codeUnknownKey)
+	gone := handshake(t, s.addr, "/app/two?protocol=7", "")
+	gone.text()
+	gone.expectClose(codeUnknownKey)
+	connectTo(t, s.addr, "three").settled()
+	if now := s.apps.Load().all; now[0] != before[0] || now[0].keys().find("one").uses.Load() == 0 {
+		t.Error("the first app is another, or its key has forgotten its uses")
+	}
+	one.settled()
+	for _, key := range []withKey{old, {"new", "n"}} {
+		if status, answer := key.call(t, s.addr, "POST", "/apps/1/events", `{"name":"e","channel":"private-a","data":"xyz"}`); status != 200 {
+			t.Errorf("signed with %s: %d %s", key.name, status, answer)
+		}
+		one.expect(event("e", "private-a", "xyz"))
+		c := connectTo(t, s.addr, key.name)
+		c.subscribeWith(key, "private-b")
+		c.expect(succeeded("private-b"))
+		c.leave()
+	}
+	if status, _ := old.call(t, s.addr, "POST", "/apps/1/events", `{"name":"e","channel":"private-a","data":"long"}`); status != 413 {
+		t.Errorf("over the new limit: %d", status)
+	}
+	// private-a was there before the webhooks were: they are told nothing of it, and all of private-b, signed with the new key.
+	waitUntil(t, "the receiver is told", func() bool { return first.got() >= 4 })
+	one.send(`{"event":"pusher:unsubscribe","data":{"channel":"private-a"}}`)
+	one.settled()
+	one.subscribeWith(old, "private-a")
+	one.expect(succeeded("private-a"))
+	waitUntil(t, "the receiver is told", func() bool { return first.got() == 5 })
+
+	// A bad one changes nothing.
+	for _, bad := range []string{`{`, `{"apps": [{"id": "1"}]}`, `{"event-size": "x"}`} {
+		if err := s.rewrite(t, file, bad); err == nil {
+			t.Errorf("%s is accepted", bad)
+		}
+	}
+	one.settled()
+	if s.apps.Load().all[0].limits().eventSize != 3 {
+		t.Error("the limits are others")
+	}
+
+	// Without webhooks what is queued still is delivered, and no more.
+	if err := s.rewrite(t, file, `{"apps": [{"id": "1", "key": "one", "secret": "o"}]}`); err != nil {
+		t.Fatal(err)
+	}
+	one.settled()
+	one.subscribeWith(old, "private-c")
+	one.expect(succeeded("private-c"))
+	s.stop()
+	if n := first.got(); n != 5 {
+		t.Errorf("%d requests, want 5", n)
+	}
+}
+
+// TestReloadOfOneApp: the only app of a simple set-up is the same whatever is changed, and a secret that was made up stays.
+func TestReloadOfOneApp(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := mustParse(t, nil)
+	s := serveOptions(t, l, o)
+	c := connectTo(t, s.addr, o.app.key)
+	c.join("room")
+	again := mustParse(t, []string{"-id", "7", "-addr", ":7777"})
+	if err := s.reload(again); err != nil {
+		t.Fatal(err)
+	}
+	c.settled()
+	key := withKey{o.app.key, o.app.secret}
+	if status, answer := key.call(t, s.addr, "POST", "/apps/7/events", `{"name":"e","channel":"room","data":"x"}`); status != 200 {
+		t.Errorf("%d %s", status, answer)
+	}
+	c.expect(event("e", "room", "x"))
+	if status, _ := key.call(t, s.addr, "GET", "/apps/1/channels", ""); status != 404 {
+		t.Errorf("another id: %d", status)
+	}
+}
+
+// TestHangup sends SIGHUP to a process that serves a thousand clients, again and again, while numbered events come: nobody is dropped
+// and nothing is lost.
+func TestHangup(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals")
+	}
+	const readers, reloads = 1000, 20
+	file := configOf(t, `{"event-size": 1000}`)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-config", file, "-pid-file", pidFile)
+	var log syncBuffer
+	cmd.Stderr = &log
+	p := start(t, "edge", cmd)
+	nb := newNumbering(t, p.addr)
+	var reading, publishing sync.WaitGroup
+	for i := range readers {
+		r := newReader(nb, connect(t, p.addr))
+		r.conn.SetDeadline(time.Now().Add(3 * patience))
+		r.join(i % deliveryChannels)
+		r.read(func() bool { return r.over(false) })
+		reading.Go(r.follow)
+	}
+	var over atomic.Bool
+	publishing.Go(func() { nb.publishWhile(t, func() bool { return !over.Load() }) })
+	holds := func() int { return strings.Count(log.String(), "the new configuration holds") }
+	refused := func() int { return strings.Count(log.String(), "the old one stays") }
+	for n := range reloads {
+		text := fmt.Sprintf(`{"event-size": %d, "more-keys": "k%d:s", "presence-members": %[1]d}`, 1000+n, n)
+		if n%5 == 4 {
+			text = "{"
+		}
+		os.WriteFile(file, []byte(text), 0o600)
+		good, bad := holds(), refused()
+		if n%2 == 0 {
+			p.cmd.Process.Signal(syscall.SIGHUP)
+		} else if code, _, said := runCommand(t, []string{"reload", "-pid-file", pidFile}); code != 0 {
+			t.Errorf("edge reload: %d %q", code, said)
+		}
+		waitUntil(t, "it has read the file", func() bool { return holds() > good || refused() > bad })
+	}
+	over.Store(true)
+	publishing.Wait()
+	nb.end(t)
+	reading.Wait()
+	if holds() != reloads*4/5 || refused() != reloads/5 {
+		t.Errorf("%d hold, %d were refused:\n%s", holds(), refused(), log.String())
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil || exists(pidFile) {
+		t.Errorf("exit: %v; pid file left: %t", err, exists(pidFile))
+	}
+	t.Logf("%d deliveries during %d reloads", nb.received.Load(), reloads)
+}
+
+// TestReloadCommand: what edge reload cannot do it says in a sentence.
+func TestReloadCommand(t *testing.T) {
+	empty := configOf(t, "")
+	for _, c := range []struct {
+		args  []string
+		code  int
+		parts []string
+	}{
+		{[]string{"reload"}, 2, []string{"which process"}},
+		{[]string{"reload", "x"}, 2, []string{"which process"}},
+		{[]string{"reload", "0"}, 2, []string{"which process"}},
+		{[]string{"reload", "-5"}, 2, []string{"-5"}},
+		{[]string{"reload", "999999999"}, 1, []string{"999999999"}},
+		{[]string{"reload", "-pid-file", "/nothing"}, 1, []string{"/nothing"}},
+		{[]string{"reload", "-pid-file", empty}, 2, []string{"which process"}},
+		{[]string{"reload", "1x", "-bogus"}, 2, []string{"-bogus"}},
+	} {
+		code, _, stderr := runCommand(t, c.args)
+		if oneSentence(t, stderr, c.parts...); code != c.code {
+			t.Errorf("%q: exit code %d, want %d", c.args, code, c.code)
+		}
+	}
+}
+
+// TestCommandNames: a command that is not there is named, with the nearest.
+func TestCommandNames(t *testing.T) {
+	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help", "unit x": "edge unit", "unit service socket": "edge unit", "cert -x": "edge cert"} {
+		code, _, stderr := runCommand(t, strings.Fields(args))
+		if oneSentence(t, stderr, part); code != 2 {
+			t.Errorf("%s: exit code %d", args, code)
+		}
+	}
+}
+
+// TestAuthorizedConnections: with that option a client has to sign in or to join a private channel in time.
+func TestAuthorizedConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		connect := startInBubbleWith(t, "-authorized-connections", "30s", "-activity-timeout", "20s")
+		stranger, reader, signed, private, member := connect(nil), connect(nil), connect(nil), connect(nil), connect(nil)
+		reader.join("public")
+		signed.signIn(`{"id":"1"}`)
+		private.join("private-x")
+		member.enter("presence-x", `{"user_id":"1"}`)
+		began := time.Now()
+		var over sync.WaitGroup
+		var left atomic.Int64
+		for _, c := range []*client{stranger, reader, signed, private, member} {
+			authorized := c != stranger && c != reader
+			over.Go(func() {
+				code := c.answerPings(func(string) {})
+				if took := time.Since(began); authorized != (code != codeUnauthorized) || !authorized && (took < 30*time.Second || took > 32*time.Second) { // and a moment for the other side to close too
+					t.Errorf("authorized: %t, closed with %d after %s", authorized, code, took)
+				}
+				left.Add(1)
+			})
+		}
+		time.Sleep(5 * time.Minute)
+		if n := left.Load(); n != 2 {
+			t.Errorf("%d have left", n)
+		}
+		for _, c := range []*client{signed, private, member} {
+			c.leave()
+		}
+		over.Wait()
+	})
+}
+
+func TestClientAddr(t *testing.T) {
+	trusted := func(list string) (p []netip.Prefix) {
+		if err := proxies(&p)(list); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, c := range []struct {
+		proxies, peer string
+		noted         []string
+		want          string
+	}{
+		{"", "10.0.0.1:5", []string{"1.2.3.4"}, ""},
+		{"127.0.0.1", "10.0.0.1:5", []string{"1.2.3.4"}, ""},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{"1.2.3.4"}, "1.2.3.4"},
+		{"10.0.0.0/8", "[::ffff:10.0.0.1]:5", []string{"1.2.3.4"}, "1.2.3.4"},
+		{"10.0.0.0/8", "10.0.0.1:5", nil, ""},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{""}, ""},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{"6.6.6.6, 1.2.3.4"}, "1.2.3.4"},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{"6.6.6.6, 1.2.3.4, 10.0.0.2"}, "1.2.3.4"},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{"6.6.6.6", "1.2.3.4,10.0.0.2", "10.9.9.9"}, "1.2.3.4"},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{"10.1.1.1,10.0.0.2"}, "10.1.1.1"},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{"1.2.3.4, nonsense, 10.0.0.2"}, "10.0.0.2"},
+		{"10.0.0.0/8", "10.0.0.1:5", []string{"::ffff:1.2.3.4"}, "1.2.3.4"},
+		{"::1", "[::1]:5", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"unix", "@", []string{"1.2.3.4"}, "1.2.3.4"},
+		{"unix", "10.0.0.1:5", []string{"1.2.3.4"}, ""},
+		{"10.0.0.0/8", "@", []string{"1.2.3.4"}, ""},
+	} {
+		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.noted}}
+		got := ""
+		if a := clientAddr(r, trusted(c.proxies)); a.IsValid() {
+			got = a.String()
+		}
+		if got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
+
+// TestPath: behind a proxy that keeps its prefix everything has it, and callers may have signed with it or without.
+func TestPath(t *testing.T) {
+	s := startServer(t, "-path", "/my/edge")
+	c := handshake(t, s.addr, "/my/edge/app/key?protocol=7", "")
+	c.established()
+	c.join("room")
+	body := `{"name":"e","channel":"room","data":"x"}`
+	with := signedURL(s.addr, "POST", "/my/edge/apps/1/events", "", body)
+	without := strings.Replace(signedURL(s.addr, "POST", "/apps/1/events", "", body), "/apps/", "/my/edge/apps/", 1)
+	for _, url := range []string{with, without} {
+		r, _ := http.NewRequest("POST", url, strings.NewReader(body))
+		if status, answer := do(t, r); status != 200 {
+			t.Errorf("%d %s", status, answer)
+		}
+		c.expect(event("e", "room", "x"))
+	}
+	for path, want := range map[string]int{"/apps/1/events": 404, "/my/edge/nothing": 404, "/my/edge/": 200, "/health": 200} {
+		r, _ := http.NewRequest("GET", "http://"+s.addr+path, nil)
+		if status, _ := do(t, r); status != want {
+			t.Errorf("GET %s: %d, want %d", path, status, want)
+		}
+	}
+	lost := handshake(t, s.addr, "/app/key?protocol=7", "")
+	if text := lost.text(); !strings.Contains(text, "/my/edge/app/{key}") {
+		t.Errorf("%s", text)
+	}
+	lost.expectClose(codePathNotFound)
+}
+
+// TestListeners: every address serves, a Unix socket too; one that a dead program left is taken over, one in use is not.
+func TestListeners(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no Unix sockets")
+	}
+	name := filepath.Join(t.TempDir(), "s")
+	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.SetUnlinkOnClose(false)
+	left.Close()
+	p := start(t, "edge", edgeCommand("-addr", "127.0.0.1:0", "-addr", "unix:"+name, "-addr", "127.0.0.1:0", "-key", "key"))
+	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	c := connect(t, p.addr)
+	c.join("room")
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return net.Dial("unix", name) }
+	h := &http.Client{Transport: &http.Transport{DialContext: dial}}
+	defer h.CloseIdleConnections()
+	body := `{"name":"e","channel":"room","data":"x"}`
+	r, err := h.Post(signedURL("localhost", "POST", "/apps/1/events", "", body), "", strings.NewReader(body))
+	if err != nil || r.StatusCode != 200 {
+		t.Fatal(r, err)
+	}
+	r.Body.Close()
+	c.expect(event("e", "room", "x"))
+	conn, err := net.Dial("unix", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, httpUpgrade)
+	b := make([]byte, 1000)
+	for got := 0; !bytes.Contains(b[:got], []byte("connection_established")); {
+		n, err := conn.Read(b[got:])
+		if got += n; err != nil {
+			t.Fatalf("%q %v", b[:got], err)
+		}
+	}
+	code, _, stderr := runCommand(t, []string{"-addr", "unix:" + name})
+	if oneSentence(t, stderr, name, "in use"); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if p.cmd.Wait(); exists(name) {
+		t.Error("the socket is left behind")
+	}
+}
+
+func TestPlain(t *testing.T) {
+	for _, c := range []struct {
+		addr   string
+		others int
+		want   bool
+	}{
+		{":6001", 0, false}, {":6001", 1, false}, {"127.0.0.1:6001", 0, false}, {"127.0.0.1:6001", 1, true}, {"localhost:1", 1, true},
+		{"[::1]:6001", 2, true}, {"192.168.0.1:1", 1, false}, {"unix:/x", 0, true}, {"plain::80", 0, true}, {"plain:10.0.0.1:80", 1, true},
+		{"tls:127.0.0.1:1", 1, false}, {"tcp:127.0.0.1:6001", 1, true}, {"tcp:[::]:6001", 1, false},
+	} {
+		if got := plain(c.addr, c.others); got != c.want {
+			t.Errorf("%s beside %d others: plain: %t", c.addr, c.others, got)
+		}
+	}
+}
+
+// TestReady: it wants no new clients while it ends, or is short of memory.
+func TestReady(t *testing.T) {
+	s := startServer(t)
+	ask := func(path string) (status int, text string) {
+		w := httptest.NewRecorder()
+		s.metricsHandler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		return w.Code, strings.TrimSpace(w.Body.String())
+	}
+	expect := func(path string, want int, text string) {
+		t.Helper()
+		if status, got := ask(path); status != want || got != text {
+			t.Errorf("GET %s: %d %q, want %d %q", path, status, got, want, text)
+		}
+	}
+	expect("/ready", 200, "ready")
+	s.memory.judge(s.memory.limit)
+	expect("/ready", 503, "short of memory")
+	expect("/health", 200, "ok")
+	waitUntil(t, "the memory has been looked at", func() bool { return !s.memory.asked.Load() })
+	s.memory.judge(0)
+	s.stop()
+	expect("/ready", 503, "shutting down")
+	expect("/health", 200, "ok")
+}
+
+// TestMetrics: the page is what Prometheus reads, and says what has happened.
+func TestMetrics(t *testing.T) {
+	var fine atomic.Bool
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !fine.Load() {
+			w.WriteHeader(500)
+		}
+	}))
+	t.Cleanup(receiver.Close)
+	defer fine.Store(true)
+	s := startServer(t, "-id", `a"b\c`, "-webhook", receiver.URL+"/path?secret=x")
+	a, b := connect(t, s.addr), connect(t, s.addr)
+	a.join("private-x")
+	b.join("private-x")
+	a.send(`{"event":"client-e","channel":"private-x","data":"x"}`)
+	b.expect(event("client-e", "private-x", "x"))
+	call := func(body string) {
+		r, _ := http.NewRequest("POST", signedURL(s.addr, "POST", "/apps/a%22b%5Cc/events", "", body), strings.NewReader(body))
+		do(t, r)
+	}
+	call(`{"name":"e","channel":"private-x","data":"y"}`)
+	call(`{"name":"e","channel":"nobody","data":"y"}`)
+	call(`{"name":"e"}`)
+	a.expect(event("e", "private-x", "y"))
+	b.expect(event("e", "private-x", "y"))
+	a.subscribeAs("private-z", "key:bad", "")
+	a.text()
+	a.text()
+	b.leave()
+	stranger := handshake(t, s.addr, "/app/none?protocol=7", "")
+	stranger.text()
+	stranger.expectClose(codeUnknownKey)
+	waitUntil(t, "they have left", func() bool { return s.app.connections() == 1 && s.app.webhooks().all()[0].counts().retried > 0 })
+	page := string(s.appendMetrics(nil))
+	const app = `{app_id="a\"b\\c"`
+	for _, want := range []string{
+		"# TYPE edge_connected gauge", "edge_connected" + app + "} 1", "edge_new_connections_total" + app + "} 2", "edge_new_disconnections_total" + app + "} 1",
+		"edge_ws_messages_received_total" + app + "} 4",
+		"edge_ws_messages_sent_total" + app + "} 9", // 2 established, 2 subscribed, 1 client event, 2 events, 1 refusal twice
+		"edge_http_calls_received_total" + app + "} 3", "edge_events_published_total" + app + "} 2", "edge_client_events_total" + app + "} 1",
+		"edge_events_unheard_total" + app + "} 1", "edge_channels" + app + "} 1", "edge_memory_tight 0", "edge_panics_total",
+		`edge_refusals_total` + app + `,what="subscription",reason="AuthError"} 1`, `edge_refusals_total` + app + `,what="call",reason="400"} 1`,
+		`what="connection",reason="4001"} 1`, `edge_slow_readers_cut_total` + app + `,reason="full"} 0`, `edge_key_uses_total` + app + `,key="key"} 5`,
+		`edge_webhook_failing` + app + `,url="` + receiver.URL + `/path"} 1`, `edge_webhook_queue` + app, "process_start_time_seconds 1",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("no %s in\n%s", want, page)
+		}
+	}
+	if strings.Contains(page, "secret=x") {
+		t.Error("a webhook's query is in it")
+	}
+	var sent, received uint64 = s.app.sentBytes(), s.app.counts.receivedBytes.Load()
+	if !strings.Contains(page, fmt.Sprintf("edge_socket_transmitted_bytes%s} %d\n", app, sent)) || sent < 500 || received < 200 {
+		t.Errorf("%d bytes sent, %d received", sent, received)
+	}
+	checkExposition(t, page)
+}
+
+// checkExposition checks the format: every family is described once, before its values, which are numbers, each once.
+func checkExposition(t *testing.T, page string) {
+	t.Helper()
+	family, seen := "", map[string]bool{}
+	for line := range strings.Lines(page) {
+		line = strings.TrimSuffix(line, "\n")
+		f := strings.SplitN(line, " ", 4)
+		switch {
+		case strings.HasPrefix(line, "# HELP "):
+			if family = f[2]; seen[family] || len(f) != 4 {
+				t.Errorf("%s", line)
+			}
+			seen[family] = true
+		case strings.HasPrefix(line, "# TYPE "):
+			if f[2] != family || f[3] != "gauge" && f[3] != "counter" {
+				t.Errorf("%s", line)
+			}
+		default:
+			i := strings.LastIndexByte(line, ' ')
+			name, _, _ := strings.Cut(line[:i], "{")
+			var number float64
+			if json.Unmarshal([]byte(line[i+1:]), &number) != nil || name != family || seen["value of "+line[:i]] {
+				t.Errorf("%s", line)
+			}
+			seen["value of "+line[:i]] = true
+		}
+	}
+}
+
+// TestMetricsAddr: metrics are on their address, and on no other; without one there are none.
+func TestMetricsAddr(t *testing.T) {
+	addr := freeAddr(t)
+	p := startProcess(t, "edge", "-metrics-addr", addr)
+	get := func(addr, path string) (status int, text string) {
+		r, _ := http.NewRequest("GET", "http://"+addr+path, nil)
+		return do(t, r)
+	}
+	status, page := get(addr, "/metrics")
+	if checkExposition(t, page); status != 200 {
+		t.Errorf("%d %s", status, page)
+	}
+	for _, want := range []string{"process_resident_memory_bytes ", "process_open_fds ", "process_max_fds ", "process_cpu_seconds_total "} {
+		if runtime.GOOS == "linux" && !strings.Contains(page, "\n"+want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if status, _ := get(p.addr, "/metrics"); status != 404 {
+		t.Errorf("on the public address: %d", status)
+	}
+	if status, _ := get(addr, "/apps/1/channels"); status != 404 {
+		t.Errorf("the API on the address of the metrics: %d", status)
+	}
+	code, _, stderr := runCommand(t, []string{"-addr", "127.0.0.1:0", "-metrics-addr", addr})
+	if oneSentence(t, stderr, addr, "in use"); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestVerbose: everything is printed, frames too, and no signature.
+func TestVerbose(t *testing.T) {
+	var out syncBuffer
+	s := startServer(t)
+	s.logTo(&out)
+	c := connect(t, s.addr)
+	c.join("private-x")
+	c.signIn(`{"id":"u1"}`)
+	publish(t, s.addr, "private-x", "news", "hello")
+	c.expect(event("news", "private-x", "hello"))
+	apiCall(t, s.addr, "POST", "/apps/1/events", "", "{")
+	c.send(`{"event":"pusher:unsubscribe","data":{"channel":"private-x"}}`)
+	c.settled()
+	c.leave()
+	waitUntil(t, "it has left", s.app.empty)
+	text := out.String()
+	for _, want := range []string{"connected socket=" + c.id, "received socket=", "sent socket=", `\"event\":\"news\"`, "subscribed socket=" + c.id + " channel=private-x",
+		"signed in", "user=u1", "refused", "code=400", "unsubscribed", "disconnected", "client=127.0.0.1:", "pusher:signin_success"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	token := c.token("private-x", "")
+	if signature := token[len("key:"):]; strings.Contains(text, signature) || strings.Contains(text, signature[:20]) {
+		t.Errorf("a signature is printed:\n%s", text)
+	}
+}
+
+func TestHideSignatures(t *testing.T) {
+	digits := strings.Repeat("0123456789abcdef", 4)
+	for in, want := range map[string]string{
+		"": "", "a": "a", digits: "…", `"` + digits + `"`: `"…"`, digits[1:]: digits[1:], digits + "0": "…0", "x" + digits + digits + "y": "x……y",
+		digits[:32] + "-" + digits[32:]: digits[:32] + "-" + digits[32:],
+	} {
+		if got := string(hideSignatures([]byte(in))); got != want {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+// Of refusals without end so many are printed as of problems, and then how many were not.
+func TestRefusalsArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(processStart)) // see startInBubble
+		var out bytes.Buffer
+		s := testOptions(t).server(t)
+		s.logTo(&out)
+		app := s.apps.Load().all[0]
+		for range 1000 {
+			app.tell(notice{what: noticeRefused, reason: "no"})
+		}
+		if n := strings.Count(out.String(), "refused"); n != logBurst {
+			t.Errorf("%d lines", n)
+		}
+		time.Sleep(time.Second)
+		app.tell(notice{what: noticeRefused, reason: "no"})
+		app.tell(notice{what: "subscribed"})
+		if !strings.Contains(out.String(), fmt.Sprintf("suppressed=%d", 1000-logBurst)) || !strings.HasSuffix(out.String(), "subscribed\n") {
+			t.Errorf("%s", out.String()[len(out.String())-200:])
+		}
+	})
+}
+
+// TestLogFormats: each line says the same in every format, and none has a time where journald has its own.
+func TestLogFormats(t *testing.T) {
+	var out bytes.Buffer
+	say := func(format string, stamps bool) string {
+		out.Reset()
+		newLogger(&out, format, stamps).Info("a message", "name", "a\nvalue", "n", 5)
+		return out.String()
+	}
+	if got := say("text", false); got != "a message name=\"a\\nvalue\" n=5\n" {
+		t.Errorf("%q", got)
+	}
+	if got := say("text", true); len(got) != len("15:04:05 a message name=\"a\\nvalue\" n=5\n") || got[2] != ':' {
+		t.Errorf("%q", got)
+	}
+	if got := say("logfmt", false); got != "level=INFO msg=\"a message\" name=\"a\\nvalue\" n=5\n" {
+		t.Errorf("%q", got)
+	}
+	if got := say("logfmt", true); !strings.HasPrefix(got, "time=20") {
+		t.Errorf("%q", got)
+	}
+	var object map[string]any
+	if err := json.Unmarshal([]byte(say("json", true)), &object); err != nil || object["msg"] != "a message" || object["name"] != "a\nvalue" || object["time"] == nil {
+		t.Errorf("%v %v", object, err)
+	}
+	for variable, want := range map[string]string{"JOURNAL_STREAM=8:1": "level=", "X=": "time="} {
+		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-send-buffer", "4096", "-max-connections", "2000000000")
+		var said syncBuffer
+		cmd.Stderr, cmd.Env = &said, []string{variable}
+		start(t, "edge", cmd)
+		waitUntil(t, "it warns of the descriptors", func() bool { return strings.Contains(said.String(), "max-connections") })
+		for line := range strings.Lines(said.String()) {
+			if !strings.HasPrefix(line, want) {
+				t.Errorf("%s: %s", variable, line)
+			}
+		}
+	}
+}
+
+// TestMissingTerminal: in a session without a terminal a hangup is a reload; nobody who started it in one keeps it by closing that.
+func TestMissingTerminal(t *testing.T) {
+	s := testOptions(t).server(t)
+	for _, withTerminal := range []bool{true, false} {
+		hangups, parsed, stopped := make(chan os.Signal, 1), make(chan bool, 1), make(chan bool, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		var stop func()
+		if withTerminal {
+			stop = func() { stopped <- true }
+		}
+		var over sync.WaitGroup
+		over.Go(func() {
+			s.reloadWhenAsked(ctx, hangups, func() (options, error) { parsed <- true; return testOptions(t), nil }, stop)
+		})
+		hangups <- syscall.SIGHUP
+		want := parsed
+		if withTerminal && !hasTerminal() {
+			want = stopped
+		}
+		select {
+		case <-want:
+		case <-time.After(patience):
+			t.Errorf("with a terminal: %t: nothing happened", withTerminal)
+		}
+		cancel()
+		over.Wait()
+	}
+}

@@ -1,0 +1,298 @@
+package main
+
+// Tests with what systemd gives a service: a datagram socket to tell how it is, sockets that are open already, a watchdog.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// supervisor is the other end of sd_notify(3).
+type supervisor struct {
+	t    *testing.T
+	name string
+	got  chan string
+}
+
+func newSupervisor(t *testing.T, name string) *supervisor {
+	t.Helper()
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Skip(err)
+	}
+	s := &supervisor{t: t, name: name, got: make(chan string, 1000)}
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for b := make([]byte, 4096); ; {
+			n, err := conn.Read(b)
+			if err != nil {
+				return
+			}
+			s.got <- string(b[:n])
+		}
+	})
+	t.Cleanup(func() {
+		conn.Close()
+		reading.Wait()
+	})
+	return s
+}
+
+// expect waits for a message that matches, passing over watchdog messages, and after the first also over the status.
+func (s *supervisor) expect(pattern string) string {
+	s.t.Helper()
+	for end := time.After(patience); ; {
+		select {
+		case m := <-s.got:
+			if regexp.MustCompile("^(?:" + pattern + ")$").MatchString(m) {
+				return m
+			}
+			if !strings.HasPrefix(m, "WATCHDOG=1") && !strings.HasPrefix(m, "STATUS=") {
+				s.t.Fatalf("got %q, want %s", m, pattern)
+			}
+		case <-end:
+			s.t.Fatalf("no %s", pattern)
+		}
+	}
+}
+
+// TestNotify: systemd is told what a service of type notify tells, over a socket with a name and over an abstract one.
+func TestNotify(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux")
+	}
+	for _, name := range []string{filepath.Join(t.TempDir(), "notify"), fmt.Sprintf("@edge-test-%d", os.Getpid())} {
+		sup := newSupervisor(t, name)
+		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
+		cmd.Env = []string{"NOTIFY_SOCKET=" + name}
+		p := start(t, "edge", cmd)
+		sup.expect("READY=1\nSTATUS=0 connections, 0 channels")
+		c := connect(t, p.addr)
+		c.join("a")
+		sup.expect("STATUS=1 connection, 1 channel")
+		before := systemClock() / 1000
+		p.cmd.Process.Signal(syscall.SIGHUP)
+		m := sup.expect(`RELOADING=1\nMONOTONIC_USEC=\d+`)
+		var at int64
+		fmt.Sscanf(m, "RELOADING=1\nMONOTONIC_USEC=%d", &at)
+		if now := systemClock() / 1000; at < before || at > now {
+			t.Errorf("reloading at %d, it is %d to %d", at, before, now)
+		}
+		sup.expect("READY=1\nSTATUS=1 connection, 1 channel")
+		c.settled()
+		p.cmd.Process.Signal(syscall.SIGTERM)
+		sup.expect("STOPPING=1")
+		c.expectClose(codeReconnect)
+		if err := p.cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestWatchdog: it is fed while events come through, over TLS and behind a prefix too, and not when they do not, and leaves no trace
+// in what an app sees.
+func TestWatchdog(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux")
+	}
+	dir, _ := certDir(t)
+	for _, args := range [][]string{nil, append(tlsArgs(dir), "-path", "/edge"), {"-origins", "a.example", "-max-connections", "1", "-authorized-connections", "1s"}} {
+		name := filepath.Join(t.TempDir(), "notify")
+		sup := newSupervisor(t, name)
+		cmd := edgeCommand(append(args, "-addr", "127.0.0.1:0", "-key", "key", "-verbose")...)
+		cmd.Env = []string{"NOTIFY_SOCKET=" + name, "WATCHDOG_USEC=200000"}
+		p := start(t, "edge", cmd)
+		sup.expect("READY=1\nSTATUS=0 connections, 0 channels")
+		for range 5 {
+			select {
+			case m := <-sup.got:
+				if m != "WATCHDOG=1" {
+					t.Errorf("%q: got %q", args, m)
+				}
+			case <-time.After(patience):
+				t.Fatalf("%q: the watchdog is not fed", args)
+			}
+		}
+		p.cmd.Process.Signal(syscall.SIGTERM)
+		said, _ := io.ReadAll(p.out)
+		if p.cmd.Wait(); strings.Contains(string(said), "watchdog") {
+			t.Errorf("%q: it shows:\n%s", args, said)
+		}
+	}
+}
+
+// TestProbe: what the watchdog asks for is answered only as long as accepting and delivering work.
+func TestProbe(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startOn(t, l)
+	for range 3 {
+		if err := s.probe(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitUntil(t, "nothing is left of it", s.probed.empty)
+	if n := s.memory.clients.Load(); n != 0 || s.app.connections() != 0 {
+		t.Errorf("it counts as %d clients", n)
+	}
+	fails := func(what string, l net.Listener) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		if err := s.probe(ctx, l); err == nil {
+			t.Errorf("%s is fine", what)
+		}
+	}
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fails("a listener that nobody serves", silent)
+	silent.Close()
+	fails("one that is closed", silent)
+	first := connectTo(t, s.addr, s.probed.keys()[0].name)
+	first.join("watchdog")
+	id, _ := parseSocketID(first.id)
+	socket := s.probed.socket(id)
+	socket.conn.mu.Lock() // the pump stands still there
+	fails("a channel that delivers nothing", l)
+	socket.conn.mu.Unlock()
+	waitUntil(t, "it works again", func() bool { return s.probe(t.Context(), l) == nil })
+}
+
+// inherit starts edge with a listener that is open already, as systemd does: on descriptor 3, and with the process id it will have.
+func inherit(t *testing.T, l *net.TCPListener, args ...string) *process {
+	t.Helper()
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := edgeCommand(args...)
+	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	cmd.ExtraFiles = []*os.File{f}
+	return start(t, "edge", cmd)
+}
+
+// TestSocketActivation: edge serves a socket that somebody else has opened, and while it is restarted again and again nobody who
+// connects to it is refused: they wait.
+func TestSocketActivation(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	addr := l.Addr().String()
+	p := inherit(t, l.(*net.TCPListener), "-key", "key", "-addr", "127.0.0.1:1") // the address does not count
+	if p.addr != addr {
+		t.Fatalf("it listens on %s, want %s", p.addr, addr)
+	}
+	var over atomic.Bool
+	var connecting sync.WaitGroup
+	var connected atomic.Int64
+	for range 4 {
+		connecting.Go(func() {
+			for !over.Load() {
+				c, err := tryJoin(addr)
+				switch {
+				case err == nil:
+					connected.Add(1)
+					c.leave()
+				case errors.Is(err, syscall.ECONNREFUSED):
+					t.Errorf("refused: %v", err)
+				} // any other: it was connected when the old one ended, and would come back
+			}
+		})
+	}
+	h := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	connecting.Go(func() {
+		for !over.Load() {
+			r, err := h.Get("http://" + addr + "/health")
+			if errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("refused: %v", err)
+			} else if err == nil {
+				r.Body.Close()
+			}
+		}
+	})
+	for range 3 {
+		before := connected.Load()
+		waitUntil(t, "clients come", func() bool { return connected.Load() > before+20 })
+		p.cmd.Process.Signal(syscall.SIGTERM)
+		if err := p.cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+		p = inherit(t, l.(*net.TCPListener), "-key", "key")
+	}
+	before := connected.Load()
+	waitUntil(t, "clients come", func() bool { return connected.Load() > before+20 })
+	over.Store(true)
+	connecting.Wait()
+}
+
+// TestInheritedListeners: what is not for us, or no listener, is not taken.
+func TestInheritedListeners(t *testing.T) {
+	for _, c := range []struct{ pid, fds string }{{"", ""}, {"1", "1"}, {fmt.Sprint(os.Getpid()), "0"}, {fmt.Sprint(os.Getpid()), "x"}} {
+		all, err := inheritedListeners(environment("LISTEN_PID="+c.pid, "LISTEN_FDS="+c.fds))
+		if all != nil || err != nil {
+			t.Errorf("%+v: %v %v", c, all, err)
+		}
+	}
+	cmd := edgeCommand("-key", "key")
+	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3</dev/null`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=edge")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "descriptor 3") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestNewNotifier(t *testing.T) {
+	for _, c := range []struct {
+		variables []string
+		addr      string
+		watchdog  time.Duration
+	}{
+		{nil, "", 0},
+		{[]string{"NOTIFY_SOCKET="}, "", 0},
+		{[]string{"NOTIFY_SOCKET=/x"}, "/x", 0},
+		{[]string{"NOTIFY_SOCKET=@x", "WATCHDOG_USEC=30000000"}, "@x", 30 * time.Second},
+		{[]string{"NOTIFY_SOCKET=/x", "WATCHDOG_USEC=5", "WATCHDOG_PID=1"}, "/x", 0},
+		{[]string{"NOTIFY_SOCKET=/x", "WATCHDOG_USEC=1000", "WATCHDOG_PID=" + fmt.Sprint(os.Getpid())}, "/x", time.Millisecond},
+		{[]string{"NOTIFY_SOCKET=/x", "WATCHDOG_USEC=x"}, "/x", 0},
+		{[]string{"WATCHDOG_USEC=1000"}, "", 0},
+	} {
+		n := newNotifier(environment(c.variables...))
+		addr := ""
+		if n.addr != nil {
+			addr = n.addr.Name
+		}
+		if addr != c.addr || n.watchdog != c.watchdog {
+			t.Errorf("%q: %q %s", c.variables, addr, n.watchdog)
+		}
+		if c.addr == "" {
+			n.tell("READY=1") // to nobody
+		}
+	}
+	(&notifier{addr: &net.UnixAddr{Name: "/nothing/there", Net: "unixgram"}}).tell("READY=1")
+}

@@ -1,0 +1,402 @@
+package main
+
+// Tests of TLS: the connections, the certificate and edge cert.
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// certDir makes an authority and a certificate for localhost, as edge cert does, and returns their directory.
+func certDir(t testing.TB) (dir string, trust *tls.Config) {
+	t.Helper()
+	dir = t.TempDir()
+	var out, complaint bytes.Buffer
+	if code := (&program{args: []string{"cert", "-dir", dir}, getenv: noEnv, stdout: &out, stderr: &complaint}).run(); code != 0 {
+		t.Fatal(complaint.String())
+	}
+	pem, err := os.ReadFile(filepath.Join(dir, "edge-ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
+	trust.RootCAs.AppendCertsFromPEM(pem)
+	return dir, trust
+}
+
+func tlsArgs(dir string) []string {
+	return []string{"-tls-cert", filepath.Join(dir, "edge.pem"), "-tls-key", filepath.Join(dir, "edge-key.pem")}
+}
+
+// secureConnect is connect over TLS.
+func secureConnect(t testing.TB, addr string, trust *tls.Config) *client {
+	t.Helper()
+	conn := tls.Client(dial(t, addr), trust)
+	conn.SetDeadline(time.Now().Add(patience))
+	io.WriteString(conn, httpUpgrade)
+	c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
+	if r, err := http.ReadResponse(c.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v %v", r, err)
+	}
+	c.established()
+	return c
+}
+
+// TestTLS: everything works over TLS as it does without.
+func TestTLS(t *testing.T) {
+	dir, trust := certDir(t)
+	s := startServer(t, tlsArgs(dir)...)
+	c, other := secureConnect(t, s.addr, trust), secureConnect(t, s.addr, trust)
+	c.enter("presence-x", `{"user_id":"1"}`)
+	other.enter("presence-x", `{"user_id":"2"}`)
+	c.expect(memberAdded("presence-x", "2", "{}"))
+	other.send(`{"event":"client-e","channel":"presence-x","data":%q}`, strings.Repeat("x", 10_000)) // more than one read
+	if got := c.text(); !strings.Contains(got, `"event":"client-e"`) || len(got) < 10_000 {
+		t.Errorf("%.200s", got)
+	}
+	h := &http.Client{Transport: &http.Transport{TLSClientConfig: trust}}
+	defer h.CloseIdleConnections()
+	body := `{"name":"e","channel":"presence-x","data":"x"}`
+	url := strings.Replace(signedURL(s.addr, "POST", "/apps/1/events", "", body), "http:", "https:", 1)
+	r, err := h.Post(url, "", strings.NewReader(body))
+	if err != nil || r.StatusCode != 200 || r.ProtoMajor != 1 {
+		t.Fatal(r, err)
+	}
+	r.Body.Close()
+	c.expect(event("e", "presence-x", "x"))
+	other.expect(event("e", "presence-x", "x"))
+	// A message in as many records as it has bytes, and several in one.
+	frame := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping","data":{}}`))
+	for i := range frame {
+		c.raw(frame[i : i+1])
+	}
+	c.expect(pong)
+	c.raw(bytes.Repeat(frame, 20))
+	for range 20 {
+		c.expect(pong)
+	}
+	// The ends: ours with a close frame, then close_notify; theirs in every way.
+	s.app.terminate("nobody")
+	c.raw(maskedFrame(0x80|opClose, []byte{3, 232}))
+	c.expectClose(1000)
+	other.expect(memberRemoved("presence-x", "1"))
+	third := secureConnect(t, s.addr, trust)
+	third.enter("presence-x", `{"user_id":"3"}`)
+	other.expect(memberAdded("presence-x", "3", "{}"))
+	third.conn.(*tls.Conn).CloseWrite() // close_notify
+	other.expect(memberRemoved("presence-x", "3"))
+	fourth := secureConnect(t, s.addr, trust)
+	fourth.enter("presence-x", `{"user_id":"4"}`)
+	other.expect(memberAdded("presence-x", "4", "{}"))
+	fourth.conn.(*tls.Conn).NetConn().(*net.TCPConn).Write([]byte("no record of TLS at all"))
+	other.expect(memberRemoved("presence-x", "4"))
+	s.stop()
+	other.expectClose(codeReconnect)
+}
+
+// TestTLSEarlyFrames: what comes in the same record as the handshake of WebSocket, or right behind, is not lost.
+func TestTLSEarlyFrames(t *testing.T) {
+	dir, trust := certDir(t)
+	s := startServer(t, tlsArgs(dir)...)
+	join := maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"x"}}`))
+	ping := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping","data":{}}`))
+	for i := range 50 {
+		conn := tls.Client(dial(t, s.addr), trust)
+		if i%2 == 0 {
+			conn.Write(append([]byte(httpUpgrade), append(join, ping...)...))
+		} else {
+			conn.Write([]byte(httpUpgrade))
+			conn.Write(append(join, ping[:3]...))
+			conn.Write(ping[3:])
+		}
+		c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
+		http.ReadResponse(c.in, nil)
+		c.established()
+		c.expect(succeeded("x"), pong)
+		c.leave()
+	}
+}
+
+// TestTLSVersions: TLS 1.2 is the least.
+func TestTLSVersions(t *testing.T) {
+	dir, trust := certDir(t)
+	s := startServer(t, tlsArgs(dir)...)
+	for _, version := range []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12, tls.VersionTLS13} {
+		with := trust.Clone()
+		with.MinVersion, with.MaxVersion = version, version
+		conn := tls.Client(dial(t, s.addr), with)
+		if err := conn.Handshake(); (err == nil) != (version >= tls.VersionTLS12) {
+			t.Errorf("%s: %v", tls.VersionName(version), err)
+		}
+		if version >= tls.VersionTLS12 {
+			secureConnect(t, s.addr, with).settled()
+		}
+	}
+}
+
+// TestPlainOnTLS: who speaks HTTP or WebSocket without TLS is told so, in plain text.
+func TestPlainOnTLS(t *testing.T) {
+	dir, _ := certDir(t)
+	s := startServer(t, tlsArgs(dir)...)
+	for _, request := range []string{"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", httpUpgrade, "POST /apps/1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"} {
+		conn := dial(t, s.addr)
+		io.WriteString(conn, request)
+		r, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(r.Body)
+		if r.StatusCode != 400 || !strings.Contains(string(text), "wss://") || !strings.Contains(string(text), "https://") {
+			t.Errorf("%d %q", r.StatusCode, text)
+		}
+		conn.Close()
+	}
+	garbage := dial(t, s.addr)
+	io.WriteString(garbage, "\x00\x01\x02")
+	garbage.(*net.TCPConn).CloseWrite()
+	io.Copy(io.Discard, garbage)
+}
+
+// TestTLSSlowReader: one that does not read is cut off over TLS too, and holds up nobody.
+func TestTLSSlowReader(t *testing.T) {
+	dir, trust := certDir(t)
+	s := startServer(t, append(tlsArgs(dir), "-send-buffer", "65536")...)
+	slow, healthy := secureConnect(t, s.addr, trust), secureConnect(t, s.addr, trust)
+	slow.join("room")
+	healthy.join("room")
+	data := strings.Repeat("x", 10_000)
+	for n := 0; s.app.bounds.cuts[cutFull].Load() == 0; n++ {
+		s.app.trigger("room", kindPublic, Event{name: fmt.Append(nil, n), data: quote(data), keep: true})
+		healthy.expect(event(fmt.Sprint(n), "room", data))
+	}
+	waitUntil(t, "the slow reader has left", func() bool { return s.app.channelInfo("room").subscriptions == 1 })
+	for n := 0; ; n++ { // what it still reads has no gap
+		_, frame, err := slow.readFrame()
+		if err != nil {
+			break
+		}
+		if want := event(fmt.Sprint(n), "room", data); string(frame) != want {
+			t.Fatalf("the slow reader got %.60s as event %d", frame, n)
+		}
+	}
+}
+
+// TestTLSDelivery: numbered events over TLS, to many readers who come and go.
+func TestTLSDelivery(t *testing.T) {
+	dir, trust := certDir(t)
+	plain := freeAddr(t)
+	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain, "-key", "key", "-send-buffer", share(20))...))
+	nb := newNumbering(t, plain)
+	var reading sync.WaitGroup
+	for i := range deliverySubscribers {
+		r := newReader(nb, secureConnect(t, p.addr, trust))
+		r.conn.SetDeadline(time.Now().Add(3 * patience))
+		r.enroll(i)
+		r.read(func() bool { return r.over(false) })
+		reading.Go(r.follow)
+	}
+	nb.publish(t, 20)
+	nb.end(t)
+	reading.Wait()
+	if n := nb.received.Load(); n != 20*deliveryPublishers*deliverySubscribers*deliveryEach {
+		t.Errorf("%d deliveries", n)
+	}
+}
+
+// TestCertificateSwap changes the certificate again and again while clients connect and events come: no connection is dropped, new
+// ones see the new one, and one that cannot be read changes nothing.
+func TestCertificateSwap(t *testing.T) {
+	dir, trust := certDir(t)
+	s := startServer(t, tlsArgs(dir)...)
+	logged := new(syncBuffer)
+	slogTo(t, logged)
+	stays := secureConnect(t, s.addr, trust)
+	stays.join("room")
+	serial := func() string {
+		conn := tls.Client(dial(t, s.addr), trust)
+		defer conn.Close()
+		if err := conn.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	var over atomic.Bool
+	var load sync.WaitGroup
+	for range 4 {
+		load.Go(func() {
+			for !over.Load() {
+				c := secureConnect(t, s.addr, trust)
+				c.settled()
+				c.leave()
+			}
+		})
+	}
+	expire := func() { // the certificate is looked at again at once
+		s.cert.mu.Lock()
+		s.cert.checked = -int64(time.Hour)
+		s.cert.mu.Unlock()
+	}
+	seen := map[string]bool{serial(): true}
+	for n := range 5 {
+		certDirAgain(t, dir)
+		expire()
+		if got := serial(); seen[got] {
+			t.Errorf("swap %d: the old certificate", n)
+		} else {
+			seen[got] = true
+		}
+		s.app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(fmt.Sprint(n)), keep: true})
+		stays.expect(event("e", "room", fmt.Sprint(n)))
+	}
+	last := serial()
+	if err := os.WriteFile(filepath.Join(dir, "edge.pem"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		expire()
+		if serial() != last {
+			t.Error("the certificate is another")
+		}
+	}
+	if n := strings.Count(logged.String(), "the old one stays"); n != 1 {
+		t.Errorf("said %d times that it cannot be read:\n%s", n, logged.String())
+	}
+	if err := s.reload(testOptions(t, tlsArgs(dir)...)); err == nil {
+		t.Error("a reload takes a certificate that cannot be read")
+	}
+	over.Store(true)
+	load.Wait()
+	stays.settled()
+	// Another pair of files, by a reload.
+	elsewhere, trustToo := certDir(t)
+	if err := s.reload(testOptions(t, tlsArgs(elsewhere)...)); err != nil {
+		t.Fatal(err)
+	}
+	secureConnect(t, s.addr, trustToo).settled()
+	stays.settled()
+}
+
+// certDirAgain makes another certificate of the same authority.
+func certDirAgain(t *testing.T, dir string) {
+	t.Helper()
+	if code := (&program{args: []string{"cert", "-dir", dir}, getenv: noEnv, stdout: io.Discard, stderr: io.Discard}).run(); code != 0 {
+		t.Fatal(code)
+	}
+}
+
+// TestHandshakesWithoutEnd: a TLS handshake that is begun and not ended is cut off, and others get through meanwhile.
+func TestHandshakesWithoutEnd(t *testing.T) {
+	t.Parallel() // waits most of the time
+	dir, trust := certDir(t)
+	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
+	var half []net.Conn
+	for range sized(100, 500) {
+		conn := dial(t, p.addr)
+		conn.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}) // a ClientHello of 512 bytes, the first few
+		half = append(half, conn)
+	}
+	began := time.Now()
+	secureConnect(t, p.addr, trust).settled()
+	for _, conn := range half {
+		if _, err := io.Copy(io.Discard, conn); isTimeout(err) {
+			t.Fatal("not cut off")
+		}
+		conn.Close()
+	}
+	t.Logf("all were cut off after %s", time.Since(began).Round(time.Millisecond))
+}
+
+// TestMemoryOfTLS: what an idle connection over TLS holds.
+func TestMemoryOfTLS(t *testing.T) {
+	if raceEnabled || runtime.GOOS != "linux" {
+		t.Skip("needs Linux, and no race detector")
+	}
+	const n, most = 1000, 26_000 // connections, bytes
+	dir, trust := certDir(t)
+	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
+	start := p.resident()
+	clients := make([]*client, n)
+	for i := range clients {
+		clients[i] = secureConnect(t, p.addr, trust)
+		clients[i].join("room")
+	}
+	waitUntil(t, fmt.Sprintf("a connection holds %d bytes", most), func() bool { return p.resident()-start <= n*most })
+	time.Sleep(trimAfter + time.Second) // memory is given back
+	t.Logf("%d bytes for each of %d connections", (p.resident()-start)/n, n)
+	for _, c := range clients {
+		c.leave()
+	}
+}
+
+// TestCertCommand: the certificate holds for all names of this machine and those given, the authority stays, keys are nobody else's.
+func TestCertCommand(t *testing.T) {
+	dir := t.TempDir()
+	code, stdout, stderr := runCommand(t, []string{"cert", "-dir", dir, "edge.example", "192.0.2.7"})
+	if code != 0 || stderr != "" || !strings.Contains(stdout, filepath.Join(dir, "edge.pem")) || !strings.Contains(stdout, "update-ca-certificates") {
+		t.Fatalf("%d %q %q", code, stdout, stderr)
+	}
+	load := func(name string) *x509.Certificate {
+		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, name+".pem"), filepath.Join(dir, name+"-key.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair.Leaf
+	}
+	authority, leaf := load("edge-ca"), load("edge")
+	roots := x509.NewCertPool()
+	roots.AddCert(authority)
+	host, _ := os.Hostname()
+	for _, name := range []string{"localhost", "127.0.0.1", "::1", host, "edge.example", "192.0.2.7"} {
+		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "example.com"}); err == nil {
+		t.Error("it holds for any name")
+	}
+	if life := leaf.NotAfter.Sub(leaf.NotBefore); life > 825*day || !authority.IsCA || leaf.IsCA {
+		t.Errorf("it holds for %s; the authority is one: %t, the certificate: %t", life, authority.IsCA, leaf.IsCA)
+	}
+	for name, want := range map[string]os.FileMode{"edge-ca.pem": 0o644, "edge-ca-key.pem": 0o600, "edge.pem": 0o644, "edge-key.pem": 0o600} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != want && runtime.GOOS != "windows" {
+			t.Errorf("%s: %v %v", name, info.Mode(), err)
+		}
+	}
+	_, again, _ := runCommand(t, []string{"cert", "-dir", dir})
+	if load("edge-ca").SerialNumber.Cmp(authority.SerialNumber) != 0 || load("edge").SerialNumber.Cmp(leaf.SerialNumber) == 0 || !strings.Contains(again, "the authority there was") {
+		t.Errorf("made anew: %s", again)
+	}
+	os.Remove(filepath.Join(dir, "edge-ca-key.pem"))
+	code, _, stderr = runCommand(t, []string{"cert", "-dir", dir})
+	if oneSentence(t, stderr, "edge-ca.pem"); code != 1 {
+		t.Errorf("without the authority's key: %d", code)
+	}
+	if code, _, stderr = runCommand(t, []string{"cert", "-dir", "/nothing"}); code != 1 {
+		t.Errorf("without a directory: %d", code)
+	}
+	oneSentence(t, stderr, "/nothing")
+}
+
+// TestCertNeedsTheClock: a certificate of a machine whose clock is wrong would not hold.
+func TestCertNeedsTheClock(t *testing.T) {
+	defer func(b string) { built = b }(built)
+	built = "2999-01-01T00:00:00Z"
+	code, _, stderr := runCommand(t, []string{"cert", "-dir", t.TempDir()})
+	if oneSentence(t, stderr, "clock"); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+}
