@@ -18,6 +18,7 @@ type clientTest struct {
 	setup   setup
 	command []string // its first word, like those of programs, is on the PATH or in the setup's dir
 	webhook bool     // edge tells it what happens, at EDGE_WEBHOOK_PORT
+	tls     bool     // edge speaks it, with a certificate of edge cert
 }
 
 // A setup is what programs in one directory need to run.
@@ -39,19 +40,21 @@ var (
 )
 
 var clientTests = []clientTest{
-	{"PusherJS8", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false},
-	{"PusherJS8Encrypted", nodeSetup, []string{"node", "pusher-js-8-encrypted.mjs"}, false},
-	{"PusherJS4", nodeSetup, []string{"node", "pusher-js-4.mjs"}, false},
-	{"LaravelEcho", nodeSetup, []string{"node", "laravel-echo.mjs"}, false},
-	{"NodeServerLibrary", nodeSetup, []string{"node", "server-library.mjs"}, false},
-	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true},
-	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true},
-	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false},
-	{"Go", goSetup, []string{"go", "run", "."}, false},
-	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true},
-	{"Python", pythonSetup, []string{python(), "main.py"}, false},
-	{"PythonWebhook", pythonSetup, []string{python(), "webhook.py"}, true},
-	{"Java", javaSetup, []string{"mvn", "-q", "-o", "compile", "exec:java"}, false},
+	{"PusherJS8", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, false},
+	{"PusherJS8Encrypted", nodeSetup, []string{"node", "pusher-js-8-encrypted.mjs"}, false, false},
+	{"PusherJS4", nodeSetup, []string{"node", "pusher-js-4.mjs"}, false, false},
+	{"PusherJS8OverTLS", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, true},
+	{"NodeServerLibraryOverTLS", nodeSetup, []string{"node", "server-library.mjs"}, false, true},
+	{"LaravelEcho", nodeSetup, []string{"node", "laravel-echo.mjs"}, false, false},
+	{"NodeServerLibrary", nodeSetup, []string{"node", "server-library.mjs"}, false, false},
+	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true, false},
+	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true, false},
+	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false, false},
+	{"Go", goSetup, []string{"go", "run", "."}, false, false},
+	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false},
+	{"Python", pythonSetup, []string{python(), "main.py"}, false, false},
+	{"PythonWebhook", pythonSetup, []string{python(), "webhook.py"}, true, false},
+	{"Java", javaSetup, []string{"mvn", "-q", "-o", "compile", "exec:java"}, false, false},
 }
 
 // TestClients runs every official client against a server of its own. A client that is not installed is skipped,
@@ -72,10 +75,18 @@ func TestClients(t *testing.T) {
 			if client.webhook {
 				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "300ms")
 			}
+			var env []string
+			if client.tls {
+				dir, _ := certDir(t)
+				args = append(args, tlsArgs(dir)...)
+				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
+			}
 			addr := startEdge(t, args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
-			if output, err := client.exec(ctx, client.command, addr, hook).CombinedOutput(); err != nil {
+			cmd := client.exec(ctx, client.command, addr, hook)
+			cmd.Env = append(cmd.Env, env...)
+			if output, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", strings.Join(client.command, " "), err, output)
 			}
 		})

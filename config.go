@@ -453,6 +453,9 @@ func optionError(err error, table []option) error {
 	if name, ok := strings.CutPrefix(msg, "flag needs an argument: "); ok {
 		return fmt.Errorf("option %s needs a value", name)
 	}
+	if written, ok := strings.CutPrefix(msg, "bad flag syntax: "); ok {
+		return fmt.Errorf("%q is not how an option is written; edge -help lists the options", written)
+	}
 	return errors.New(msg)
 }
 

@@ -18,6 +18,9 @@ export const edge = {
   secret: setting("EDGE_SECRET"),
 };
 
+/** Whether edge speaks TLS; NODE_EXTRA_CA_CERTS then names the authority. */
+const tls = process.env.EDGE_TLS === "1";
+
 /** What the environment variable says; without it there is nothing to do. */
 export function setting(name) {
   if (process.env[name]) return process.env[name];
@@ -32,7 +35,7 @@ class Unmet extends Error {}
 
 /** The official server library, bound to edge. */
 export function serverLibrary(options = {}) {
-  return new PusherServer({ ...edge, useTLS: false, timeout: TIMEOUT_MS, ...options });
+  return new PusherServer({ ...edge, useTLS: tls, timeout: TIMEOUT_MS, ...options });
 }
 
 export const server = serverLibrary();
@@ -42,8 +45,9 @@ export const address = {
   cluster: "",
   wsHost: edge.host,
   wsPort: edge.port,
-  forceTLS: false,
-  enabledTransports: ["ws"],
+  wssPort: edge.port,
+  forceTLS: tls,
+  enabledTransports: ["ws", "wss"],
 };
 
 const log = []; // what the client libraries say they do; printed when an expectation fails

@@ -1,0 +1,217 @@
+#!/usr/bin/env bash
+# Makes what a release consists of, the same bytes each time: programs, Debian packages, and a list of their checksums.
+#
+#   ./release.sh [VERSION]                     all of it, in dist/; without VERSION the tag says it
+#   ./release.sh -o FILE OS ARCH [VARIANT]     one program as a release has it, like -o /tmp/edge linux arm GOARM=6
+#   ./release.sh -deb DIR VERSION DEBARCH      one package, like -deb /tmp 1.2.3 armhf
+#
+# It needs go, git and coreutils, and dpkg-deb for the packages. If VERSION and SOURCE_DATE_EPOCH (in seconds) are in the
+# environment, git is not asked. Another Go makes other bytes: go version -m FILE says which one made a program.
+set -euo pipefail
+shopt -s globstar
+export LC_ALL=C TZ=UTC
+umask 022
+from=$PWD
+cd "$(dirname "$0")"
+
+# Each program: its system and processor, and what else Go has to know of that.
+targets=(
+	'linux amd64'
+	'linux arm64'
+	'linux arm GOARM=7'
+	'linux arm GOARM=6'
+	'linux 386'
+	'linux riscv64'
+	'linux mipsle GOMIPS=softfloat'
+	'darwin amd64'
+	'darwin arm64'
+	'windows amd64'
+)
+deb_archs=(amd64 arm64 armhf)
+
+# What no event passes through is built without inlining: linux/arm64 has 6,553,726 bytes instead of 6,815,870. (Go says nothing
+# if it does not know a package: measure. Left out are those of net/http that grow by it or stay as they are.)
+seldom=(
+	crypto/tls crypto/x509 crypto/rsa crypto/hpke encoding/asn1 math/big
+	encoding/json fmt log/slog mime net/url
+)
+
+# die TEXT... says why there is nothing to be had.
+die() {
+	printf 'release.sh: %s\n' "$*" >&2
+	exit 1
+}
+
+# use_version [VERSION] sets version, without the v of a tag, and epoch and built, the time of the commit.
+use_version() {
+	version=${1:-${VERSION:-$(git describe --tags --dirty 2>/dev/null || echo 0.0.0-dev)}}
+	version=${version#v}
+	[[ $version =~ ^[0-9][0-9A-Za-z.+~-]*$ ]] || die "a version is like 1.2.3 or 1.2.3-rc1, not $version"
+	epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --no-show-signature --format=%ct 2>/dev/null || true)}
+	[[ $epoch =~ ^[0-9]+$ ]] || die 'git does not know the time of the commit: set SOURCE_DATE_EPOCH, in seconds'
+	built=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
+}
+
+# build FILE OS ARCH [VARIANT] makes a program. Nothing counts that somebody has set for Go on this machine. WebSocket does
+# without HTTP/2, so net/http does too: that saves half a megabyte.
+build() {
+	local package flags=()
+	for package in "${seldom[@]}"; do
+		flags+=("-gcflags=$package=-l")
+	done
+	env GOENV=off GOFLAGS= GOWORK=off GOEXPERIMENT= GOFIPS140= \
+		GOAMD64= GOARM= GOARM64= GO386= GOMIPS= GORISCV64= \
+		CGO_ENABLED=0 GOOS="$2" GOARCH="$3" ${4:+"$4"} \
+		go build -o "$1" -trimpath -buildvcs=false -tags nethttpomithttp2 "${flags[@]}" \
+		-ldflags "-s -w -buildid= -X main.version=$version -X main.built=$built" .
+}
+
+# program_name OS ARCH [VARIANT] prints what a program is called: edge-1.2.3-linux-armv6.
+program_name() {
+	local arch=$2 end=
+	[[ ${3-} != GOARM=* ]] || arch+=v${3#GOARM=}
+	[[ $1 != windows ]] || end=.exe
+	printf 'edge-%s-%s-%s%s\n' "$version" "$1" "$arch" "$end"
+}
+
+# list FILE... prints the files with their sizes.
+list() {
+	local file
+	for file; do
+		printf '%-36s %10d bytes\n' "${file##*/}" "$(stat -c %s "$file")"
+	done
+}
+
+# --- Debian packages ---
+
+# need_dpkg_deb ends the script if there is no dpkg-deb.
+need_dpkg_deb() {
+	command -v dpkg-deb >/dev/null || die 'there is no dpkg-deb: no Debian package is made (apt-get install dpkg)'
+}
+
+# edge_here ARGUMENT... runs an edge for this machine, and nothing in the environment has a say in it.
+edge_here() {
+	[[ -x $tmp/edge ]] || build "$tmp/edge" "$(go env GOHOSTOS)" "$(go env GOHOSTARCH)"
+	env -i "$tmp/edge" "$@"
+}
+
+# deb_version prints the version as dpkg sorts it: 1.2.3~rc1 is before 1.2.3.
+deb_version() {
+	if [[ $version =~ ^([0-9.]+)-((alpha|beta|dev|pre|rc).*)$ ]]; then
+		printf '%s~%s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+	else
+		printf '%s\n' "$version"
+	fi
+}
+
+# configuration prints what becomes /etc/edge/edge.json: the example, in which id and key count, so that the key stays the same.
+configuration() {
+	local text pair name off
+	text=$(edge_here config -example)
+	for pair in id=1 key=app-key; do
+		name=${pair%%=*} off=$'\n  // "'${pair%%=*}$'": "",\n'
+		[[ $text == *"$off"* ]] || die "edge config -example has no line for \"$name\""
+		text=${text/"$off"/$'\n  "'$name'": "'${pair#*=}$'",\n'}
+	done
+	cat package/edge.json.head
+	printf '%s\n' "$text"
+}
+
+# copyright prints what becomes /usr/share/doc/edge/copyright. Go's library is in the program, and its licence asks to be shown.
+copyright() {
+	cat LICENSE
+	printf '\nGo'\''s standard library and runtime, which are part of the program:\n\n'
+	cat package/LICENSE.golang
+}
+
+# deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb.
+deb() {
+	local root=$tmp/$2 file size=0 target control
+	case $2 in
+	amd64 | arm64) target=("$2") ;;
+	armhf) target=(arm GOARM=6) ;; # Raspberry Pi OS has that name for boards with ARMv6 too
+	*) die "there is no package for $2, only for ${deb_archs[*]}" ;;
+	esac
+	mkdir -p "$root"/{DEBIAN,etc/edge,lib/systemd/system,usr/bin,usr/share/doc/edge}
+	build "$root/usr/bin/edge" linux "${target[@]}"
+	edge_here unit -bin /usr/bin/edge service >"$root/lib/systemd/system/edge.service"
+	edge_here unit -bin /usr/bin/edge socket >"$root/lib/systemd/system/edge.socket"
+	configuration >"$root/etc/edge/edge.json"
+	edge_here config -check -config "$root/etc/edge/edge.json" >/dev/null
+	copyright >"$root/usr/share/doc/edge/copyright"
+
+	for file in "$root"/{etc,lib,usr}/**; do
+		[[ -f $file ]] || continue
+		size=$((size + ($(stat -c %s "$file") + 1023) / 1024))
+		[[ $file == "$root"/etc/* ]] || (cd "$root" && md5sum "${file#"$root/"}") >>"$root/DEBIAN/md5sums"
+	done
+	control=$(<package/control)
+	control=${control//@VERSION@/"$(deb_version)"}
+	control=${control//@ARCHITECTURE@/"$2"}
+	printf '%s\n' "${control//@SIZE@/"$size"}" >"$root/DEBIAN/control"
+	install -m 644 package/conffiles "$root/DEBIAN"
+	install -m 755 package/{postinst,prerm,postrm} "$root/DEBIAN"
+
+	# One thread, and no later time than that of the commit: dpkg-deb sees to the rest.
+	chmod -R u=rwX,go=rX "$root"
+	touch -d "@$epoch" "$root" "$root"/**
+	SOURCE_DATE_EPOCH=$epoch DPKG_DEB_THREADS_MAX=1 \
+		dpkg-deb --root-owner-group -Zxz -z9 --build "$root" "$1/edge_${version}_$2.deb" >/dev/null
+}
+
+# release makes everything anew: SHA256SUMS is to have nothing of an earlier release.
+release() {
+	local target arch sums
+	rm -rf dist
+	mkdir dist
+	for target in "${targets[@]}"; do
+		read -ra target <<<"$target"
+		build "dist/$(program_name "${target[@]}")" "${target[@]}"
+	done
+	if (need_dpkg_deb); then
+		for arch in "${deb_archs[@]}"; do
+			deb dist "$arch"
+		done
+	else
+		incomplete=1
+	fi
+	sums=$(cd dist && sha256sum -- *)
+	printf '%s\n' "$sums" >dist/SHA256SUMS
+	list dist/*
+}
+
+# here FILE prints the name that a file has from here, which the caller gave from where they are.
+here() {
+	case $1 in
+	/*) printf '%s\n' "$1" ;;
+	*) printf '%s\n' "$from/$1" ;;
+	esac
+}
+
+usage='it is ./release.sh [VERSION], -o FILE OS ARCH [VARIANT] or -deb DIR VERSION DEBARCH'
+incomplete=0
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+case ${1-} in
+-o)
+	(($# == 4 || $# == 5)) || die "$usage"
+	use_version
+	file=$(here "$2")
+	build "$file" "${@:3}"
+	list "$file"
+	;;
+-deb)
+	(($# == 4)) || die "$usage"
+	need_dpkg_deb
+	use_version "$3"
+	dir=$(here "$2")
+	deb "$dir" "$4"
+	list "$dir/edge_${version}_$4.deb"
+	;;
+*)
+	[[ $# -le 1 && ${1-} != -* ]] || die "$usage"
+	use_version "${1-}"
+	release
+	;;
+esac
+exit "$incomplete"

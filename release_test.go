@@ -1,0 +1,397 @@
+//go:build linux
+
+package main
+
+// Tests of what a release consists of: the programs and packages that release.sh makes, and the units in them.
+
+import (
+	"bytes"
+	"debug/elf"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// need skips the test if one of the programs is not installed, and fails it if EDGE_REQUIRE_CLIENTS=1 says that all have to be.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err != nil {
+			lack(t, program+" is not on the PATH")
+		}
+	}
+}
+
+// lack skips the test, or fails it as need does.
+func lack(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("EDGE_REQUIRE_CLIENTS") == "1" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// output runs a command that is to succeed, and returns all it prints.
+func output(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return string(out)
+}
+
+func readFile(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// copySources copies what a release is made of to a folder of its own, where nobody edits it meanwhile.
+func copySources(t *testing.T, from string) string {
+	t.Helper()
+	to := t.TempDir()
+	sources, _ := filepath.Glob(filepath.Join(from, "*.go"))
+	sources = slices.DeleteFunc(sources, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
+	for _, name := range append(sources, from+"/go.mod", from+"/LICENSE", from+"/release.sh") {
+		mode := os.FileMode(0o644)
+		if filepath.Ext(name) == ".sh" {
+			mode = 0o755
+		}
+		if err := os.WriteFile(filepath.Join(to, filepath.Base(name)), readFile(t, name), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(filepath.Join(to, "package"), os.DirFS(filepath.Join(from, "package"))); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// habits are what one machine may have otherwise than another.
+type habits struct {
+	umask string
+	env   []string
+}
+
+var (
+	ours   = habits{umask: "022"}
+	theirs = habits{"077", []string{"TZ=Pacific/Kiritimati", "LC_ALL=C.UTF-8", "GOFLAGS=-tags=other", "GOAMD64=v3", "DPKG_DEB_COMPRESSOR_TYPE=none"}}
+)
+
+// release runs release.sh in a folder with sources. The version is 1.2.3 unless the arguments have another.
+func release(t *testing.T, sources string, h habits, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sh", append([]string{"-c", `umask "$0" && exec ./release.sh "$@"`, h.umask}, args...)...)
+	cmd.Dir, cmd.Env = sources, append(append(os.Environ(), "VERSION=v1.2.3", "SOURCE_DATE_EPOCH=1700000000"), h.env...)
+	output(t, cmd)
+}
+
+func wantSameBytes(t *testing.T, a, b string) {
+	t.Helper()
+	if x, y := readFile(t, a), readFile(t, b); !bytes.Equal(x, y) {
+		t.Errorf("%s, %d bytes, and %s, %d bytes, differ", a, len(x), b, len(y))
+	}
+}
+
+// TestReleaseReproducible: whoever builds a release gets the same bytes, and they need nothing but a kernel.
+func TestReleaseReproducible(t *testing.T) {
+	need(t, "bash", "go")
+	sources := copySources(t, ".")
+	elsewhere := copySources(t, sources)
+	one, other := filepath.Join(t.TempDir(), "edge"), filepath.Join(t.TempDir(), "edge")
+	release(t, sources, ours, "-o", one, "linux", "amd64")
+	release(t, elsewhere, theirs, "-o", other, "linux", "amd64")
+	wantSameBytes(t, one, other)
+	if b := readFile(t, one); bytes.Contains(b, []byte(sources)) || !bytes.Contains(b, []byte("2023-11-14T22:13:20Z")) {
+		t.Error("it knows where it was made, or not when")
+	}
+	program, err := elf.Open(one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, p := range program.Progs {
+		if p.Type == elf.PT_INTERP || p.Type == elf.PT_DYNAMIC {
+			t.Errorf("it is not static: %v", p.Type)
+		}
+	}
+	if program.Section(".symtab") != nil || program.Section(".debug_info") != nil {
+		t.Error("it is not stripped")
+	}
+	if runtime.GOARCH == "amd64" || runtime.GOARCH == "386" {
+		if said := output(t, exec.Command(one, "-version")); !strings.HasPrefix(said, "edge 1.2.3 (go") {
+			t.Errorf("-version: %q", said)
+		}
+	}
+}
+
+// TestReleaseArguments: what release.sh cannot do it says in one line.
+func TestReleaseArguments(t *testing.T) {
+	need(t, "bash", "dpkg-deb")
+	dir := t.TempDir()
+	for _, test := range []struct{ says, args string }{
+		{"it is ./release.sh [VERSION]", "-x"},
+		{"it is ./release.sh [VERSION]", "1 2"},
+		{"it is ./release.sh [VERSION]", "-o edge linux"},
+		{"a version is like 1.2.3", "-deb " + dir + " latest amd64"},
+		{"there is no package for s390x", "-deb " + dir + " 1 s390x"},
+	} {
+		out, err := exec.Command("./release.sh", strings.Fields(test.args)...).CombinedOutput()
+		if line, more, _ := strings.Cut(string(out), "\n"); err == nil || !strings.HasPrefix(line, "release.sh: "+test.says) || more != "" {
+			t.Errorf("%s: %v, %s", test.args, err, out)
+		}
+	}
+}
+
+// scratch is a system in a folder into which packages are installed. Nothing of it runs.
+type scratch struct {
+	t    *testing.T
+	root string
+	path string // PATH
+}
+
+// newScratch makes an empty system. A systemctl that is called in it fails the test.
+func newScratch(t *testing.T) *scratch {
+	t.Helper()
+	s := &scratch{t: t, root: t.TempDir()}
+	bin, called := t.TempDir(), filepath.Join(t.TempDir(), "called")
+	s.path = bin + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"
+	t.Cleanup(func() {
+		if b, err := os.ReadFile(called); err == nil {
+			t.Errorf("systemctl was called: %s", b)
+		}
+	})
+	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho \"$@\" >>"+called+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(s.name("/var/lib/dpkg/updates"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.name("/var/lib/dpkg/status"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// name is that of a file outside the scratch.
+func (s *scratch) name(inside string) string { return s.root + inside }
+
+func (s *scratch) read(name string) string {
+	s.t.Helper()
+	return string(readFile(s.t, s.name(name)))
+}
+
+// dpkg runs dpkg, which is to ask nothing: nobody would answer.
+func (s *scratch) dpkg(args ...string) string {
+	s.t.Helper()
+	cmd := exec.CommandContext(s.t.Context(), "dpkg", append([]string{"--root=" + s.root, "--log=" + s.name("/dpkg.log"),
+		"--force-script-chrootless", "--force-unsafe-io"}, args...)...)
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", "PATH="+s.path)
+	return output(s.t, cmd)
+}
+
+// want expects a file of root's with this mode.
+func (s *scratch) want(name string, mode os.FileMode) {
+	s.t.Helper()
+	info, err := os.Lstat(s.name(name))
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	if owner := info.Sys().(*syscall.Stat_t); info.Mode() != mode || owner.Uid != 0 || owner.Gid != 0 {
+		s.t.Errorf("%s: %v of %d:%d, want %v of root", name, info.Mode(), owner.Uid, owner.Gid, mode)
+	}
+}
+
+func (s *scratch) wantGone(names ...string) {
+	s.t.Helper()
+	for _, name := range names {
+		if _, err := os.Lstat(s.name(name)); !os.IsNotExist(err) {
+			s.t.Errorf("%s is still there, or %v", name, err)
+		}
+	}
+}
+
+// unitSetting returns what an installed unit says once.
+func (s *scratch) unitSetting(unit, name string) string {
+	s.t.Helper()
+	all := regexp.MustCompile("(?m)^"+name+"=(.*)$").FindAllStringSubmatch(s.read("/lib/systemd/system/"+unit), -1)
+	if len(all) != 1 {
+		s.t.Fatalf("%s has %q of %s", unit, all, name)
+	}
+	return all[0][1]
+}
+
+// startUnit starts edge as its unit says, but for the address.
+func (s *scratch) startUnit(credentials string) *process {
+	s.t.Helper()
+	args := strings.Fields(s.unitSetting("edge.service", "ExecStart"))
+	for i, arg := range args {
+		if args[i] = strings.ReplaceAll(arg, "${CREDENTIALS_DIRECTORY}", credentials); strings.HasPrefix(arg, "/") {
+			args[i] = s.name(arg)
+		}
+	}
+	cmd := exec.Command(args[0], append(args[1:], "-addr", "127.0.0.1:0")...)
+	cmd.Env = []string{"EDGE_SECRET=", "CREDENTIALS_DIRECTORY=" + credentials}
+	return start(s.t, "edge", cmd)
+}
+
+// wantServes expects the installed edge to do its work and to end in order.
+func (s *scratch) wantServes() {
+	s.t.Helper()
+	credentials := s.t.TempDir()
+	if err := os.WriteFile(filepath.Join(credentials, "secret"), []byte(testSecret+"\n"), 0o400); err != nil {
+		s.t.Fatal(err)
+	}
+	p := s.startUnit(credentials)
+	r, _ := http.NewRequest("GET", "http://"+p.addr+"/health", nil)
+	if status, answer := do(s.t, r); status != 200 || answer != "ok\n" {
+		s.t.Errorf("GET /health: %d %q", status, answer)
+	}
+	publish(s.t, p.addr, "room", "hello", "{}")
+	http.DefaultClient.CloseIdleConnections()
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if err := p.cmd.Wait(); err != nil {
+		s.t.Errorf("exit: %v", err)
+	}
+}
+
+// debArch is the architecture of this machine, for dpkg, if there is a package for it.
+func debArch(t *testing.T) string {
+	t.Helper()
+	arch := strings.TrimSpace(output(t, exec.Command("dpkg", "--print-architecture")))
+	if !slices.Contains([]string{"amd64", "arm64", "armhf"}, arch) {
+		t.Skip("there is no package for " + arch)
+	}
+	return arch
+}
+
+// TestDebPackage: the life of a package, from its making to its purge.
+func TestDebPackage(t *testing.T) {
+	need(t, "bash", "go", "dpkg-deb", "dpkg")
+	if os.Getuid() != 0 {
+		t.Skip("dpkg wants to be run by root")
+	}
+	arch := debArch(t)
+	sources, dir, elsewhere := copySources(t, "."), t.TempDir(), t.TempDir()
+	first, second := dir+"/edge_1.2.3_"+arch+".deb", dir+"/edge_1.3.0-rc1_"+arch+".deb"
+	release(t, sources, ours, "-deb", dir, "1.2.3", arch)
+	release(t, copySources(t, sources), theirs, "-deb", elsewhere, "1.2.3", arch)
+	wantSameBytes(t, first, filepath.Join(elsewhere, filepath.Base(first)))
+	release(t, sources, ours, "-deb", dir, "v1.3.0-rc1", arch)
+	for line := range strings.Lines(output(t, exec.Command("dpkg-deb", "-c", first))) {
+		if !strings.Contains(line, " root/root ") {
+			t.Errorf("not root's: %s", line)
+		}
+	}
+
+	s := newScratch(t)
+	if said := s.dpkg("-i", first); !strings.Contains(said, "/etc/edge/secret") {
+		t.Errorf("it does not say where the secret is:\n%s", said)
+	}
+	s.wantInstalled()
+	secret := s.read("/etc/edge/secret")
+	const shipped, mine = `"key": "app-key"`, `"key": "key"` // that of the tests
+	edited := strings.Replace(s.read("/etc/edge/edge.json"), shipped, mine, 1)
+	if !strings.Contains(edited, "\n  "+mine+",\n") || !strings.Contains(edited, "\n  \"id\": \"1\",\n") {
+		t.Fatalf("the configuration has other keys:\n%s", edited)
+	}
+	if err := os.WriteFile(s.name("/etc/edge/edge.json"), []byte(edited), 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	if said := s.dpkg("-i", second); strings.Contains(said, "Configuration file") || strings.Contains(said, "made up") {
+		t.Errorf("the upgrade is not silent:\n%s", said)
+	}
+	s.wantInstalled()
+	if said := output(t, exec.Command(s.name("/usr/bin/edge"), "-version")); !strings.HasPrefix(said, "edge 1.3.0-rc1 (go") {
+		t.Errorf("-version: %q", said)
+	}
+	if s.read("/etc/edge/edge.json") != edited || s.read("/etc/edge/secret") != secret {
+		t.Error("the upgrade changed the configuration or the secret")
+	}
+	s.wantServes()
+
+	programs := []string{"/usr/bin/edge", "/lib/systemd/system", "/usr/share/doc/edge"}
+	s.dpkg("-r", "edge")
+	s.wantGone(programs...)
+	if s.read("/etc/edge/edge.json") != edited || s.read("/etc/edge/secret") != secret {
+		t.Error("the removal changed the configuration or the secret")
+	}
+	s.dpkg("-i", first)
+	s.wantInstalled()
+	if s.read("/etc/edge/edge.json") != edited || s.read("/etc/edge/secret") != secret {
+		t.Error("what the removal left is not used again")
+	}
+	s.dpkg("-P", "edge")
+	s.wantGone(append(programs, "/etc/edge")...)
+	s.dpkg("-i", first)
+	if s.read("/etc/edge/secret") == secret {
+		t.Error("another installation has the same secret")
+	}
+}
+
+// wantInstalled expects everything of the package in its place.
+func (s *scratch) wantInstalled() {
+	s.t.Helper()
+	s.want("/usr/bin/edge", 0o755)
+	s.want("/lib/systemd/system/edge.service", 0o644)
+	s.want("/lib/systemd/system/edge.socket", 0o644)
+	s.want("/usr/share/doc/edge/copyright", 0o644)
+	s.want("/etc/edge", os.ModeDir|0o755)
+	s.want("/etc/edge/edge.json", 0o644)
+	s.want("/etc/edge/secret", 0o600)
+	if secret := s.read("/etc/edge/secret"); !regexp.MustCompile(`^[0-9a-f]{32}\n$`).MatchString(secret) {
+		s.t.Errorf("a strange secret of %d bytes", len(secret))
+	}
+	if credential := s.unitSetting("edge.service", "LoadCredential"); credential != "secret:/etc/edge/secret" {
+		s.t.Errorf("the unit has another secret: %s", credential)
+	}
+	for line := range strings.Lines(s.dpkg("--verify", "edge")) {
+		if !strings.Contains(line, " c /etc/edge/edge.json") { // which may be edited
+			s.t.Errorf("not as it was shipped: %s", line)
+		}
+	}
+	if status := s.dpkg("-s", "edge"); !strings.Contains(status, "\nStatus: install ok installed\n") {
+		s.t.Errorf("dpkg has\n%s", status)
+	}
+}
+
+// TestUnits: systemd understands the units, and finds little that a wrong edge could do to the machine.
+func TestUnits(t *testing.T) {
+	need(t, "systemd-analyze")
+	dir := t.TempDir()
+	service, socket := filepath.Join(dir, "edge.service"), filepath.Join(dir, "edge.socket")
+	for _, name := range []string{service, socket} {
+		cmd := edgeCommand("unit", strings.TrimPrefix(filepath.Ext(name), "."))
+		cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=edge")
+		if err := os.WriteFile(name, []byte(output(t, cmd)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said := output(t, exec.Command("systemd-analyze", "verify", "--man=no", service, socket))
+	if strings.Contains(said, "edge.service") || strings.Contains(said, "edge.socket") { // and not of other units of this machine
+		t.Errorf("systemd complains:\n%s", said)
+	}
+	const most = "20" // in tenths
+	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+most, service).CombinedOutput()
+	if bytes.Contains(out, []byte("unrecognized option '--offline")) {
+		lack(t, "systemd-analyze is too old, 250 can do it")
+	}
+	_, overall, ok := strings.Cut(string(out), "Overall exposure level for edge.service: ")
+	if err != nil || !ok {
+		t.Errorf("%v; it is exposed more than %s tenths:\n%s", err, most, out)
+	}
+	t.Logf("exposure: %s", overall)
+}
