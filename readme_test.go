@@ -1,18 +1,44 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"testing"
 )
 
+// TestRunningVariables compares the table of other servers' variables in docs/running.md with the one that drives the program.
+// EDGE_UPDATE=1 writes it anew.
+func TestRunningVariables(t *testing.T) {
+	want := "| variable | option |\n|---|---|\n"
+	for _, other := range others {
+		want += fmt.Sprintf("| `%s` | `-%s` |\n", other.variable, other.option)
+	}
+	compareTable(t, "docs/running.md", `\| variable \| option \|`, want)
+}
+
+// TestPromises expects every test that docs/promises.md names to exist: a promise without one is only a sentence.
+func TestPromises(t *testing.T) {
+	var sources []byte
+	names, _ := filepath.Glob("*_test.go")
+	for _, name := range names {
+		sources = append(sources, readFile(t, name)...)
+	}
+	found := regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(readFile(t, "docs/promises.md"), -1)
+	if len(found) < 40 {
+		t.Errorf("it names %d tests", len(found))
+	}
+	for _, m := range found {
+		if !bytes.Contains(sources, []byte("\nfunc "+string(m[1])+"(t *testing.T)")) {
+			t.Errorf("there is no %s", m[1])
+		}
+	}
+}
+
 // TestReadmeOptions compares the README's table of options with the one that drives the program. EDGE_UPDATE=1 writes it anew.
 func TestReadmeOptions(t *testing.T) {
-	b, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	want := "| option | default | meaning |\n|---|---|---|\n"
 	for _, opt := range optionTable(new(options)) {
 		value := opt.value
@@ -21,11 +47,27 @@ func TestReadmeOptions(t *testing.T) {
 		}
 		want += fmt.Sprintf("| `-%s` | %s | %s |\n", opt.name, value, opt.help)
 	}
-	table := regexp.MustCompile(`(?m)^\| option \| default \|.*\n(\|.*\n)+`)
+	compareTable(t, "README.md", `\| option \| default \|`, want)
+}
+
+func readFile(t *testing.T, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// compareTable compares the table of the file whose first line begins so. EDGE_UPDATE=1 writes it anew.
+func compareTable(t *testing.T, file, begins, want string) {
+	t.Helper()
+	b := readFile(t, file)
+	table := regexp.MustCompile("(?m)^" + begins + ".*\n(\\|.*\n)+")
 	if got := table.Find(b); string(got) != want {
-		t.Errorf("README has\n%s\nwant\n%s", got, want)
+		t.Errorf("%s has\n%s\nwant\n%s", file, got, want)
 		if os.Getenv("EDGE_UPDATE") == "1" {
-			os.WriteFile("README.md", table.ReplaceAllLiteral(b, []byte(want)), 0o644)
+			os.WriteFile(file, table.ReplaceAllLiteral(b, []byte(want)), 0o644)
 		}
 	}
 }

@@ -48,15 +48,6 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 	return string(out)
 }
 
-func readFile(t *testing.T, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // copySources copies what a release is made of to a folder of its own, where nobody edits it meanwhile.
 func copySources(t *testing.T, from string) string {
 	t.Helper()
@@ -233,8 +224,8 @@ func (s *scratch) unitSetting(unit, name string) string {
 	return all[0][1]
 }
 
-// startUnit starts edge as its unit says, but for the address.
-func (s *scratch) startUnit(credentials string) *process {
+// startUnit starts edge as its unit says, but for the address, with a command before it that runs the program if there is one.
+func (s *scratch) startUnit(credentials string, before ...string) *process {
 	s.t.Helper()
 	args := strings.Fields(s.unitSetting("edge.service", "ExecStart"))
 	for i, arg := range args {
@@ -242,7 +233,8 @@ func (s *scratch) startUnit(credentials string) *process {
 			args[i] = s.name(arg)
 		}
 	}
-	cmd := exec.Command(args[0], append(args[1:], "-addr", "127.0.0.1:0")...)
+	args = append(append(before, args...), "-addr", "127.0.0.1:0")
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = []string{"EDGE_SECRET=", "CREDENTIALS_DIRECTORY=" + credentials}
 	return start(s.t, "edge", cmd)
 }
@@ -365,6 +357,50 @@ func (s *scratch) wantInstalled() {
 	}
 	if status := s.dpkg("-s", "edge"); !strings.Contains(status, "\nStatus: install ok installed\n") {
 		s.t.Errorf("dpkg has\n%s", status)
+	}
+}
+
+// TestRaspberryPi runs the commands of docs/running.md, up to what needs a board: ssh, scp, sudo and apt are ours and mean a system
+// in a folder, in which qemu-aarch64 runs the service.
+func TestRaspberryPi(t *testing.T) {
+	need(t, "bash", "go", "git", "dpkg-deb", "dpkg", "curl", "qemu-aarch64")
+	if os.Getuid() != 0 {
+		t.Skip("dpkg wants to be run by root")
+	}
+	s, home, bin := newScratch(t), t.TempDir(), t.TempDir()
+	for name, script := range map[string]string{
+		"scp":  `case $2 in pi@raspberrypi.local:) cp "$1" ` + home + ` ;; *) exit 9 ;; esac`,
+		"ssh":  `[ "$1 $2 $3" = "-t pi@raspberrypi.local sudo" ] && shift 3 && cd ` + home + ` && exec "$@"`,
+		"apt":  `[ "$1" = install ] && exec dpkg --root=` + s.root + ` --force-script-chrootless --force-unsafe-io --force-architecture -i "$2"`,
+		"cat":  `[ "$1" = /etc/edge/secret ] && exec /bin/cat ` + s.root + `/etc/edge/secret || exec /bin/cat "$@"`,
+		"curl": `exec ` + output(t, exec.Command("sh", "-c", "command -v curl | tr -d '\n'")) + ` -sS --connect-to "raspberrypi.local:6001:$EDGE_ADDR" "$@"`,
+	} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	page := string(readFile(t, "docs/running.md"))
+	_, page, _ = strings.Cut(page, "<!-- TestRaspberryPi runs these -->\n```sh\n")
+	page, _, _ = strings.Cut(page, "\n```")
+	commands, addr, answers, sources := strings.Split(page, "\n"), "", "", copySources(t, ".")
+	if len(commands) != 5 {
+		t.Fatalf("%d commands: %q", len(commands), commands)
+	}
+	for _, command := range commands {
+		cmd := exec.CommandContext(t.Context(), "bash", "-euc", command)
+		cmd.Dir = sources
+		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000", "EDGE_ADDR="+addr, "PATH="+bin+":"+s.path)
+		answers += output(t, cmd)
+		if strings.Contains(command, "apt install") { // which starts it, where there is systemd
+			credentials := t.TempDir()
+			if err := os.WriteFile(filepath.Join(credentials, "secret"), []byte(s.read("/etc/edge/secret")), 0o400); err != nil {
+				t.Fatal(err)
+			}
+			addr = s.startUnit(credentials, "qemu-aarch64").addr
+		}
+	}
+	if !strings.HasSuffix(answers, "\n"+s.read("/etc/edge/secret")+"ready\n") {
+		t.Errorf("the commands have printed:\n%s", answers)
 	}
 }
 
