@@ -1,0 +1,309 @@
+package main
+
+// The one table of options, which flags, variables, the configuration file, -help and the README share.
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// options are what a server is to do.
+type options struct {
+	config      string
+	addrs       []string
+	path        string // before every path of ours: "" or /edge
+	tlsCert     string
+	tlsKey      string
+	proxies     []netip.Prefix // whose X-Forwarded-For counts
+	memory      int64          // bytes the process may use
+	connections int            // of all apps together
+	metricsAddr string
+	logFormat   string
+	pidFile     string
+	verbose     bool
+	version     bool
+	secretShown bool         // on the command line
+	app         appOptions   // the one app of a simple set-up, and what apps of the file inherit
+	apps        []appOptions // all there are
+	given       given
+	givenApps   []given // by the file, of each of apps; nil if it has none
+}
+
+// appOptions are what there is to know of one app.
+type appOptions struct {
+	id          string // "" if any is accepted, for a single app
+	key, secret string
+	secretFile  string
+	moreKeys    []keyPair
+	limits      Limits
+	hooks       []string // URLs that parseHook accepts
+	webhooks    webhookOptions
+	madeKey     bool // not given, made up
+	madeSecret  bool
+}
+
+type keyPair struct{ key, secret string }
+
+// option is one of them, by the name it has everywhere: the flag -send-buffer is the variable EDGE_SEND_BUFFER and the key
+// "send-buffer" of the file.
+type option struct {
+	name, value, help string
+	traits            traits
+	set               func(string) error
+	clear             func() // for one that repeats: forgets what it was set to
+}
+
+// traits are a set of properties.
+type traits uint8
+
+const (
+	forApp   traits = 1 << iota // an app of the file may have its own
+	repeats                     // every further value is added
+	masked                      // never printed
+	onlyFlag                    // neither a variable nor in the file
+)
+
+// optionTable is every option. The functions write to o.
+func optionTable(o *options) []option {
+	return append([]option{
+		{name: "config", help: "file with any of these options, and several apps (edge config -example prints one)", set: text(&o.config)},
+		{"addr", ":6001", "address to listen on, may be repeated: host:port, :port for all addresses, unix:/path; with TLS a further one on loopback or unix: is plain, as is plain:host:port", repeats, add(&o.addrs, checkAddr), forget(&o.addrs)},
+		{name: "path", help: "prefix before all paths, for a proxy that keeps it: /edge", set: prefix(&o.path)},
+		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
+		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
+		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", set: proxies(&o.proxies)},
+		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
+		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
+		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},
+		{"verbose", "false", "print connections, subscriptions, everything refused and every frame", 0, boolean(&o.verbose), nil},
+		{name: "pid-file", help: "file to write the process id to, for edge reload", set: text(&o.pidFile)},
+		{"version", "false", "print the version and end", onlyFlag, boolean(&o.version), nil},
+	}, appTable(&o.app)...)
+}
+
+// appTable is every option that an app of the file may have of its own.
+func appTable(a *appOptions) []option {
+	l := &a.limits
+	return []option{
+		{"id", "", "app id; without it any id is accepted in API paths", forApp, text(&a.id), nil},
+		{"key", "", "app key; without it one is made up and printed", forApp, checked(&a.key, checkKey), nil},
+		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", forApp | masked, text(&a.secret), nil},
+		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", forApp, text(&a.secretFile), nil},
+		{"more-keys", "", "further keys that are valid too, KEY:SECRET with spaces between; -key signs webhooks", forApp | repeats | masked, keyPairs(&a.moreKeys), forget(&a.moreKeys)},
+		{"client-events", "true", "allow client events on private and presence channels", forApp, boolean(&l.clientEvents), nil},
+		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", forApp, number(&l.maxConnections, 1, math.MaxInt32), nil},
+		{"authorized-connections", "0", "time in which a client has to sign in or to join a private channel before it is closed with 4009; 0 asks for neither", forApp, duration(&l.authorizeWithin, 0), nil},
+		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp, commaList(&l.origins), nil},
+		{"activity-timeout", "120s", "silence after which a client is pinged", forApp, duration(&l.activityTimeout, time.Second), nil},
+		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.pongTimeout, time.Millisecond), nil},
+		{"auth-window", "600s", "how far the clock of an API client may be off", forApp, duration(&l.authWindow, time.Second), nil},
+		{"event-size", "10240", "bytes of data an event may have", forApp, number(&l.eventSize, 1, 1<<20), nil},
+		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.channelName, len(userChannelPrefix)+maxUserID, 1024), nil},
+		{"presence-members", "100", "users a presence channel may have", forApp, number(&l.presenceMembers, 1, math.MaxInt32), nil},
+		{"presence-user-size", "1024", "bytes of user_info a member may have", forApp, number(&l.presenceUserSize, 2, maxPayload), nil},
+		{"cache-ttl", "30m", "how long a cache channel keeps its last event", forApp, duration(&l.cacheTTL, time.Second), nil},
+		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", forApp, number(&l.sendBuffer, 4096, math.MaxInt32), nil},
+		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", forApp, boolean(&l.subscriptionCount), nil},
+		{"webhook", "", "URL to be told what happens, may be repeated (in the variable: with spaces); see Webhooks", forApp | repeats, hookList(&a.hooks), forget(&a.hooks)},
+		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", forApp, duration(&a.webhooks.grace, 0), nil},
+		{"webhook-batch", "50ms", "events that happen within travel together; 0 sends each alone", forApp, duration(&a.webhooks.batch, 0), nil},
+		{"webhook-queue", "10000", "events that may wait for a receiver; beyond, the oldest client events are dropped first", forApp, number(&a.webhooks.queue, 1, math.MaxInt32), nil},
+		{"error-events", "true", "send pusher:error after pusher:subscription_error, as the hosted service does", forApp, boolean(&l.errorEvents), nil},
+	}
+}
+
+func text(to *string) func(string) error {
+	return func(s string) error { *to = s; return nil }
+}
+
+// checked is text for what check accepts.
+func checked(to *string, check func(string) error) func(string) error {
+	return func(s string) error { *to = s; return check(s) }
+}
+
+// add adds what check accepts to a list.
+func add(to *[]string, check func(string) error) func(string) error {
+	return func(s string) error { *to = append(*to, s); return check(s) }
+}
+
+func forget[T any](list *[]T) func() { return func() { *list = nil } }
+
+func oneOf(to *string, choices ...string) func(string) error {
+	return func(s string) error {
+		if *to = s; !slices.Contains(choices, s) {
+			return fmt.Errorf("it must be one of %s", strings.Join(choices, ", "))
+		}
+		return nil
+	}
+}
+
+// prefix takes the beginning of a path, with or without slashes around it.
+func prefix(to *string) func(string) error {
+	return func(s string) error {
+		*to = ""
+		if s = strings.Trim(s, "/"); s != "" {
+			*to = "/" + s
+		}
+		if strings.ContainsAny(s, "?#%{}\\ ") || strings.Contains(s, "//") {
+			return errors.New("it must be the beginning of a path, like /edge")
+		}
+		return nil
+	}
+}
+
+func commaList(to *[]string) func(string) error {
+	return func(s string) error {
+		*to = nil
+		for item := range strings.SplitSeq(s, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				*to = append(*to, item)
+			}
+		}
+		return nil
+	}
+}
+
+// proxies takes addresses and networks with commas between them. unix stands for whoever comes over a Unix socket.
+func proxies(to *[]netip.Prefix) func(string) error {
+	return func(s string) error {
+		var list []string
+		commaList(&list)(s)
+		*to = nil
+		for _, item := range list {
+			p, err := netip.ParsePrefix(item)
+			if a, errAddr := netip.ParseAddr(item); errAddr == nil {
+				p, err = netip.PrefixFrom(a, a.BitLen()), nil
+			}
+			if item == "unix" {
+				p, err = netip.Prefix{}, nil
+			}
+			if err != nil {
+				return fmt.Errorf("%q is neither an address nor a network like 10.0.0.0/8", item)
+			}
+			*to = append(*to, p)
+		}
+		return nil
+	}
+}
+
+// hookList takes URLs with spaces between them, and adds to what it got before.
+func hookList(to *[]string) func(string) error {
+	return func(s string) error {
+		for hook := range strings.FieldsSeq(s) {
+			if _, err := parseHook(hook); err != nil {
+				return err
+			}
+			*to = append(*to, hook)
+		}
+		return nil
+	}
+}
+
+// keyPairs takes KEY:SECRET with spaces between them, and adds to what it got before.
+func keyPairs(to *[]keyPair) func(string) error {
+	return func(s string) error {
+		for pair := range strings.FieldsSeq(s) {
+			key, secret, _ := strings.Cut(pair, ":")
+			if key == "" || secret == "" || checkKey(key) != nil {
+				return errors.New("it must be KEY:SECRET, or several with spaces between")
+			}
+			*to = append(*to, keyPair{key, secret})
+		}
+		return nil
+	}
+}
+
+func boolean(to *bool) func(string) error {
+	return func(s string) (err error) {
+		if *to, err = strconv.ParseBool(s); err != nil {
+			return errors.New("it must be true or false")
+		}
+		return nil
+	}
+}
+
+func number(to *int, least, most int) func(string) error {
+	return func(s string) (err error) {
+		if *to, err = strconv.Atoi(s); err != nil || *to < least || *to > most {
+			return fmt.Errorf("it must be a whole number from %d to %d", least, most)
+		}
+		return nil
+	}
+}
+
+// size takes a number of bytes, with K, M or G behind it of 1024, 1024² or 1024³ bytes.
+func size(to *int64, least int64) func(string) error {
+	return func(s string) error {
+		digits, shift := strings.TrimRight(strings.ToUpper(s), "IB"), 0
+		for i, unit := range []string{"K", "M", "G"} {
+			if rest, ok := strings.CutSuffix(digits, unit); ok {
+				digits, shift = rest, 10*(i+1)
+				break
+			}
+		}
+		n, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || n > math.MaxInt>>shift || n<<shift < least {
+			return fmt.Errorf("it must be a size like 96M or 1G, at least %s", sizeText(least))
+		}
+		*to = n << shift
+		return nil
+	}
+}
+
+// sizeText is a number of bytes for people to read.
+func sizeText(bytes int64) string {
+	for shift, unit := range []string{"bytes", "KB", "MB"} {
+		if n := bytes >> (10 * shift); n < 10<<10 {
+			return fmt.Sprintf("%d %s", n, unit)
+		}
+	}
+	return fmt.Sprintf("%d GB", bytes>>30)
+}
+
+// duration takes 90s, 2m or 1h30m; a number alone counts seconds.
+func duration(to *time.Duration, least time.Duration) func(string) error {
+	return func(s string) (err error) {
+		if isInteger([]byte(s)) {
+			s += "s"
+		}
+		if *to, err = time.ParseDuration(s); err != nil || *to < least {
+			return fmt.Errorf("it must be a time like 30s or 2m, at least %s", least)
+		}
+		return nil
+	}
+}
+
+// checkAddr accepts what listen can listen on.
+func checkAddr(addr string) error {
+	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
+		if name == "" {
+			return errors.New("it must be unix:/path")
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimPrefix(addr, "plain:"), "tls:"))
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return errors.New("it must be host:port, :port or unix:/path")
+	}
+	return nil
+}
+
+// checkKey accepts what can stand in a URL and in an auth string, and "" for no key.
+func checkKey(key string) error {
+	if key != "" && strings.Trim(key, ".") == "" || strings.ContainsFunc(key, func(c rune) bool {
+		return c >= 0x80 || !channelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
+	}) {
+		return errors.New("it is part of URLs and may have letters, digits, - _ and .")
+	}
+	return nil
+}

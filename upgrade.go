@@ -1,0 +1,141 @@
+package main
+
+// The WebSocket handshake: from an HTTP request to a Socket.
+
+import (
+	"crypto/sha1"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+// upgrader turns HTTP requests into Sockets.
+type upgrader struct {
+	// Static after construction.
+	apps    *atomic.Pointer[apps]
+	poller  *poller // nil: every connection has a goroutine
+	path    string  // that every path of ours begins with
+	proxies []netip.Prefix
+	probed  *App // of the watchdog; nil without one
+}
+
+// serveHTTP answers a WebSocket handshake on any path.
+func (u *upgrader) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	all := u.apps.Load()
+	key, ok := strings.CutPrefix(r.URL.Path, u.path+"/app/")
+	if !ok || key == "" || strings.Contains(key, "/") {
+		u.upgrade(w, r, all.none, codePathNotFound, "Path not found: connect to "+u.path+"/app/{key}")
+		return
+	}
+	app := all.byKey[key]
+	if probe := u.probed; probe != nil && key == probe.keys()[0].name {
+		app = probe
+	}
+	if app == nil {
+		u.upgrade(w, r, all.none, codeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?")))
+		return
+	}
+	code, reason := checkVersion(r.URL.Query().Get("protocol"))
+	if code == 0 && !app.allowsOrigin(r.Header.Get("Origin")) {
+		code, reason = codeUnauthorized, "Origin not allowed"
+	}
+	u.upgrade(w, r, app, code, reason)
+}
+
+// upgrade answers a WebSocket handshake. A client that is refused for a reason of the Pusher protocol is told so after
+// the 101, by pusher:error and a close frame: to an HTTP status clients react by trying again. code is 0, or that reason.
+func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, app *App, code int, reason string) {
+	if status, problem := checkHandshake(r); status != 0 {
+		if status == http.StatusUpgradeRequired {
+			w.Header().Set("Connection", "Upgrade") // RFC 9110 section 7.8
+			w.Header().Set("Upgrade", "websocket")
+			w.Header().Set("Sec-WebSocket-Version", "13")
+		}
+		http.Error(w, problem, status)
+		return
+	}
+	nc, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "this connection cannot be upgraded", http.StatusInternalServerError)
+		return
+	}
+	s := &Socket{app: app}
+	s.conn.init(nc, u.poller, &app.bounds)
+	if a := clientAddr(r, u.proxies); a.IsValid() {
+		s.conn.remote = netip.AddrPortFrom(a, 0)
+	}
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered()) // frames that came right behind the request
+	s.serve(appendSwitching(nil, r.Header.Get("Sec-WebSocket-Key")), early, code, reason)
+}
+
+// appendSwitching appends the answer to a WebSocket handshake with this key, RFC 6455 section 4.2.2.
+func appendSwitching(dst []byte, key string) []byte {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	dst = base64.StdEncoding.AppendEncode(dst, sum[:])
+	return append(dst, "\r\n\r\n"...)
+}
+
+// checkHandshake returns an HTTP status and text if r is not a WebSocket handshake (RFC 6455 section 4.2.1), or 0.
+func checkHandshake(r *http.Request) (status int, problem string) {
+	key, err := base64.StdEncoding.DecodeString(r.Header.Get("Sec-WebSocket-Key"))
+	switch {
+	case !isUpgrade(r):
+		return http.StatusUpgradeRequired, "this address is for WebSocket connections"
+	case r.Method != http.MethodGet:
+		return http.StatusMethodNotAllowed, "a WebSocket handshake must be a GET"
+	case !r.ProtoAtLeast(1, 1):
+		return http.StatusBadRequest, "a WebSocket handshake needs HTTP/1.1"
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		return http.StatusUpgradeRequired, "only version 13 of WebSocket is supported"
+	case err != nil || len(key) != 16:
+		return http.StatusBadRequest, "Sec-WebSocket-Key must be 16 bytes in base64"
+	case r.ContentLength != 0:
+		return http.StatusBadRequest, "a WebSocket handshake must not have a body"
+	}
+	return 0, ""
+}
+
+// clientAddr is the address that trusted proxies have noted as that of the client: the last of X-Forwarded-For that is not one of
+// theirs. It is not valid if the connection is not from one of them, or they have noted nothing.
+func clientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
+	trusted := func(a netip.Addr) bool {
+		return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) || !p.IsValid() && !a.IsValid() })
+	}
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
+	if !trusted(peer.Addr().Unmap()) {
+		return client
+	}
+	noted := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for _, text := range slices.Backward(noted) {
+		a, err := netip.ParseAddr(strings.TrimSpace(text))
+		if err != nil {
+			break
+		}
+		if client = a.Unmap(); !trusted(client) {
+			break
+		}
+	}
+	return client
+}
+
+// isUpgrade reports whether r asks for WebSocket.
+func isUpgrade(r *http.Request) bool {
+	return hasToken(r.Header["Upgrade"], "websocket") && hasToken(r.Header["Connection"], "upgrade")
+}
+
+// hasToken reports whether one of the header lines lists the token, in upper or lower case.
+func hasToken(lines []string, token string) bool {
+	for _, line := range lines {
+		for t := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
