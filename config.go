@@ -234,7 +234,7 @@ func (o *options) complete(file configFile) error {
 		o.app = o.apps[0]
 		return nil
 	}
-	for _, name := range []string{"id", "key", "secret", "secret-file", "more-keys"} {
+	for _, name := range []string{"id", "key", "secret", "more-keys"} {
 		if s, ok := o.given[name]; ok {
 			return fmt.Errorf("the app is described twice: by %s and by \"apps\" in %s", s.from, file.name)
 		}
@@ -247,6 +247,9 @@ func (o *options) completeApps(file configFile) error {
 	ids, keys := map[string]bool{}, map[string]bool{}
 	for _, entry := range file.apps {
 		a := o.app
+		if _, own := entry.given["secret"]; own {
+			a.secretFile = "" // that of the others: the unit of systemd names one
+		}
 		if err := entry.given.apply(appTable(&a), false); err != nil {
 			return err
 		}

@@ -117,6 +117,19 @@ func TestConfigApps(t *testing.T) {
 	}
 }
 
+// TestConfigAppsOfAUnit: the command of edge unit names a file with a secret. Apps that have none of their own have that.
+func TestConfigAppsOfAUnit(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("credential\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := mustParse(t, []string{"-secret-file", secret, "-config", configOf(t, `{"apps": [
+		{"id": "1", "key": "a"}, {"id": "2", "key": "b", "secret": "own"}]}`)})
+	if len(o.apps) != 2 || o.apps[0].secret != "credential" || o.apps[1].secret != "own" {
+		t.Errorf("the apps are %+v", o.apps)
+	}
+}
+
 // TestConfigRefused: whatever is wrong with a file ends edge with exit code 2 and a sentence that says where, and what.
 func TestConfigRefused(t *testing.T) {
 	const app = `{"id": "1", "key": "a", "secret": "sesame"}`
