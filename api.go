@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,8 @@ type api struct {
 	apps  *atomic.Pointer[apps]
 	path  string // that every path of ours begins with
 	clock *clock // which callers sign
+
+	proxies []netip.Prefix // static: whose X-Forwarded-For counts
 }
 
 // routes enters the calls into mux, and for their paths an answer to other methods.
@@ -117,7 +120,7 @@ func (a *api) check(c *call) (err error) {
 	err = c.app.keys().checkRequest(c.Method, paths, c.params, a.clock.now(), window)
 	if err == nil && !set {
 		stamp, _ := strconv.ParseInt(c.params.get("auth_timestamp"), 10, 64)
-		err = a.clock.once(c.params.get("auth_signature"), stamp)
+		err = a.clock.once(c.params.get("auth_signature"), stamp, c.app.limits().authWindow)
 	}
 	if err != nil {
 		return &apiError{http.StatusUnauthorized, err.Error()}
@@ -168,7 +171,7 @@ func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 		e := &apiError{http.StatusInternalServerError, err.Error()}
 		errors.As(err, &e)
 		c.app.counts.refuse("call", strconv.Itoa(e.status))
-		c.app.tell(notice{what: noticeRefused, remote: c.RemoteAddr, event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
+		c.app.tell(notice{what: noticeRefused, remote: caller(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
 		c.status, kind, body = e.status, textType, []byte(e.text+"\n")
 	}
 	c.app.counts.calls.Add(1)

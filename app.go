@@ -4,6 +4,7 @@ package main
 // JSON. No two of its locks, or of a channel's, are ever held at once.
 
 import (
+	"crypto/rand"
 	"errors"
 	"maps"
 	"runtime/debug"
@@ -553,9 +554,7 @@ func newApps(list []appOptions, memory *budget, w *watch, old *apps) *apps {
 	if old != nil {
 		n.none = old.none
 	} else {
-		o := list[0]
-		o.id, o.hooks = "none", nil
-		n.none = newApp(o, memory, w)
+		n.none = newApp(list[0].anonymous(noneID), memory, w)
 	}
 	for _, o := range list {
 		a := old.same(o.id, len(list))
@@ -570,6 +569,16 @@ func newApps(list []appOptions, memory *budget, w *watch, old *apps) *apps {
 		}
 	}
 	return n
+}
+
+// noneID cannot be the id of another app.
+const noneID = "(none)"
+
+// anonymous returns what describes an app with the same limits, which nobody has the keys of.
+func (a appOptions) anonymous(id string) appOptions {
+	a.id, a.key, a.secret = id, strings.ToLower(rand.Text()), rand.Text()
+	a.hooks, a.moreKeys = nil, nil
+	return a
 }
 
 // same returns the app with this id; if there is one and will be one, it is the same whatever its id.
@@ -596,6 +605,14 @@ func (l *apps) find(id, key string) *App {
 		return l.byKey[key]
 	}
 	return nil
+}
+
+// done reports whether an app that is gone from the server has nothing left to do.
+func (a *App) done() bool {
+	a.socketsMu.Lock()
+	defer a.socketsMu.Unlock()
+	w := a.webhooks()
+	return a.open == 0 && (w == nil || w.idle())
 }
 
 // has reports whether a is one of them.

@@ -58,11 +58,13 @@ func (c *clock) isRight() bool {
 	return c.set
 }
 
-// once returns an error if the signature, which is valid and of that time in seconds, was used before or is too old to know.
-func (c *clock) once(signature string, stamp int64) error {
+// once returns an error if the signature, which is valid and of that time in seconds, was used before or is too old to know. In the
+// window it never is: among many callers some are a little behind, and if the clock were set it would be good.
+func (c *clock) once(signature string, stamp int64, window time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.replays.add(signature, stamp, monotonic())
+	age := c.now().Unix() - stamp
+	return c.replays.add(signature, stamp, monotonic(), max(age, -age) <= int64(window/time.Second))
 }
 
 // replays remembers signatures, the latest of them: of those before it knows nothing, and takes none.
@@ -90,14 +92,14 @@ func (h *stampHeap) Pop() any {
 	return last
 }
 
-func (r *replays) add(signature string, stamp, now int64) error {
+func (r *replays) add(signature string, stamp, now int64, recent bool) error {
 	first, seen := r.seen[signature]
 	switch {
 	case seen && time.Duration(now-first) <= sameRequest:
 		return nil
 	case seen:
 		return errors.New("Signature used before: while the clock of this server is not set, none is accepted twice")
-	case r.floor > 0 && stamp <= r.floor:
+	case r.floor > 0 && stamp <= r.floor && !recent:
 		return fmt.Errorf("Timestamp too old: while the clock of this server is not set, requests have to be younger than %s",
 			time.Unix(r.floor, 0).UTC().Format(time.RFC3339))
 	case r.seen == nil:
@@ -108,7 +110,7 @@ func (r *replays) add(signature string, stamp, now int64) error {
 	if len(r.oldest) > mostReplays {
 		forgotten := heap.Pop(&r.oldest).(stamped)
 		delete(r.seen, forgotten.signature)
-		r.floor = forgotten.stamp
+		r.floor = max(r.floor, forgotten.stamp)
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func TestReplays(t *testing.T) {
 	var r replays
 	second := int64(time.Second)
 	for i := range int64(3 * mostReplays) {
-		if err := r.add(fmt.Sprint("s", i), 1000+i/10, i*second); err != nil {
+		if err := r.add(fmt.Sprint("s", i), 1000+i/10, i*second, false); err != nil {
 			t.Fatal(i, err)
 		}
 	}
@@ -80,15 +80,34 @@ func TestReplays(t *testing.T) {
 	}
 	later := int64(10*mostReplays) * second
 	for i := range int64(3 * mostReplays) {
-		if err := r.add(fmt.Sprint("s", i), 1000+i/10, later); err == nil {
+		if err := r.add(fmt.Sprint("s", i), 1000+i/10, later, false); err == nil {
 			t.Fatalf("signature %d is accepted twice", i)
 		}
 	}
-	if err := r.add("young", 1000+3*mostReplays/10, later); err != nil {
+	if err := r.add("young", 1000+3*mostReplays/10, later, false); err != nil {
 		t.Error(err)
 	}
-	if err := r.add("old", 1000+2*mostReplays/10-1, later); err == nil || !strings.Contains(err.Error(), "younger than 1970-01-01T") {
+	if err := r.add("old", 1000+2*mostReplays/10-1, later, false); err == nil || !strings.Contains(err.Error(), "younger than 1970-01-01T") {
 		t.Errorf("%v", err)
+	}
+	if err := r.add("old, but in the window", 1000+2*mostReplays/10-1, later, true); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCallersWithOtherClocks: while the clock is not set, many requests of one caller do not lock out another whose clock is behind.
+func TestCallersWithOtherClocks(t *testing.T) {
+	c := &clock{now: func() time.Time { return time.Unix(vectorTime, 0) }}
+	for i := range mostReplays + 1 {
+		if err := c.once(fmt.Sprint("ahead", i), vectorTime+60, authWindow); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.once("behind", vectorTime-60, authWindow); err != nil {
+		t.Error(err)
+	}
+	if err := c.once("long ago", vectorTime-3600, authWindow); err == nil {
+		t.Error("what is older than the window and may have been forgotten is accepted")
 	}
 }
 

@@ -70,7 +70,7 @@ func (g given) apply(table []option, defaults bool) error {
 // invalid says that a value is wrong.
 func invalid(opt option, value, from string, err error) error {
 	switch {
-	case opt.traits&masked != 0:
+	case opt.traits&masked != 0 || opt.name == "webhook" && strings.ContainsAny(value, "@?"):
 		value = "***"
 	case len(value) > 200:
 		value = value[:200]
@@ -222,7 +222,7 @@ func (o *options) complete(file configFile) error {
 		o.given.says("memory", "the system", sizeText(o.memory))
 	}
 	if o.app.limits.maxConnections == 0 {
-		o.app.limits.maxConnections = min(defaultConnections(), newBudget(o.memory).connections())
+		o.app.limits.maxConnections = min(defaultConnections(), o.forConnections())
 		o.given.says("max-connections", "memory and open files", strconv.Itoa(o.app.limits.maxConnections))
 	}
 	o.connections = o.app.limits.maxConnections
@@ -274,10 +274,33 @@ func (o *options) completeApps(file configFile) error {
 	return nil
 }
 
+// keepMadeUp lets what was made up for old stay, if o has nothing else. Whoever was given a key may not lose it by a reload.
+func (o *options) keepMadeUp(old *options) error {
+	app, before := &o.apps[0], &old.app
+	switch {
+	case app.madeKey && !before.madeKey || app.madeSecret && !before.madeSecret:
+		return errors.New("it has no key, or no secret, any more")
+	case app.madeKey:
+		app.key = before.key
+	}
+	if app.madeSecret {
+		app.secret = before.secret
+	}
+	o.app.key, o.app.secret = app.key, app.secret
+	return nil
+}
+
 // complete checks what no single option of an app can.
 func (a *appOptions) complete() error {
 	if err := a.readSecret(); err != nil {
 		return err
+	}
+	names := map[string]bool{}
+	for _, k := range a.keys() {
+		if names[k.key] {
+			return fmt.Errorf("the key %q stands twice: a new secret needs a new key beside it", k.key)
+		}
+		names[k.key] = true
 	}
 	if a.madeKey = a.key == ""; a.madeKey {
 		a.key = strings.ToLower(rand.Text()[:20])
@@ -342,12 +365,17 @@ func (f *configFile) read(table []option) error {
 		return fmt.Errorf("%s: the configuration must be an object: { … }", f.place(b, 0))
 	}
 	var apps value
+	twice := false
 	f.given, err = f.readObject(b, top, table, func(name string, v value) bool {
-		if name == "apps" {
-			apps = v
+		if name != "apps" {
+			return false
 		}
-		return name == "apps"
+		twice, apps = !apps.absent(), v
+		return true
 	})
+	if twice {
+		return fmt.Errorf("%s: \"apps\" stands twice", f.placeOf(b, apps))
+	}
 	if err != nil || apps.absent() {
 		return err
 	}
@@ -390,7 +418,9 @@ func (f *configFile) readObject(b []byte, object value, table []option, special 
 			if err != nil {
 				return nil, fmt.Errorf("%s: invalid value of %q: %v", from, name, err)
 			}
-			g[name] = setting{values, from}
+			if table[i].value != "" || !slices.Equal(values, []string{""}) { // or it says what the example shows: nothing
+				g[name] = setting{values, from}
+			}
 		}
 	}
 	return g, nil
@@ -407,14 +437,21 @@ func settingValues(v value, t traits) (values []string, err error) {
 		if err := parseObject(v, 2, 100, []string{"key", "secret"}, f[:]); err != nil || t&masked == 0 || !f[0].is('"') || !f[1].is('"') {
 			return nil, errors.New("an object cannot stand here")
 		}
-		return []string{string(f[0].text()) + ":" + string(f[1].text())}, nil
+		pair := string(f[0].text()) + ":" + string(f[1].text())
+		if len(strings.Fields(pair)) != 1 {
+			return nil, errors.New("a key and its secret cannot have spaces")
+		}
+		return []string{pair}, nil
 	case !v.is('['):
 		return []string{string(v)}, nil
 	}
 	for item := range v.items() {
 		some, err := settingValues(item, t)
-		if err != nil || item.is('[') {
-			return nil, errors.New("an item of the list cannot stand there")
+		if item.is('[') {
+			err = errors.New("a list cannot stand in a list")
+		}
+		if err != nil {
+			return nil, err
 		}
 		values = append(values, some...)
 	}
@@ -587,6 +624,9 @@ func (g given) readOthers(getenv func(string) (string, bool)) {
 		if v != "" && other.convert != nil {
 			v = other.convert(v, get)
 		}
+		if _, file := g["secret-file"]; file && other.option == "secret" {
+			continue // it is named already
+		}
 		if v != "" {
 			g.says(other.option, other.variable, v)
 		}
@@ -646,12 +686,12 @@ func (g given) print(w io.Writer, indent string, table []option) {
 	}
 }
 
-// redacted returns URLs, with spaces between, without the passwords in them.
+// redacted returns URLs, with spaces between, without what may be secret in them.
 func redacted(urls string) string {
 	all := strings.Fields(urls)
 	for i, s := range all {
-		if u, err := url.Parse(s); err == nil {
-			all[i] = u.Redacted()
+		if h, err := parseHook(s); err == nil {
+			all[i] = h.name
 		}
 	}
 	return strings.Join(all, " ")

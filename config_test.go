@@ -47,6 +47,7 @@ func TestConfigFile(t *testing.T) {
 		{`{"memory": "64M", "path": "/edge/", "verbose": true, "log": "json"}`, []string{"-memory", "64M", "-path", "edge", "-verbose", "-log", "json"}},
 		{`{"id": null, "webhook": [], "event-size": null}`, nil},
 		{`{"id": "\u0037"}`, []string{"-id", "7"}},
+		{`{"max-connections": "", "memory": "", "metrics-addr": "", "webhook": ""}`, nil},       // as the example has it
 		{"// at the start\n{ /* inside */ \"id\": \"7\", // behind\n\"path\": \"a//b\" }", nil}, // which is refused below
 	} {
 		o, err := parseOptions([]string{"-config", configOf(t, c.file), "-key", "k", "-secret", "s"}, noEnv)
@@ -130,6 +131,26 @@ func TestConfigAppsOfAUnit(t *testing.T) {
 	}
 }
 
+// A secret that another server's variable has counts only where nothing else names one.
+func TestOthersSecret(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("ours\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if o := mustParse(t, []string{"-secret-file", secret}, "PUSHER_APP_SECRET=theirs"); o.app.secret != "ours" {
+		t.Errorf("the secret is %q", o.app.secret)
+	}
+}
+
+// TestConfigTLS: connections with TLS need more memory.
+func TestConfigTLS(t *testing.T) {
+	o := mustParse(t, []string{"-memory", "32M"})
+	sealed := options{memory: o.memory, tlsCert: "x"}
+	if plain := o.forConnections(); sealed.forConnections() > plain/5 || plain*connBytes > 8<<20 {
+		t.Errorf("%d and %d", plain, sealed.forConnections())
+	}
+}
+
 // TestConfigRefused: whatever is wrong with a file ends edge with exit code 2 and a sentence that says where, and what.
 func TestConfigRefused(t *testing.T) {
 	const app = `{"id": "1", "key": "a", "secret": "sesame"}`
@@ -153,7 +174,8 @@ func TestConfigRefused(t *testing.T) {
 		{`{"addr": {"host": "a"}}`, []string{`"addr"`, "object"}},
 		{`{"addr": [[":1"]]}`, []string{`"addr"`}},
 		{`{"secret": {"key": "a", "secret": 5}}`, []string{`"secret"`}},
-		{`{"more-keys": [{"key": "a b", "secret": "sesame"}]}`, []string{`"more-keys"`, `"***"`, "KEY:SECRET"}},
+		{`{"more-keys": [{"key": "a b", "secret": "sesame"}]}`, []string{`"more-keys"`, "spaces"}},
+		{`{"more-keys": [{"key": "a?", "secret": "sesame"}]}`, []string{`"more-keys"`, `"***"`, "KEY:SECRET"}},
 		{`{"more-keys": "sesame"}`, []string{`"more-keys"`, `"***"`}},
 		{`{"trusted-proxies": "10.0.0.0/99"}`, []string{`"10.0.0.0/99"`, `"trusted-proxies"`}},
 		{`{"tls-cert": "a"}`, []string{"-tls-cert and -tls-key"}},
@@ -168,6 +190,12 @@ func TestConfigRefused(t *testing.T) {
 		{`{"apps": [5]}`, []string{"line 1", "object"}},
 		{"{\"apps\": [\n{\"id\": \"1\"}]}", []string{"line 2", "id, a key and a secret"}},
 		{"{\"apps\": [\n{\"id\": \"1\", \"key\": \"a b\", \"secret\": \"sesame\"}]}", []string{"line 2", `"a b"`}},
+		{"{\"apps\": [" + app + "],\n\"apps\": [" + app + "]}", []string{"line 2", `"apps" stands twice`}},
+		{`{"more-keys": [{"key": "a", "secret": "x sesame:z"}]}`, []string{`"more-keys"`, "spaces"}},
+		{`{"key": "a", "secret": "x", "more-keys": ["a:sesame"]}`, []string{`"a" stands twice`}},
+		{`{"id": "(none)"}`, []string{`"(none)"`, `"id"`}},
+		{`{"path": "/a/../b"}`, []string{`"/a/../b"`, "path"}},
+		{`{"webhook": "ftp://u:sesame@h"}`, []string{`"webhook"`, `"***"`}},
 		{"{\"apps\": [" + app + ",\n" + app + "]}", []string{"line 2", `"1"`}},
 		{`{"apps": [` + app + `, {"id": "2", "key": "a", "secret": "sesame"}]}`, []string{`"a"`, "twice"}},
 		{`{"apps": [{"id": "1", "key": "a", "secret": "sesame", "more-keys": "a:b"}]}`, []string{`"a"`, "twice"}},
@@ -321,7 +349,7 @@ func TestConfigCommand(t *testing.T) {
 	}
 	for _, want := range [][]string{
 		{"key", "k", "# option -key"}, {"secret", "***", "# EDGE_SECRET"}, {"more-keys", "***", "# option -more-keys"}, {"id", "9", "# PUSHER_APP_ID"},
-		{"event-size", "500", "# " + file + " line 2"}, {"origins", "a.example", "# EDGE_ORIGINS"}, {"webhook", "http://user:xxxxx@a.example/x", "# " + file + " line 3"},
+		{"event-size", "500", "# " + file + " line 2"}, {"origins", "a.example", "# EDGE_ORIGINS"}, {"webhook", "http://a.example/x", "# " + file + " line 3"},
 		{"cache-ttl", "30m", "# the default"}, {"memory", "B", "# the system"}, {"max-connections", "", "# memory and open files"},
 	} {
 		if !slices.ContainsFunc(strings.Split(stdout, "\n"), func(line string) bool {

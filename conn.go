@@ -29,7 +29,7 @@ const (
 	readBufferSize   = 4 << 10
 )
 
-// writeTimeout is the time a queued piece has to leave. Only tests change it.
+// writeTimeout is the time in which something of a queue has to leave. Only tests change it.
 var writeTimeout = 10 * time.Second
 
 var errLast = errors.New("connection is closing")
@@ -86,7 +86,7 @@ type backlog struct {
 	pieces  []piece     // in order
 	bytes   int         // in pieces
 	copied  int         // of them, in copies of ours
-	since   time.Time   // when the first piece became that
+	since   time.Time   // when something of it last left, or it began
 	timer   *time.Timer // polled only: calls overdue
 	holding holding
 }
@@ -332,6 +332,9 @@ func (c *conn) sentLocked(n int) {
 	b := c.backlog
 	b.bytes -= n
 	c.sent += uint64(n)
+	if n > 0 {
+		b.since = time.Now()
+	}
 	b.pieces[0].from += uint32(n)
 	if b.pieces[0].of.free == nil {
 		b.copied -= n
@@ -343,7 +346,7 @@ func (c *conn) nextPieceLocked() {
 	b := c.backlog
 	b.pieces[0].of.done()
 	b.pieces[0] = piece{}
-	b.pieces, b.since = b.pieces[1:], time.Now()
+	b.pieces = b.pieces[1:]
 	if len(b.pieces) > 0 {
 		c.holdLocked(true)
 		return
@@ -369,7 +372,7 @@ func (c *conn) endBacklogLocked() {
 	c.backlog = nil
 }
 
-// overdue cuts a polled connection off whose first piece is still there after writeTimeout.
+// overdue cuts a polled connection off of whose backlog nothing has left for writeTimeout.
 func (c *conn) overdue() {
 	defer c.recovered()
 	c.mu.Lock()
@@ -389,7 +392,8 @@ func (c *conn) drain() {
 	defer c.recovered()
 	for p, ok := c.nextPiece(); ok; p, ok = c.nextPiece() {
 		c.wrapped.SetWriteDeadline(time.Now().Add(writeTimeout))
-		n, err := c.wrapped.Write(p.bytes())
+		b := p.bytes()
+		n, err := c.wrapped.Write(b[:min(len(b), kernelSendBuffer)])
 		p.of.done()
 		c.wrote(n, err)
 	}
@@ -414,8 +418,9 @@ func (c *conn) wrote(n int, err error) {
 	switch {
 	case c.backlog == nil: // failed meanwhile
 	case err == nil:
-		c.sentLocked(n)
-		c.nextPieceLocked()
+		if c.sentLocked(n); c.backlog.pieces[0].from == c.backlog.pieces[0].to {
+			c.nextPieceLocked()
+		}
 	case isTimeout(err):
 		c.failLocked(cutStalled)
 	default:

@@ -105,7 +105,9 @@ func fill(c *conn) (written []byte) {
 		before := c.queued()
 		for n := 0; c.queued() < 200_000; n++ {
 			piece := bytes.Repeat([]byte{byte(n)}, 5000)
-			c.Write(piece)
+			if _, err := c.Write(piece); err != nil {
+				return written // of a connection that was cut off there is never enough
+			}
 			written = append(written, piece...)
 		}
 		if stuck++; c.queued() != before {
@@ -230,10 +232,10 @@ func TestConnCutsAfterTheWriteTimeout(t *testing.T) {
 // The deadline of a queue must not outlive it: later writes would fail. And it counts from when a piece was first in the queue.
 func TestConnWritesAfterTheWriteTimeout(t *testing.T) {
 	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
-	writeTimeout = time.Second
+	writeTimeout = 3 * time.Second // more than filling and emptying takes on a busy machine
 	inBothWays(t, func(t *testing.T, p *poller) {
 		c, peer, _ := pair(t, p, 1<<20)
-		for range 3 {
+		for range 2 {
 			readN(t, peer, len(fill(c)))
 			waitUntil(t, "the queue is empty", func() bool { return !c.busy() })
 			time.Sleep(writeTimeout * 2 / 3) // what must not matter is the time
@@ -305,6 +307,25 @@ func TestConnSteadyReader(t *testing.T) {
 				}
 			}
 			readN(t, peer, 1000)
+		}
+	})
+}
+
+// A client that reads steadily is not cut off because one piece takes longer than writeTimeout.
+func TestConnLargePiece(t *testing.T) {
+	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
+	writeTimeout = 1500 * time.Millisecond
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, peer, _ := pair(t, p, 8<<20)
+		if _, err := c.Write(make([]byte, 8<<20)); err != nil {
+			t.Fatal(err)
+		}
+		for range 25 { // 2.5 MB in 2.5 s
+			time.Sleep(100 * time.Millisecond)
+			readN(t, peer, 100_000)
+		}
+		if c.failed() || c.queued() == 0 {
+			t.Errorf("%d bytes are queued, failed: %t", c.queued(), c.failed())
 		}
 	})
 }

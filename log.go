@@ -30,6 +30,7 @@ type lines struct {
 	done   chan struct{} // closed when run has ended
 	paced  bool
 	missed atomic.Int64 // lines dropped since that was last said
+	json   atomic.Bool  // the lines are JSON
 
 	mu     sync.Mutex // guards the following
 	pace   rate
@@ -76,7 +77,11 @@ func (l *lines) write(p []byte) {
 
 // confess says how many lines were dropped.
 func (l *lines) confess() {
-	if n := l.missed.Swap(0); n > 0 {
+	n := l.missed.Swap(0)
+	switch {
+	case n > 0 && l.json.Load():
+		fmt.Fprintf(l.to, `{"level":"WARN","msg":"more lines were suppressed","lines":%d}`+"\n", n)
+	case n > 0:
 		fmt.Fprintf(l.to, "%d more lines were suppressed\n", n)
 	}
 }
@@ -244,7 +249,7 @@ func (w *watch) show(n notice) {
 	if n.code != 0 {
 		attrs = append(attrs, slog.Int("code", n.code))
 	}
-	add("reason", n.reason)
+	add("reason", string(hideSignatures([]byte(n.reason))))
 	add("data", string(hideSignatures(n.data[:min(len(n.data), 1000)])))
 	w.log.LogAttrs(context.Background(), slog.LevelInfo, n.what, attrs...)
 }

@@ -56,6 +56,17 @@ func TestLinesPaced(t *testing.T) {
 		if !strings.HasSuffix(out.String(), fmt.Sprintf("%d more lines were suppressed\n", logRate)) {
 			t.Errorf("at the end: %q", out.String())
 		}
+		l = newLines(&out, true)
+		l.json.Store(true)
+		l.pace = rate(monotonic())
+		out.Reset()
+		for range logBurst + 3 {
+			io.WriteString(l, "{}\n")
+		}
+		l.close()
+		if !strings.Contains(out.String(), `{"level":"WARN","msg":"more lines were suppressed","lines":3}`+"\n") {
+			t.Errorf("of JSON: %q", out.String())
+		}
 	})
 }
 

@@ -155,6 +155,11 @@ func (p *program) listenAndServe(ctx context.Context, stop func(), o options, me
 			format = "text"
 		}
 	}
+	for _, w := range []io.Writer{p.stdout, p.stderr} {
+		if l, ok := w.(*lines); ok {
+			l.json.Store(format == "json")
+		}
+	}
 	slog.SetDefault(newLogger(p.stderr, format, stamps))
 	s, err := newServer(o, memory, newLogger(p.stdout, format, stamps))
 	if err != nil {
@@ -316,7 +321,11 @@ func banner(o options, listeners []net.Listener) string {
 	for _, l := range listeners[1:] {
 		fmt.Fprintf(&b, "  and on     %s\n", listenerText(l))
 	}
-	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s%s\n", id, idNote, app.key, o.foundIn("key"))
+	keyNote := o.foundIn("key")
+	if app.madeKey {
+		keyNote = " (made up for this run; set your own with -key or EDGE_KEY)"
+	}
+	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s%s\n", id, idNote, app.key, keyNote)
 	if app.madeSecret {
 		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", app.secret)
 	} else if found := o.foundIn("secret"); found != "" {
@@ -327,7 +336,7 @@ func banner(o options, listeners []net.Listener) string {
 	}
 	memory := newBudget(o.memory)
 	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
-	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o.connections, memory))
+	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
 	if o.metricsAddr != "" {
 		fmt.Fprintf(&b, "  metrics    http://%s/metrics\n", o.metricsAddr)
 	}
@@ -397,9 +406,9 @@ func almostOurs(environment []string) (all []string) {
 }
 
 // tighter says what keeps edge from serving as many clients as there is memory for, if something does.
-func tighter(connections int, memory *budget) string {
-	if limit := descriptorLimit(); connections < memory.connections() && connections == defaultConnections() {
-		return fmt.Sprintf(": the limit of open files is %d (ulimit -n), there is memory for %d", limit, memory.connections())
+func tighter(o options) string {
+	if there := o.forConnections(); o.connections < there && o.connections == defaultConnections() {
+		return fmt.Sprintf(": the limit of open files is %d (ulimit -n), there is memory for %d", descriptorLimit(), there)
 	}
 	return ""
 }

@@ -28,6 +28,7 @@ const (
 	heldShare            = 5          // a part in so many may be held for clients, the kernel's buffers included
 	connShare, connBytes = 4, 6 << 10 // a part in so many is for connections, each of which costs so much with the kernel's part
 	callShare, callBytes = 8, 20 << 10
+	tlsConnBytes         = 32 << 10 // with TLS
 
 	tightShare, tightParts = 3, 4 // of Go's limit, from which on nobody new is let in
 
@@ -67,15 +68,24 @@ type holding struct {
 // newBudget makes a budget of so many bytes, in which no memory is tight until watch is called.
 func newBudget(total int64) *budget { return &budget{total: total, limit: total / goParts * goShare} }
 
+// forConnections is how many connections of an app there is memory for. With TLS some are, and any may be: crypto/tls keeps as
+// much as the largest record that a client has sent.
+func (o *options) forConnections() int {
+	each := int64(connBytes)
+	if o.tlsCert != "" {
+		each = tlsConnBytes
+	}
+	return int(min(o.memory/connShare/each, math.MaxInt32))
+}
+
 // stop ends what watch began.
 func (b *budget) stop() { b.stopped.Store(true) }
 
 // most is how many bytes may be held for clients.
 func (b *budget) most() int64 { return b.total / heldShare }
 
-// connections is how many WebSocket connections there is memory for, and callers how many others.
-func (b *budget) connections() int { return int(min(b.total/connShare/connBytes, math.MaxInt32)) }
-func (b *budget) callers() int     { return int(min(b.total/callShare/callBytes, math.MaxInt32)) }
+// callers is how many HTTP connections there is memory for.
+func (b *budget) callers() int { return int(min(b.total/callShare/callBytes, math.MaxInt32)) }
 
 // enter counts one more client, unless there are as many as there may be.
 func (b *budget) enter() bool {

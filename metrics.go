@@ -96,7 +96,7 @@ func (s *server) metricsHandler() http.Handler {
 
 // serveMetrics serves them on an address of their own, until end is called.
 func (s *server) serveMetrics(addr string) (end func(), err error) {
-	l, err := listen(addr)
+	l, err := listen(addr, "metrics-addr")
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,8 @@ func (s *server) serveMetrics(addr string) (end func(), err error) {
 // appendMetrics appends all metrics.
 func (s *server) appendMetrics(dst []byte) []byte {
 	m := &metricsPage{dst}
-	apps := s.allApps()
+	now := s.apps.Load()
+	apps := append([]*App{now.none}, now.all...)
 	m.addApps(apps)
 	m.addRefusals(apps)
 	m.addWebhooks(apps)
@@ -195,8 +196,8 @@ func (m *metricsPage) addWebhooks(apps []*App) {
 			if w == nil {
 				continue
 			}
-			for _, h := range w.all() {
-				m.sample(f.name, f.value(h.counts()), "app_id", a.id(), "url", h.name)
+			for i, h := range w.all() {
+				m.sample(f.name, f.value(h.counts()), "app_id", a.id(), "url", h.name, "receiver", strconv.Itoa(i+1))
 			}
 		}
 	}
@@ -219,7 +220,7 @@ func (m *metricsPage) addProcess() {
 		m.family("gauge", "process_max_fds", "How many there may be.")
 		m.sample("process_max_fds", float64(descriptorLimit()))
 	}
-	if used := processorTime(); used > 0 {
+	if used, ok := processorTime(); ok {
 		m.family("counter", "process_cpu_seconds_total", "Processor time used.")
 		m.sample("process_cpu_seconds_total", used.Seconds())
 	}
@@ -255,15 +256,15 @@ func (a *App) sentBytes() (n uint64) {
 	return n
 }
 
-// processorTime is what the process has used; 0 where that is not known.
-func processorTime() time.Duration {
+// processorTime is what the process has used; it is not ok where that is not known.
+func processorTime() (used time.Duration, ok bool) {
 	b, _ := os.ReadFile("/proc/self/stat")
 	_, rest, _ := strings.Cut(string(b), ") ")
 	f := strings.Fields(rest)
 	if len(f) < 13 {
-		return 0
+		return 0, false
 	}
 	user, _ := strconv.Atoi(f[11])
 	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
+	return time.Duration(user+system) * 10 * time.Millisecond, true
 }

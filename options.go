@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,7 +75,7 @@ const (
 func optionTable(o *options) []option {
 	return append([]option{
 		{name: "config", help: "file with any of these options, and several apps (edge config -example prints one)", set: text(&o.config)},
-		{"addr", ":6001", "address to listen on, may be repeated: host:port, :port for all addresses, unix:/path; with TLS a further one on loopback or unix: is plain, as is plain:host:port", repeats, add(&o.addrs, checkAddr), forget(&o.addrs)},
+		{"addr", ":6001", "address to listen on, may be repeated: host:port, :port for all addresses, unix:/path; with TLS a further one on loopback or unix: is plain, as is plain:host:port, but not tls:host:port", repeats, add(&o.addrs, checkAddr), forget(&o.addrs)},
 		{name: "path", help: "prefix before all paths, for a proxy that keeps it: /edge", set: prefix(&o.path)},
 		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
 		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
@@ -92,7 +93,7 @@ func optionTable(o *options) []option {
 func appTable(a *appOptions) []option {
 	l := &a.limits
 	return []option{
-		{"id", "", "app id; without it any id is accepted in API paths", forApp, text(&a.id), nil},
+		{"id", "", "app id; without it any id is accepted in API paths", forApp, checked(&a.id, checkID), nil},
 		{"key", "", "app key; without it one is made up and printed", forApp, checked(&a.key, checkKey), nil},
 		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", forApp | masked, text(&a.secret), nil},
 		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", forApp, text(&a.secretFile), nil},
@@ -151,7 +152,7 @@ func prefix(to *string) func(string) error {
 		if s = strings.Trim(s, "/"); s != "" {
 			*to = "/" + s
 		}
-		if strings.ContainsAny(s, "?#%{}\\ ") || strings.Contains(s, "//") {
+		if strings.ContainsAny(s, "?#%{}\\ \t") || *to != "" && path.Clean(*to) != *to {
 			return errors.New("it must be the beginning of a path, like /edge")
 		}
 		return nil
@@ -294,6 +295,13 @@ func checkAddr(addr string) error {
 	}
 	if err != nil || port == "" {
 		return errors.New("it must be host:port, :port or unix:/path")
+	}
+	return nil
+}
+
+func checkID(id string) error {
+	if id == noneID {
+		return errors.New("that stands for requests that name no app")
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -82,7 +84,7 @@ func (s *server) listen(getenv func(string) (string, bool)) (all []net.Listener,
 	}
 	addrs := s.options.addrs
 	for _, addr := range addrs {
-		l, err := listen(addr)
+		l, err := listen(addr, "addr")
 		if err != nil {
 			closeAll(all)
 			return nil, err
@@ -98,8 +100,8 @@ func closeAll(listeners []net.Listener) {
 	}
 }
 
-// listen opens an address of the options.
-func listen(addr string) (net.Listener, error) {
+// listen opens an address that this option names.
+func listen(addr, option string) (net.Listener, error) {
 	network, rest := "tcp", strings.TrimPrefix(strings.TrimPrefix(addr, "plain:"), "tls:")
 	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
 		network, rest = "unix", name
@@ -110,25 +112,28 @@ func listen(addr string) (net.Listener, error) {
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("the address %s is in use by another program; choose one with -addr", rest)
+		return nil, fmt.Errorf("the address %s is in use by another program, or there is a file of that name; choose one with -%s", rest, option)
 	case errors.Is(err, syscall.EACCES) && network == "tcp":
 		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 are for root, or for programs with the capability CAP_NET_BIND_SERVICE", rest)
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen on %s: %w", rest, err)
 	}
 	if network == "unix" {
-		os.Chmod(rest, 0o660) // whoever may not connect now could not before either
+		os.Chmod(rest, 0o660) // until now the umask had to do
 	}
 	return l, nil
 }
 
 // removeStale removes the socket of a program that has ended without doing so.
 func removeStale(name string) bool {
-	if conn, err := net.Dial("unix", name); err == nil {
-		conn.Close()
+	if info, err := os.Lstat(name); err != nil || info.Mode().Type() != os.ModeSocket {
 		return false
 	}
-	return os.Remove(name) == nil
+	conn, err := net.Dial("unix", name)
+	if err == nil {
+		conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(name) == nil // other errors are of one that is alive
 }
 
 // plain reports whether an address is served without TLS although there is a certificate: one that says so, a Unix socket, and
@@ -206,7 +211,7 @@ func (serverErrors) Write(p []byte) (int, error) {
 // handler is the route table of everything but the API's calls.
 func (s *server) handler(up *upgrader) http.Handler {
 	mux := http.NewServeMux()
-	(&api{apps: &s.apps, path: s.path, clock: s.clock}).routes(mux)
+	(&api{apps: &s.apps, path: s.path, clock: s.clock, proxies: s.options.proxies}).routes(mux)
 	mux.HandleFunc(s.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	s.healthRoutes(mux)
@@ -242,16 +247,13 @@ func (s *server) reload(o options) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.options
+	if err := o.keepMadeUp(&old); err != nil {
+		return err
+	}
 	if s.cert != nil && o.tlsCert != "" {
 		if err := s.cert.use(o.tlsCert, o.tlsKey); err != nil {
 			return err
 		}
-	}
-	if o.app.madeKey && old.app.madeKey { // what was made up stays
-		o.apps[0].key, o.app.key = old.app.key, old.app.key
-	}
-	if o.app.madeSecret && old.app.madeSecret {
-		o.apps[0].secret, o.app.secret = old.app.secret, old.app.secret
 	}
 	for _, name := range o.given.differences(old.given, "addr", "path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file") {
 		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (old.tlsCert == "") {
@@ -264,15 +266,17 @@ func (s *server) reload(o options) error {
 	before := s.apps.Load()
 	after := newApps(o.apps, s.memory, s.watch, before)
 	s.apps.Store(after)
+	removed := slices.DeleteFunc(s.removed, (*App).done)
 	for _, a := range before.all {
 		if !after.has(a) {
-			s.removed = append(s.removed, a)
+			removed = append(removed, a)
 			sockets, _ := a.closeSockets()
 			for _, socket := range sockets {
 				socket.close(codeUnknownKey, "The app has been removed from this server")
 			}
 		}
 	}
+	s.removed = removed
 	return nil
 }
 
@@ -397,7 +401,11 @@ func (c *callers) note(nc net.Conn, state http.ConnState) {
 		c.place[nc] = c.since.PushBack(nc)
 		if c.since.Len() > c.limit {
 			longest := c.since.Front()
-			longest.Value.(net.Conn).Close()
+			nc := longest.Value.(net.Conn)
+			if t, ok := nc.(*tls.Conn); ok {
+				nc = t.NetConn() // or its last record would wait for room, and everyone with it
+			}
+			nc.Close()
 			c.dropLocked(longest)
 		}
 	}

@@ -5,7 +5,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -551,6 +553,74 @@ func TestListeners(t *testing.T) {
 	}
 }
 
+// TestStaleSocket: only the socket of a program that has ended is taken out of the way.
+func TestStaleSocket(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no Unix sockets")
+	}
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := runCommand(t, []string{"-addr", "unix:" + name})
+	if oneSentence(t, stderr, name, "a file of that name"); code != 1 || string(readFile(t, name)) != "mine" {
+		t.Errorf("exit code %d", code)
+	}
+	if os.Remove(name); runtime.GOOS != "linux" {
+		return
+	}
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0) // net's has no small backlog
+	if err == nil {
+		defer syscall.Close(fd)
+		err = errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: name}), syscall.Listen(fd, 0))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil { // until it is full, and refuses for that
+		var c net.Conn
+		if c, err = net.Dial("unix", name); err == nil {
+			defer c.Close()
+		}
+	}
+	if code, _, _ := runCommand(t, []string{"-addr", "unix:" + name}); code != 1 || !exists(name) {
+		t.Errorf("exit code %d, and the socket of a busy program is there: %t", code, exists(name))
+	}
+}
+
+// TestCallersOverTLS: an HTTP client that reads nothing cannot hold up the one for whom it is cut off.
+func TestCallersOverTLS(t *testing.T) {
+	dir, trust := certDir(t)
+	cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, theirs := net.Pipe() // which has no room, like a full buffer
+	defer mine.Close()
+	defer theirs.Close()
+	stuck := tls.Server(mine, cert.config())
+	shaken := make(chan error, 1)
+	go func() { shaken <- tls.Client(theirs, trust).Handshake() }()
+	if err := errors.Join(stuck.Handshake(), <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	c := newCallers(0)
+	c.note(stuck, http.StateNew)
+	evicted := make(chan bool)
+	go func() {
+		for range c.limit {
+			c.note(new(net.TCPConn), http.StateNew)
+		}
+		close(evicted)
+	}()
+	select {
+	case <-evicted:
+	case <-time.After(4 * time.Second): // crypto/tls would wait for five
+		t.Error("it waits for the client")
+	}
+	<-evicted
+}
+
 func TestPlain(t *testing.T) {
 	for _, c := range []struct {
 		addr   string
@@ -635,7 +705,7 @@ func TestMetrics(t *testing.T) {
 		"edge_events_unheard_total" + app + "} 1", "edge_channels" + app + "} 1", "edge_memory_tight 0", "edge_panics_total",
 		`edge_refusals_total` + app + `,what="subscription",reason="AuthError"} 1`, `edge_refusals_total` + app + `,what="call",reason="400"} 1`,
 		`what="connection",reason="4001"} 1`, `edge_slow_readers_cut_total` + app + `,reason="full"} 0`, `edge_key_uses_total` + app + `,key="key"} 5`,
-		`edge_webhook_failing` + app + `,url="` + receiver.URL + `/path"} 1`, `edge_webhook_queue` + app, "process_start_time_seconds 1",
+		`edge_webhook_failing` + app + `,url="` + receiver.URL + `/path",receiver="1"} 1`, `edge_webhook_queue` + app, "process_start_time_seconds 1",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %s in\n%s", want, page)
@@ -735,6 +805,72 @@ func TestVerbose(t *testing.T) {
 	token := c.token("private-x", "")
 	if signature := token[len("key:"):]; strings.Contains(text, signature) || strings.Contains(text, signature[:20]) {
 		t.Errorf("a signature is printed:\n%s", text)
+	}
+}
+
+// samplesTwice returns the samples of a page that stand on it twice, which Prometheus does not take.
+func samplesTwice(page []byte) (twice []string) {
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(page)) {
+		name := line[:strings.LastIndexByte(line, ' ')]
+		if seen[name] && line[0] != '#' {
+			twice = append(twice, name)
+		}
+		seen[name] = true
+	}
+	return twice
+}
+
+// TestMetricsOnce: whatever is configured, and configured again, each sample stands once, and nothing of apps that are gone stays.
+func TestMetricsOnce(t *testing.T) {
+	const one = `{"id": "1", "key": "one", "secret": "o", "webhook": ["http://127.0.0.1:1/h#prefix=a", "http://127.0.0.1:1/h#prefix=b"]}`
+	const two = `{"id": "none", "key": "two", "secret": "t"}`
+	file := configOf(t, `{"apps": [`+one+`,`+two+`]}`)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveOptions(t, l, mustParse(t, nil, "EDGE_CONFIG="+file))
+	for range 10 {
+		if err := errors.Join(s.rewrite(t, file, `{"apps": [`+one+`]}`), s.rewrite(t, file, `{"apps": [`+one+`,`+two+`]}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if twice := samplesTwice(s.appendMetrics(nil)); twice != nil {
+		t.Errorf("%d samples stand twice, like %s", len(twice), twice[0])
+	}
+	if n := len(s.allApps()); n > 4 {
+		t.Errorf("%d apps are kept", n)
+	}
+}
+
+// TestRevokedKey: a key that is gone is good for nothing, not even for what needs no app.
+func TestRevokedKey(t *testing.T) {
+	file := configOf(t, `{"id": "1", "key": "one", "secret": "o"}`)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveOptions(t, l, mustParse(t, nil, "EDGE_CONFIG="+file))
+	if err := s.rewrite(t, file, `{"id": "1", "key": "new", "secret": "n"}`); err != nil {
+		t.Fatal(err)
+	}
+	if status, answer := (withKey{"one", "o"}).call(t, s.addr, "POST", "/users/u/terminate_connections", ""); status != 401 {
+		t.Errorf("%d %s", status, answer)
+	}
+	if err := s.rewrite(t, file, `{"id": "1"}`); err == nil || !strings.Contains(err.Error(), "no key") {
+		t.Errorf("a configuration without a key: %v", err)
+	}
+}
+
+// TestRefusalWithSignature: one that was given for the wrong channel is good for another, and not printed.
+func TestRefusalWithSignature(t *testing.T) {
+	var out bytes.Buffer
+	s := testOptions(t).server(t)
+	s.logTo(&out)
+	s.apps.Load().all[0].tell(notice{what: noticeRefused, reason: "it was signed " + strings.Repeat("0f", 32)})
+	if strings.Contains(out.String(), "0f") || !strings.Contains(out.String(), "it was signed …") {
+		t.Errorf("%s", out.String())
 	}
 }
 

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"flag"
@@ -55,6 +54,7 @@ func (n *notifier) tell(lines ...string) {
 		return
 	}
 	if conn, err := net.DialUnix("unixgram", nil, n.addr); err == nil {
+		conn.SetWriteDeadline(time.Now().Add(time.Second)) // nobody may read it
 		conn.Write([]byte(strings.Join(lines, "\n")))
 		conn.Close()
 	}
@@ -63,7 +63,7 @@ func (n *notifier) tell(lines ...string) {
 // status is the line that systemctl status shows.
 func (s *server) status() string {
 	connections, channels := 0, 0
-	for _, a := range s.allApps() {
+	for _, a := range s.apps.Load().all {
 		connections += a.connections()
 		channels += a.countChannels()
 	}
@@ -90,16 +90,16 @@ func (s *server) statusLater() {
 
 // feedWatchdog tells systemd's watchdog that we are alive as long as we are, until ctx is done.
 func (s *server) feedWatchdog(ctx context.Context, l net.Listener) {
-	each := time.NewTicker(s.notifier.watchdog / 2)
-	defer each.Stop()
 	for ctx.Err() == nil {
+		wait := s.notifier.watchdog / 2
 		if err := s.probe(ctx, l); err == nil {
 			s.notifier.tell("WATCHDOG=1")
 		} else if ctx.Err() == nil {
 			slog.Error("an event does not come through: the watchdog is not fed", "error", err)
+			wait /= 10 // one that fails must not end us: there is time for more
 		}
 		select {
-		case <-each.C:
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
 	}
@@ -107,9 +107,8 @@ func (s *server) feedWatchdog(ctx context.Context, l net.Listener) {
 
 // newProbe makes the app of the watchdog, which nobody else knows, and which has nothing to do with limits.
 func newProbe(o options) *App {
-	a := o.app
-	a.id, a.key, a.secret = "watchdog", strings.ToLower(rand.Text()), rand.Text()
-	a.hooks, a.moreKeys, a.limits.origins, a.limits.authorizeWithin = nil, nil, nil, 0
+	a := o.app.anonymous("watchdog")
+	a.limits.origins, a.limits.authorizeWithin = nil, 0
 	return newApp(a, newBudget(1<<30), new(watch))
 }
 
@@ -214,6 +213,7 @@ ExecStart=` + bin + ` -config /etc/edge/edge.json -secret-file ${CREDENTIALS_DIR
 ExecReload=/bin/kill -HUP $MAINPID
 LoadCredential=secret:/etc/edge/secret
 Restart=on-failure
+RestartPreventExitStatus=2
 RestartSec=1
 WatchdogSec=30
 TimeoutStopSec=15

@@ -296,3 +296,83 @@ func TestNewNotifier(t *testing.T) {
 	}
 	(&notifier{addr: &net.UnixAddr{Name: "/nothing/there", Net: "unixgram"}}).tell("READY=1")
 }
+
+// TestNotifyUnread: a supervisor that reads nothing holds up nobody, least of all the end.
+func TestNotifyUnread(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetReadBuffer(1)
+	cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name)
+	p := start(t, "edge", cmd)
+	for full := false; !full; { // with what we send ourselves there is no room for STOPPING=1
+		c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = c.Write([]byte("x"))
+		full = isTimeout(err)
+		c.Close()
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	done := make(chan error, 1)
+	go func() { done <- p.cmd.Wait() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("SIGTERM does not end it")
+	}
+}
+
+// TestWatchdogTriesAgain: one probe that fails, of a listener that hangs for a moment, does not end a healthy server.
+func TestWatchdogTriesAgain(t *testing.T) {
+	const period = 4 * time.Second
+	name := filepath.Join(t.TempDir(), "notify")
+	sup := newSupervisor(t, name)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := &brokenListener{Listener: l}
+	broken.left.Store(2)
+	s := testOptions(t).server(t)
+	s.notifier = newNotifier(environment("NOTIFY_SOCKET="+name, fmt.Sprintf("WATCHDOG_USEC=%d", period.Microseconds())))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	began := time.Now()
+	go func() { done <- s.serve(ctx, broken) }()
+	for <-sup.got != "WATCHDOG=1" {
+	}
+	if broken.left.Load() > 0 {
+		t.Error("it was told before a probe has failed")
+	}
+	if waited := time.Since(began); waited >= period {
+		t.Errorf("it was told after %s", waited)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// brokenListener closes some of what it accepts.
+type brokenListener struct {
+	net.Listener
+	left atomic.Int64
+}
+
+func (l *brokenListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err == nil && l.left.Add(-1) >= 0 {
+		nc.Close()
+	}
+	return nc, err
+}

@@ -107,7 +107,7 @@ func clientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
 		return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) || !p.IsValid() && !a.IsValid() })
 	}
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
-	if !trusted(peer.Addr().Unmap()) {
+	if !trusted(peer.Addr().Unmap().WithZone("")) {
 		return client
 	}
 	noted := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
@@ -121,6 +121,14 @@ func clientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
 		}
 	}
 	return client
+}
+
+// caller is the address of whoever has sent r, for people to read.
+func caller(r *http.Request, proxies []netip.Prefix) string {
+	if a := clientAddr(r, proxies); a.IsValid() {
+		return a.String()
+	}
+	return r.RemoteAddr
 }
 
 // isUpgrade reports whether r asks for WebSocket.

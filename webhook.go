@@ -290,6 +290,13 @@ func (w *webhooks) tellCount(channel string, count int, at int64) {
 	w.tellLocked(hookSubscriptionCount, channel, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
 }
 
+// idle reports whether everything has been told to everyone.
+func (w *webhooks) idle() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.ends) == 0 && !slices.ContainsFunc(w.hooks, func(h *hook) bool { return h.running != nil })
+}
+
 // drain tells at once what waits for its grace period, and waits until everything is delivered or ctx is done. It returns
 // how many events are left. Nothing is delivered afterwards.
 func (w *webhooks) drain(ctx context.Context) (left int) {
