@@ -36,9 +36,11 @@ type options struct {
 	pidFile     string
 	verbose     bool
 	version     bool
-	secretShown bool         // on the command line
-	app         appOptions   // the one app of a simple set-up, and what apps of the file inherit
-	apps        []appOptions // all there are
+	secretShown bool           // on the command line
+	choosing    bool           // it is for a command, which takes one of apps: -id says which
+	devAuth     []netip.Prefix // who may have anything signed
+	app         appOptions     // the one app of a simple set-up, and what apps of the file inherit
+	apps        []appOptions   // all there are
 	given       given
 	givenApps   []given // by the file, of each of apps; nil if it has none
 }
@@ -86,6 +88,7 @@ func optionTable(o *options) []option {
 		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
 		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
 		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", set: proxies(&o.proxies)},
+		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", 0, signers(&o.devAuth), nil},
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
 		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
 		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},
@@ -384,9 +387,18 @@ func invalid(opt option, value, from string, err error) error {
 // parseOptions reads all there is: flags, variables and the configuration file.
 func parseOptions(args []string, getenv func(string) (string, bool)) (o options, err error) {
 	g, table := given{}, optionTable(&o)
-	if err := g.readFlags(args, table); err != nil {
-		return o, err
+	more, err := g.readFlags(args, table)
+	if err == nil && len(more) > 0 {
+		err = fmt.Errorf("unexpected argument %q; edge -help lists options and commands", more[0])
 	}
+	if err == nil {
+		err = o.read(g, table, getenv)
+	}
+	return o, err
+}
+
+// read adds to what the flags say, g, what variables and the configuration file say. table is of o, and may have more.
+func (o *options) read(g given, table []option, getenv func(string) (string, bool)) error {
 	_, o.secretShown = g["secret"]
 	for _, opt := range table {
 		if v, ok := getenv(envName(opt.name)); ok && v != "" && opt.traits&onlyFlag == 0 { // EDGE_VERSION is likely to be of something else
@@ -395,8 +407,8 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 	}
 	file := configFile{name: strings.Join(g["config"].values, "")}
 	if file.name != "" {
-		if err := file.read(table); err != nil {
-			return o, err
+		if err := file.read(optionTable(new(options))); err != nil {
+			return err
 		}
 	}
 	for name, s := range file.given {
@@ -406,14 +418,15 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 		g.readOthers(getenv)
 	}
 	if err := g.apply(table, true); err != nil {
-		return o, err
+		return err
 	}
 	o.given = g
-	return o, o.complete(file)
+	return o.complete(file)
 }
 
-// readFlags reads the command line.
-func (g given) readFlags(args []string, table []option) error {
+// readFlags reads the command line, and returns what is no option: options may stand before, between and behind it, up to a --.
+// A negative number is no option.
+func (g given) readFlags(args []string, table []option) (more []string, err error) {
 	fs := flag.NewFlagSet("edge", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
@@ -432,13 +445,23 @@ func (g given) readFlags(args []string, table []option) error {
 			fs.Func(opt.name, opt.help, set)
 		}
 	}
-	if err := fs.Parse(args); err != nil {
-		return optionError(err, table)
+	for {
+		err := fs.Parse(args)
+		left, last := fs.Args(), ""
+		if len(left) < len(args) {
+			last = args[len(args)-len(left)-1]
+		}
+		switch {
+		case err != nil && len(last) > 1 && isDigit(last[1]):
+			more, args = append(more, last), left
+		case err != nil:
+			return nil, optionError(err, table)
+		case len(left) == 0 || last == "--":
+			return append(more, left...), nil
+		default:
+			more, args = append(more, left[0]), left[1:]
+		}
 	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; edge -help lists options and commands", fs.Arg(0))
-	}
-	return nil
 }
 
 // optionError words flag's errors for a reader who does not know Go.
@@ -532,7 +555,7 @@ func (o *options) complete(file configFile) error {
 		return nil
 	}
 	for _, name := range []string{"id", "key", "secret", "secret-file", "more-keys"} {
-		if s, ok := o.given[name]; ok {
+		if s, ok := o.given[name]; ok && !(o.choosing && name == "id") {
 			return fmt.Errorf("the app is described twice: by %s and by \"apps\" in %s", s.from, file.name)
 		}
 	}
