@@ -7,7 +7,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -82,7 +81,7 @@ var errEnough = errors.New("nobody reads this any more")
 // print writes to standard output.
 func (p *program) print(b []byte) error {
 	_, err := p.stdout.Write(b)
-	if errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
+	if errors.Is(err, syscall.EPIPE) {
 		return errEnough
 	}
 	return err
@@ -95,7 +94,7 @@ func (p *program) say(format string, args ...any) {
 
 // misused is the error of a command with the wrong arguments.
 func (p *program) misused() error {
-	return usageError{fmt.Errorf("it is edge %s %s; edge %[1]s -help says more", p.command.name, p.command.args)}
+	return usageError{fmt.Errorf("it is edge %s; edge %s -help says more", p.command.usage(), p.command.name)}
 }
 
 // commandOptions reads the options of a command, its own and the server's, and chooses its app. args is what is no option.
@@ -124,7 +123,7 @@ func (p *program) commandOptions(own []option) (o *options, args []string, err e
 // helpText is the text of edge COMMAND -help.
 func (c command) helpText(own []option) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "edge %s %s\n\n%s\n", c.name, c.args, c.about)
+	fmt.Fprintf(&b, "edge %s\n\n%s\n", c.usage(), c.about)
 	for _, opt := range own {
 		fmt.Fprintf(&b, "  -%-12s %s\n", opt.name, opt.help)
 	}
@@ -203,11 +202,13 @@ func (p *program) triggerCommand() error {
 	return t.send([]string{data})
 }
 
+var errTooLong = fmt.Errorf("the data has more than %d bytes", maxInput)
+
 // check refuses data that would not arrive as it is.
 func (t *publication) check(data string) error {
 	switch {
 	case len(data) > maxInput:
-		return fmt.Errorf("the data has more than %d bytes", maxInput)
+		return errTooLong
 	case !utf8.ValidString(data):
 		return errors.New("the data is not UTF-8")
 	}
@@ -263,22 +264,8 @@ func (t *publication) sendLines(in io.Reader) error {
 	defer close(done)
 	var failed error // set before lines is closed
 	go func() {      // ends with in, or with the program
-		defer close(lines)
-		s := bufio.NewScanner(in)
-		s.Buffer(nil, maxInput)
-		n := 1
-		for ; failed == nil && s.Scan(); n++ {
-			if failed = t.check(s.Text()); failed == nil {
-				select {
-				case lines <- s.Text():
-				case <-done:
-					return
-				}
-			}
-		}
-		if failed = cmp.Or(failed, s.Err()); failed != nil {
-			failed = fmt.Errorf("line %d: %w", n, failed)
-		}
+		failed = t.readLines(in, lines, done)
+		close(lines)
 	}()
 	most := maxBatch
 	if len(t.channels) > 1 {
@@ -303,6 +290,30 @@ func (t *publication) sendLines(in io.Reader) error {
 		sent += len(batch)
 	}
 	return failed
+}
+
+// readLines hands on lines until in ends, one is bad, or nobody takes them any more.
+func (t *publication) readLines(in io.Reader, lines chan<- string, done <-chan struct{}) error {
+	s := bufio.NewScanner(in)
+	s.Buffer(nil, maxInput+1)
+	n := 1
+	for ; s.Scan(); n++ {
+		if err := t.check(s.Text()); err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+		select {
+		case lines <- s.Text():
+		case <-done:
+			return nil
+		}
+	}
+	switch err := s.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return fmt.Errorf("line %d: %w", n, errTooLong)
+	case err != nil:
+		return fmt.Errorf("cannot read line %d: %w", n, err)
+	}
+	return nil
 }
 
 // sendBatch publishes lines, of which before is the number of the line before.

@@ -78,6 +78,9 @@ type command struct {
 	about            string // for its own help
 }
 
+// usage is how it is written.
+func (c command) usage() string { return strings.TrimSpace(c.name + " " + c.args) }
+
 // commands is all of them.
 func commands() []command {
 	return append([]command{
@@ -300,7 +303,7 @@ func printHelp(w io.Writer) {
 		"  edge                                       the same, with a key and a secret made up for you\n"+
 		"  edge -config FILE                          the same, as a file says\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  edge %-37s %s\n", c.name+" "+c.args, c.help)
+		fmt.Fprintf(w, "  edge %-37s %s\n", c.usage(), c.help)
 	}
 	fmt.Fprint(w, "\nedge trigger -help says more of that, and so do the commands below it.\n\nOptions, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
 		"a flag goes before a variable, and that before the file:\n\n")

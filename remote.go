@@ -53,12 +53,13 @@ type remote struct {
 	network string      // tcp or unix
 	api, ws string      // addresses of the HTTP API and of WebSocket connections: two only with the hosted service
 	tls     *tls.Config // nil without
+	dialer  func(ctx context.Context, network, addr string) (net.Conn, error)
 	client  http.Client
 }
 
 // newRemote finds the server.
 func newRemote(o *options, w whereabouts) (*remote, error) {
-	r := &remote{id: o.app.id, key: newKey(o.app.key, o.app.secret), path: o.path, network: "tcp"}
+	r := &remote{id: o.app.id, key: newKey(o.app.key, o.app.secret), path: o.path, network: "tcp", dialer: (&net.Dialer{Timeout: dialTimeout}).DialContext}
 	var err error
 	switch {
 	case w.host != "" && w.cluster != "":
@@ -81,7 +82,7 @@ func newRemote(o *options, w whereabouts) (*remote, error) {
 		Timeout:       requestTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dial(ctx, r.api) },
+			DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return r.dialer(ctx, r.network, r.api) },
 			TLSClientConfig:     r.tls,
 			TLSHandshakeTimeout: dialTimeout,
 		},
@@ -173,11 +174,6 @@ func pinned(file string) *tls.Config {
 		}
 		return nil
 	}}
-}
-
-func (r *remote) dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
-	return d.DialContext(ctx, r.network, addr)
 }
 
 // host is what requests to an address name as their host.

@@ -364,7 +364,7 @@ type wire struct {
 // open opens a connection to the app.
 func (s *subscriber) open(ctx context.Context) (*wire, error) {
 	s.id = socketID{}
-	nc, err := s.dial(ctx, s.ws)
+	nc, err := s.dialer(ctx, s.network, s.ws)
 	if err != nil {
 		return nil, &lost{0, s.unreachable(s.ws, err).Error()}
 	}
