@@ -303,6 +303,8 @@ func (s *subscriber) failed(data value) error {
 	switch {
 	case s.id == (socketID{}) && code != 0: // it refuses the connection, and may not care to close it
 		return ended(code, text)
+	case len(s.pending) > 0 && (code/100 == 41 || code/100 == 42):
+		return &lost{code, text}
 	case len(s.pending) > 0:
 		return fmt.Errorf("cannot subscribe: %s", text)
 	}
