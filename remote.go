@@ -119,8 +119,8 @@ func (r *remote) elsewhere(w whereabouts) (err error) {
 	}
 	hosted := strings.HasSuffix(host, ".pusher.com")
 	sealed = sealed || w.tls || w.authority != "" || hosted
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
+	name, port, notBoth := net.SplitHostPort(host)
+	if notBoth != nil {
 		name, port = strings.Trim(host, "[]"), "6001"
 		if sealed {
 			port = "443"
