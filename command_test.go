@@ -266,7 +266,10 @@ func TestReadmeShell(t *testing.T) {
 	var text strings.Builder
 	for _, block := range blocks {
 		for line := range strings.Lines(string(block[1])) {
-			if !strings.HasPrefix(line, "$ ") {
+			switch { // as a terminal shows it
+			case strings.HasPrefix(line, "edge: "):
+				line = "! " + line
+			case !strings.HasPrefix(line, "$ "):
 				line = "> " + line
 			}
 			text.WriteString(line)
