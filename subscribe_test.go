@@ -163,6 +163,7 @@ func TestSubscribeComesBack(t *testing.T) {
 				})
 				s.left = 1
 				err := s.run(t.Context())
+				synctest.Wait()
 				if !strings.Contains(said.String()+fmt.Sprint(err), c.says) {
 					t.Errorf("said %s%v, want %q", said, err, c.says)
 				}
@@ -210,7 +211,9 @@ func TestSubscribeBacksOff(t *testing.T) {
 				})
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				if s.run(ctx); ctx.Err() == nil || calls < 4 || calls > 30 {
+				s.run(ctx)
+				synctest.Wait() // until the last has hung up
+				if ctx.Err() == nil || calls < 4 || calls > 30 {
 					t.Errorf("%d calls in a minute", calls)
 				}
 			})
@@ -260,7 +263,9 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 					}
 					c.serve(p)
 				})
-				if err := s.run(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+				err := s.run(t.Context())
+				synctest.Wait()
+				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%v, want %q", err, c.want)
 				}
 			})
@@ -325,6 +330,7 @@ func TestSubscribeReads(t *testing.T) {
 				})
 				s.left = 1
 				err := s.run(t.Context())
+				synctest.Wait()
 				want, _, cut := strings.Cut(c.printed, "…")
 				if got := printed.String(); got != c.printed && !(cut && strings.HasPrefix(got, want)) {
 					t.Errorf("printed %.300s\nwant %.300s", got, c.printed)
@@ -377,7 +383,9 @@ func TestSubscribeSends(t *testing.T) {
 			p.write(appendClose(nil, 4009, "terminated"))
 			expect(opClose, "\x0f\xa9")
 		})
-		if err := s.run(t.Context()); err == nil || err.Error() != "the server refuses the connection: 4009 terminated" {
+		err := s.run(t.Context())
+		synctest.Wait()
+		if err == nil || err.Error() != "the server refuses the connection: 4009 terminated" {
 			t.Error(err)
 		}
 	})
