@@ -320,7 +320,7 @@ func TestShellOverTLS(t *testing.T) {
 		{"", []string{"-host", "localhost:" + port, "-tls-ca", filepath.Join(other, "edge-ca.pem")}, "certificate signed by unknown authority"},
 		{"", []string{"-host", misnamed(t, dir), "-tls-ca", ca}, "certificate is valid for example.com, not localhost"},
 	} {
-		for _, command := range [][]string{{"trigger", "room", "e"}, {"subscribe", "room"}} {
+		for _, command := range [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "5s"}} {
 			p, _, stderr := shellProgram(c.addr, nil, append(command, c.args...)...)
 			if code := p.run(); code != 1 || !strings.Contains(stderr.String(), c.says) {
 				t.Errorf("%q %q: exit code %d: %s", command, c.args, code, stderr)
