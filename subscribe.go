@@ -371,7 +371,7 @@ func (s *subscriber) open(ctx context.Context) (*wire, error) {
 		return nil, &lost{0, s.unreachable(s.ws, err).Error()}
 	}
 	nc.SetDeadline(time.Now().Add(dialTimeout))
-	defer context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { nc.SetDeadline(time.Now()) })()
 	if s.tls != nil {
 		config := s.tls.Clone()
 		config.ServerName, _, _ = net.SplitHostPort(s.host(s.ws))
