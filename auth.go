@@ -52,6 +52,11 @@ func (k *Key) sign(dst []byte, parts ...[]byte) []byte {
 	return dst
 }
 
+// token appends the auth of a subscription or signin, which checkToken accepts.
+func (k *Key) token(dst, text []byte) []byte {
+	return k.sign(append(append(dst, k.name...), ':'), text)
+}
+
 // valid reports, in constant time, whether signature is the one sign would make.
 func (k *Key) valid(signature string, parts ...[]byte) bool {
 	var want, got [2 * sha256.Size]byte
@@ -183,6 +188,22 @@ func requestText(dst []byte, method, path string, ps params) []byte {
 		dst = append(dst, sep)
 	}
 	return dst
+}
+
+// signedQuery returns the query string of an API request with the signature in it, which checkRequest and checkBodyMD5 accept.
+func (k *Key) signedQuery(method, path string, ps params, body []byte, now time.Time) string {
+	ps = append(ps, param{"auth_key", k.name}, param{"auth_timestamp", strconv.FormatInt(now.Unix(), 10)}, param{"auth_version", "1.0"})
+	if len(body) > 0 {
+		sum := md5.Sum(body)
+		ps = append(ps, param{"body_md5", hex.EncodeToString(sum[:])})
+	}
+	slices.SortStableFunc(ps, func(a, b param) int { return strings.Compare(a.name, b.name) })
+	var query []byte
+	for _, p := range append(ps, param{"auth_signature", string(k.sign(nil, requestText(nil, method, path, ps)))}) {
+		query = append(append(append(query, '&'), p.name...), '=')
+		query = append(query, url.QueryEscape(p.value)...)
+	}
+	return string(query[1:])
 }
 
 // checkRequest authenticates an API request but for its body, which checkBodyMD5 is for. paths are the spellings of the

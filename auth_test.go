@@ -521,3 +521,39 @@ func TestKeyAllocations(t *testing.T) {
 		t.Errorf("valid allocates %v times, want 0", n)
 	}
 }
+
+// TestSignedQuery: the requests of the vectors, signed as commands sign theirs, and one of everything that has to be escaped.
+func TestSignedQuery(t *testing.T) {
+	for _, c := range []struct {
+		method, path string
+		ps           params
+		body, digest string
+	}{
+		{"POST", "/apps/3/events", nil, docBody, "da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c"},
+		{"GET", "/apps/3/channels", params{{"filter_by_prefix", "presence-"}, {"info", "user_count,subscription_count"}}, "", "ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d"},
+		{"GET", "/apps/3/channels", nil, "", "1cafa6382331c976588eb6bd3925a988e4158402be06c4626d0e97d2981f5382"},
+		{"POST", "/apps/3/users/12345/terminate_connections", nil, "{}", "01fa634edeb0cae84115307cad5c23f65a46cd286461b1c89637a3b5871a8f0e"},
+		{"GET", "/apps/3/channels", params{{"x", "a b+c&d=e%20/é#;"}}, "", ""},
+	} {
+		now := time.Unix(vectorTime, 0)
+		query := vectorKeys[1].signedQuery(c.method, c.path, c.ps, []byte(c.body), now)
+		if !strings.Contains(query, "&auth_signature="+c.digest) {
+			t.Errorf("%s %s: %s, want the signature %s", c.method, c.path, query, c.digest)
+		}
+		ps, err := parseParams(nil, query)
+		if err == nil {
+			err = vectorKeys.checkRequest(c.method, []string{c.path}, ps, now, authWindow)
+		}
+		if err == nil {
+			err = checkBodyMD5(ps, []byte(c.body))
+		}
+		if err != nil {
+			t.Errorf("%s %s: %s is refused: %v", c.method, c.path, query, err)
+		}
+		for _, p := range c.ps {
+			if got := ps.get(p.name); got != p.value {
+				t.Errorf("%s is %q", p.name, got)
+			}
+		}
+	}
+}

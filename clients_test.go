@@ -50,6 +50,8 @@ var clientTests = []clientTest{
 	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true, false},
 	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true, false},
 	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false, false},
+	{"DevAuth", nodeSetup, []string{"node", "dev-auth.mjs"}, false, false},
+	{"DevAuthBrowser", browserSetup, []string{"node", "../browser/dev-auth.mjs"}, false, false},
 	{"Go", goSetup, []string{"go", "run", "."}, false, false},
 	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false},
 	{"Python", pythonSetup, []string{python(), "main.py"}, false, false},
@@ -70,7 +72,7 @@ func TestClients(t *testing.T) {
 				}
 				skip("%s\nto install it, in testdata/clients/%s: %s", missing, client.setup.dir, client.setup.install)
 			}
-			args := []string{"-id", "1", "-key", "key", "-secret", testSecret, "-subscription-count"}
+			args := []string{"-id", "1", "-key", "key", "-secret", testSecret, "-subscription-count", "-dev-auth"}
 			hook := freeAddr(t)
 			if client.webhook {
 				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "300ms")

@@ -87,9 +87,18 @@ func invalid(opt option, value, from string, err error) error {
 // parseOptions reads all there is: flags, variables and the configuration file.
 func parseOptions(args []string, getenv func(string) (string, bool)) (o options, err error) {
 	g, table := given{}, optionTable(&o)
-	if err := g.readFlags(args, table); err != nil {
-		return o, err
+	more, err := g.readFlags(args, table)
+	if err == nil && len(more) > 0 {
+		err = fmt.Errorf("unexpected argument %q; edge -help lists options and commands", more[0])
 	}
+	if err == nil {
+		err = o.read(g, table, getenv)
+	}
+	return o, err
+}
+
+// read adds to what the flags say, g, what variables and the configuration file say. table is of o, and may have more.
+func (o *options) read(g given, table []option, getenv func(string) (string, bool)) error {
 	_, o.secretShown = g["secret"]
 	for _, opt := range table {
 		if v, ok := getenv(envName(opt.name)); ok && v != "" && opt.traits&onlyFlag == 0 { // EDGE_VERSION is likely to be of something else
@@ -98,8 +107,8 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 	}
 	file := configFile{name: strings.Join(g["config"].values, "")}
 	if file.name != "" {
-		if err := file.read(table); err != nil {
-			return o, err
+		if err := file.read(optionTable(new(options))); err != nil {
+			return err
 		}
 	}
 	for name, s := range file.given {
@@ -109,14 +118,15 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 		g.readOthers(getenv)
 	}
 	if err := g.apply(table, true); err != nil {
-		return o, err
+		return err
 	}
 	o.given = g
-	return o, o.complete(file)
+	return o.complete(file)
 }
 
-// readFlags reads the command line.
-func (g given) readFlags(args []string, table []option) error {
+// readFlags reads the command line, and returns what is no option: options may stand before, between and behind it, up to a --.
+// A negative number is no option.
+func (g given) readFlags(args []string, table []option) (more []string, err error) {
 	fs := flag.NewFlagSet("edge", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
@@ -135,13 +145,23 @@ func (g given) readFlags(args []string, table []option) error {
 			fs.Func(opt.name, opt.help, set)
 		}
 	}
-	if err := fs.Parse(args); err != nil {
-		return optionError(err, table)
+	for {
+		err := fs.Parse(args)
+		left, last := fs.Args(), ""
+		if len(left) < len(args) {
+			last = args[len(args)-len(left)-1]
+		}
+		switch {
+		case err != nil && len(last) > 1 && isDigit(last[1]):
+			more, args = append(more, last), left
+		case err != nil:
+			return nil, optionError(err, table)
+		case len(left) == 0 || last == "--":
+			return append(more, left...), nil
+		default:
+			more, args = append(more, left[0]), left[1:]
+		}
 	}
-	if fs.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; edge -help lists options and commands", fs.Arg(0))
-	}
-	return nil
 }
 
 // optionError words flag's errors for a reader who does not know Go.
@@ -235,7 +255,7 @@ func (o *options) complete(file configFile) error {
 		return nil
 	}
 	for _, name := range []string{"id", "key", "secret", "more-keys"} {
-		if s, ok := o.given[name]; ok {
+		if s, ok := o.given[name]; ok && !(o.choosing && name == "id") {
 			return fmt.Errorf("the app is described twice: by %s and by \"apps\" in %s", s.from, file.name)
 		}
 	}

@@ -42,12 +42,16 @@ func builtAt() time.Time {
 }
 
 func main() {
-	out, problems := newLines(os.Stdout, false), newLines(os.Stderr, true)
-	p := &program{args: os.Args[1:], getenv: os.LookupEnv, stdin: os.Stdin, stdout: out, stderr: problems, terminal: isTerminal(os.Stderr)}
-	code := p.run()
-	out.close()
-	problems.close()
-	os.Exit(code)
+	p := &program{args: os.Args[1:], getenv: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: isTerminal(os.Stderr)}
+	if p.serves() {
+		out, problems := newLines(os.Stdout, false), newLines(os.Stderr, true)
+		p.stdout, p.stderr = out, problems
+		code := p.run()
+		out.close()
+		problems.close()
+		os.Exit(code)
+	}
+	os.Exit(p.run())
 }
 
 // isTerminal reports whether a person reads what is written there.
@@ -62,23 +66,29 @@ type program struct {
 	getenv         func(string) (string, bool)
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	terminal       bool // stderr is one
+	terminal       bool    // stderr is one
+	command        command // that is run; none for the server
+	helpText       string  // of the command, if it has its own
 }
 
 // command is what can stand before the options.
 type command struct {
-	name, help string
-	run        func(p *program) error
+	name, args, help string
+	run              func(p *program) error
+	about            string // for its own help
 }
+
+// usage is how it is written.
+func (c command) usage() string { return strings.TrimSpace(c.name + " " + c.args) }
 
 // commands is all of them.
 func commands() []command {
-	return []command{
-		{"config", "print the options that hold, and where each was set; -check only says what is wrong, -example prints a file", (*program).configCommand},
-		{"reload", "have a running edge read its configuration again: edge reload PID, or with -pid-file", (*program).reloadCommand},
-		{"cert", "make a certificate for TLS on a local network, and say how devices come to trust it", (*program).certCommand},
-		{"unit", "print units for systemd; edge unit service and edge unit socket print one", (*program).unitCommand},
-	}
+	return append([]command{
+		{"config", "", "print the options that hold, and where each was set; -check only says what is wrong, -example prints a file", (*program).configCommand, ""},
+		{"reload", "[PID]", "have a running edge read its configuration again: edge reload PID, or with -pid-file", (*program).reloadCommand, ""},
+		{"cert", "[NAME...]", "make a certificate for TLS on a local network, and say how devices come to trust it", (*program).certCommand, ""},
+		{"unit", "[service|socket]", "print units for systemd; edge unit service and edge unit socket print one", (*program).unitCommand, ""},
+	}, shellCommands()...)
 }
 
 // usageError is one of how edge was called: exit code 2.
@@ -91,8 +101,13 @@ func (p *program) run() int {
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, flag.ErrHelp) && p.helpText != "":
+		io.WriteString(p.stdout, p.helpText)
+		return 0
 	case errors.Is(err, flag.ErrHelp):
 		printHelp(p.stdout)
+		return 0
+	case errors.Is(err, errEnough):
 		return 0
 	}
 	fmt.Fprintln(p.stderr, "edge:", err)
@@ -102,16 +117,19 @@ func (p *program) run() int {
 	return 1
 }
 
+// serves reports whether there is no command.
+func (p *program) serves() bool { return len(p.args) == 0 || strings.HasPrefix(p.args[0], "-") }
+
 // dispatch runs the command that the first argument names, or serves.
 func (p *program) dispatch() error {
-	if len(p.args) == 0 || strings.HasPrefix(p.args[0], "-") {
+	if p.serves() {
 		return p.serve()
 	}
 	all := commands()
 	var names []string
 	for _, c := range all {
 		if names = append(names, c.name); c.name == p.args[0] {
-			p.args = p.args[1:]
+			p.args, p.command = p.args[1:], c
 			return c.run(p)
 		}
 	}
@@ -242,14 +260,25 @@ func (p *program) reloadCommand() error {
 
 // warnings are what is legal, but probably not meant.
 func warnings(o options) (all []string) {
-	if passwd, _ := os.ReadFile("/etc/passwd"); o.secretShown && othersLogIn(string(passwd), os.Getuid()) {
-		all = append(all, "the secret is on the command line, where other users of this machine can see it: use EDGE_SECRET or -secret-file")
+	if shown := shownSecret(o); shown != "" {
+		all = append(all, shown)
+	}
+	if o.devAuth != nil {
+		all = append(all, fmt.Sprintf("-dev-auth is on: whoever calls from %s gets anything signed, which is for development only", prefixesText(o.devAuth)))
 	}
 	all = append(all, almostOurs(os.Environ())...)
 	if limit := defaultConnections(); o.connections > limit {
 		all = append(all, fmt.Sprintf("-max-connections is %d, but open files allow for about %d: raise the limit (ulimit -n, or LimitNOFILE in a unit)", o.connections, limit))
 	}
 	return all
+}
+
+// shownSecret warns of a secret on the command line, if there are others to see it.
+func shownSecret(o options) string {
+	if passwd, _ := os.ReadFile("/etc/passwd"); o.secretShown && othersLogIn(string(passwd), os.Getuid()) {
+		return "the secret is on the command line, where other users of this machine can see it: use EDGE_SECRET or -secret-file"
+	}
+	return ""
 }
 
 // othersLogIn reports whether passwd(5) has an account for a person other than the one with this uid.
@@ -275,13 +304,13 @@ func defaultConnections() int {
 // printHelp prints what there is to know without the README.
 func printHelp(w io.Writer) {
 	fmt.Fprint(w, "edge is a Pusher Channels server. Official Pusher clients and server libraries work with it unchanged.\n\n"+
-		"  edge -key KEY -secret SECRET    serve on port 6001\n"+
-		"  edge                            the same, with a key and a secret made up for you\n"+
-		"  edge -config FILE               the same, as a file says\n")
+		"  edge -key KEY -secret SECRET               serve on port 6001\n"+
+		"  edge                                       the same, with a key and a secret made up for you\n"+
+		"  edge -config FILE                          the same, as a file says\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  edge %-26s %s\n", c.name, c.help)
+		fmt.Fprintf(w, "  edge %-37s %s\n", c.usage(), c.help)
 	}
-	fmt.Fprint(w, "\nOptions, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
+	fmt.Fprint(w, "\nedge trigger -help says more of that, and so do the commands below it.\n\nOptions, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
 		"a flag goes before a variable, and that before the file:\n\n")
 	for _, opt := range optionTable(new(options)) {
 		fmt.Fprintf(w, "  -%-22s %s", opt.name, opt.help)

@@ -30,9 +30,11 @@ type options struct {
 	pidFile     string
 	verbose     bool
 	version     bool
-	secretShown bool         // on the command line
-	app         appOptions   // the one app of a simple set-up, and what apps of the file inherit
-	apps        []appOptions // all there are
+	secretShown bool           // on the command line
+	choosing    bool           // it is for a command, which takes one of apps: -id says which
+	devAuth     []netip.Prefix // who may have anything signed
+	app         appOptions     // the one app of a simple set-up, and what apps of the file inherit
+	apps        []appOptions   // all there are
 	given       given
 	givenApps   []given // by the file, of each of apps; nil if it has none
 }
@@ -80,6 +82,7 @@ func optionTable(o *options) []option {
 		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
 		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
 		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", set: proxies(&o.proxies)},
+		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", 0, signers(&o.devAuth), nil},
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
 		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
 		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},

@@ -74,7 +74,7 @@ var optionSamples = map[string][2]string{
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
 	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"}, "memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "tls-cert": {"a", "b"},
 	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "text"},
-	"pid-file": {"a", "b"}, "more-keys": {"a:b", "c:d e:f"}, "authorized-connections": {"30s", "5m"},
+	"pid-file": {"a", "b"}, "dev-auth": {"true", "192.168.1.0/24,127.0.0.1"}, "more-keys": {"a:b", "c:d e:f"}, "authorized-connections": {"30s", "5m"},
 }
 
 func TestSecretFile(t *testing.T) {

@@ -215,6 +215,9 @@ func (s *server) handler(up *upgrader) http.Handler {
 	mux.HandleFunc(s.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	s.healthRoutes(mux)
+	if s.options.devAuth != nil {
+		s.devAuthRoutes(mux)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.path), http.StatusNotFound)
 	})
@@ -255,7 +258,7 @@ func (s *server) reload(o options) error {
 			return err
 		}
 	}
-	for _, name := range o.given.differences(old.given, "addr", "path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file") {
+	for _, name := range o.given.differences(old.given, "addr", "path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth") {
 		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (old.tlsCert == "") {
 			slog.Warn("this option takes effect with the next start", "option", name)
 		}

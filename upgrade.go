@@ -74,10 +74,14 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, app *App, cod
 
 // appendSwitching appends the answer to a WebSocket handshake with this key, RFC 6455 section 4.2.2.
 func appendSwitching(dst []byte, key string) []byte {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
-	dst = base64.StdEncoding.AppendEncode(dst, sum[:])
-	return append(dst, "\r\n\r\n"...)
+	return append(appendAccept(dst, key), "\r\n\r\n"...)
+}
+
+// appendAccept appends what shows that a handshake with this key was understood.
+func appendAccept(dst []byte, key string) []byte {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.AppendEncode(dst, sum[:])
 }
 
 // checkHandshake returns an HTTP status and text if r is not a WebSocket handshake (RFC 6455 section 4.2.1), or 0.

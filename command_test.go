@@ -1,0 +1,483 @@
+package main
+
+// The commands in this process, against servers that go and come, are in trouble, or speak TLS. (What they print for whom is in
+// the scripts of shell_test.go.)
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// watchedBuffer keeps what is written, and closes heard when a line of it has a text.
+type watchedBuffer struct {
+	mu    sync.Mutex // guards the following
+	b     bytes.Buffer
+	text  string
+	heard chan struct{}
+}
+
+func (w *watchedBuffer) Write(p []byte) (int, error) {
+	lookForSecret("the output of a command", p)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.b.Write(p)
+	if w.text != "" && strings.Contains(w.b.String(), w.text) {
+		close(w.heard)
+		w.text = ""
+	}
+	return len(p), nil
+}
+
+func (w *watchedBuffer) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
+// shellProgram is edge as a command, in this process.
+func shellProgram(addr string, stdin io.Reader, args ...string) (p *program, stdout, stderr *watchedBuffer) {
+	stdout, stderr = &watchedBuffer{heard: make(chan struct{})}, &watchedBuffer{heard: make(chan struct{})}
+	env := environment("EDGE_KEY=key", "EDGE_SECRET="+testSecret, "EDGE_ADDR="+addr)
+	return &program{args: args, getenv: env, stdin: stdin, stdout: stdout, stderr: stderr}, stdout, stderr
+}
+
+// follow returns the numbers that c receives on a channel from now on, until it is closed.
+func follow(c *client) (numbers []int, closed int) {
+	c.t.Helper()
+	for {
+		opcode, payload := c.frame()
+		if opcode == opClose {
+			return numbers, int(binary.BigEndian.Uint16(payload))
+		}
+		var e struct{ Event, Data string }
+		if err := json.Unmarshal(payload, &e); err != nil || e.Event != "n" {
+			c.t.Fatalf("%s %v", payload, err)
+		}
+		n, err := strconv.Atoi(e.Data)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if numbers = append(numbers, n); n == tenThousand {
+			return numbers, 0
+		}
+	}
+}
+
+const tenThousand = 10_000
+
+func countTo(w io.WriteCloser, n int) {
+	defer w.Close()
+	b := bufio.NewWriter(w)
+	defer b.Flush()
+	for i := range n {
+		fmt.Fprintln(b, i+1)
+	}
+}
+
+// TestTriggerLines: ten thousand lines arrive, all of them, once and in order.
+func TestTriggerLines(t *testing.T) {
+	s := startServer(t)
+	c := connect(t, s.addr)
+	c.join("room")
+	r, w := io.Pipe()
+	go countTo(w, tenThousand) // ends when all is read
+	p, _, stderr := shellProgram(s.addr, r, "trigger", "-lines", "room", "n")
+	ended := make(chan int, 1)
+	go func() { ended <- p.run() }()
+	numbers, _ := follow(c)
+	if code := <-ended; code != 0 || stderr.String() != "" || len(numbers) != tenThousand {
+		t.Fatalf("exit code %d, %d arrived: %s", code, len(numbers), stderr)
+	}
+	for i, n := range numbers {
+		if n != i+1 {
+			t.Fatalf("%d is the %dth", n, i+1)
+		}
+	}
+	if calls := s.app.counts.calls.Load(); calls > tenThousand/2 || calls < tenThousand/maxBatch {
+		t.Errorf("%d calls: nothing travelled together", calls)
+	}
+}
+
+// A server that is started again in the middle takes the rest: what is sent while none is there waits.
+func TestTriggerLinesSurvivesRestart(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	first := startOn(t, l)
+	c := connect(t, addr)
+	c.join("room")
+	r, w := io.Pipe()
+	written := make(chan struct{})
+	go func() { // ends when the half is read, and the whole
+		for i := range tenThousand {
+			if i == tenThousand/2 {
+				<-written
+			}
+			fmt.Fprintln(w, i+1)
+		}
+		w.Close()
+	}()
+	p, _, stderr := shellProgram(addr, r, "trigger", "-lines", "room", "n")
+	stderr.text = "trying again"
+	ended := make(chan int, 1)
+	go func() { ended <- p.run() }()
+	go func() {
+		waitUntil(t, "some have been sent", func() bool { return first.app.counts.calls.Load() > 100 })
+		close(written)
+		first.stop()
+	}()
+	before, code := follow(c)
+	if code != codeReconnect {
+		t.Fatalf("%d events, then closed with %d", len(before), code)
+	}
+	<-stderr.heard // it has found nobody
+	second := startServer(t)
+	c = connect(t, second.addr)
+	c.join("room")
+	forward(t, addr, second.addr)
+	after, _ := follow(c)
+	if code := <-ended; code != 0 || !strings.HasSuffix(stderr.String(), "takes events again\n") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	all := append(before, after...)
+	for i, next := 0, 1; i < len(all); i++ {
+		switch {
+		case all[i] == next:
+			next++
+		case i == len(before) && all[i] < next && next-all[i] <= maxBatch:
+			next = all[i] + 1 // the answer was lost, so that these came twice
+		default:
+			t.Fatalf("%d after %d", all[i], all[max(0, i-1)])
+		}
+	}
+	if len(before) == 0 || len(after) == 0 {
+		t.Errorf("%d came before, %d after", len(before), len(after))
+	}
+}
+
+// forward has connections to one address go to another, until the test is over.
+func forward(t *testing.T, from, to string) {
+	l, err := net.Listen("tcp", from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		open.Wait()
+	})
+	open.Go(func() { // ends with l
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			open.Go(func() { io.Copy(out, in); out.Close() })
+			open.Go(func() { io.Copy(in, out); in.Close() })
+		}
+	})
+}
+
+// A server that is in trouble is asked again, with all that was to be sent; one that refuses is not, and what came before the line
+// that is to blame is published.
+func TestTriggerLinesTrouble(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		answers []int // to the first calls; the others get 200
+		lines   int
+		code    int
+		calls   string // events in each
+		says    string
+	}{
+		{"500 and 503", []int{500, 503}, 1, 0, "1 1 1", "500: text: trying again\nedge: the server at ADDR takes events again\n"},
+		{"429", []int{429}, 1, 0, "1 1", "429: text: trying again\nedge: the server at ADDR takes events again\n"},
+		{"400", []int{400}, 1, 1, "1", "edge: line 1: the server answered 400: text\n"},
+		{"a batch", []int{200, 400}, 11, 0, "1 10 1 1 1 1 1 1 1 1 1 1", ""},
+		{"the third of a batch", []int{200, 413, 200, 200, 413}, 11, 1, "1 10 1 1 1", "edge: line 4: the server answered 413: text\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var calls []string
+			r, w := io.Pipe()
+			srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				b, _ := io.ReadAll(r.Body)
+				if len(calls) == 0 && c.lines > 1 { // while the first line is under way the others come
+					for i := 1; i < c.lines; i++ {
+						fmt.Fprintln(w, i+1)
+					}
+					w.Write(nil) // is taken when the last line has been
+				}
+				calls = append(calls, fmt.Sprint(strings.Count(string(b), `"data":`)))
+				status := 200
+				if len(calls) <= len(c.answers) {
+					status = c.answers[len(calls)-1]
+				}
+				if len(calls) >= 2 || c.lines == 1 {
+					w.Close()
+				}
+				rw.WriteHeader(status)
+				io.WriteString(rw, "text\n")
+			}))
+			defer srv.Close()
+			addr := srv.Listener.Addr().String()
+			go fmt.Fprintln(w, 1) // ends when it is read
+			p, _, stderr := shellProgram(addr, r, "trigger", "room", "n", "-lines")
+			if code := p.run(); code != c.code {
+				t.Errorf("exit code %d", code)
+			}
+			if got := strings.Join(calls, " "); got != c.calls {
+				t.Errorf("calls with %s, want %s", got, c.calls)
+			}
+			if got := strings.ReplaceAll(stderr.String(), addr, "ADDR"); !strings.HasSuffix(got, c.says) || c.says == "" && got != "" {
+				t.Errorf("says %s, want %s", got, c.says)
+			}
+		})
+	}
+}
+
+// TestSubscribeAcrossRestart: after kill -9 and a new start of the server, events come again.
+func TestSubscribeAcrossRestart(t *testing.T) {
+	first := startProcess(t, "edge")
+	p, stdout, stderr := shellProgram(first.addr, nil, "subscribe", "room", "private-room", "-count", "2")
+	stderr.text = "subscribed to room, private-room"
+	ended := make(chan int, 1)
+	go func() { ended <- p.run() }()
+	<-stderr.heard
+	publish(t, first.addr, "private-room", "before", "1")
+	waitUntil(t, "the first event is printed", func() bool { return stdout.String() != "" })
+	first.cmd.Process.Kill()
+	first.cmd.Wait()
+	waitUntil(t, "it says so", func() bool { return strings.Contains(stderr.String(), "edge: connection lost (") })
+	http.DefaultClient.CloseIdleConnections()
+	second := start(t, "edge", edgeCommand("-addr", first.addr, "-key", "key"))
+	waitUntil(t, "it is back", func() bool { return strings.Count(stderr.String(), "edge: subscribed to room, private-room\n") == 2 })
+	publish(t, second.addr, "room", "after", "2")
+	if code := <-ended; code != 0 {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	want := `{"channel":"private-room","event":"before","data":1}` + "\n" + `{"channel":"room","event":"after","data":2}` + "\n"
+	if got := stdout.String(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// tell subscribes, triggers and expects the event, with these options in addition.
+func tell(t *testing.T, addr string, options ...string) {
+	t.Helper()
+	p, stdout, stderr := shellProgram(addr, nil, append([]string{"subscribe", "private-room", "-count", "1"}, options...)...)
+	stderr.text = "\n"
+	ended := make(chan int, 1)
+	go func() { ended <- p.run() }()
+	<-stderr.heard
+	p, _, complaint := shellProgram(addr, nil, append([]string{"trigger", "private-room", "e", "7"}, options...)...)
+	if code := p.run(); code != 0 {
+		t.Fatalf("%q: trigger: exit code %d: %s%s", options, code, complaint, stderr)
+	}
+	if code := <-ended; code != 0 || stdout.String() != `{"channel":"private-room","event":"e","data":7}`+"\n" {
+		t.Errorf("%q: exit code %d: %s%s", options, code, stdout, stderr)
+	}
+}
+
+// TestShellOverTLS: beside the server its certificate is trusted, whatever names it has; from elsewhere, its authority.
+func TestShellOverTLS(t *testing.T) {
+	dir, _ := certDir(t)
+	s := startServer(t, tlsArgs(dir)...)
+	_, port, _ := net.SplitHostPort(s.addr)
+	ca := filepath.Join(dir, "edge-ca.pem")
+	tell(t, s.addr, tlsArgs(dir)...)
+	tell(t, "", "-host", "localhost:"+port, "-tls-ca", ca)
+	tell(t, "", "-host", "https://127.0.0.1:"+port+"/", "-tls-ca", ca)
+
+	other, _ := certDir(t)
+	for _, c := range []struct {
+		addr string
+		args []string
+		says string
+	}{
+		{s.addr, tlsArgs(other), "the server has another certificate than the one in "},
+		{"", []string{"-tls", "-host", "localhost:" + port}, "certificate signed by unknown authority"},
+		{"", []string{"-host", "localhost:" + port, "-tls-ca", filepath.Join(other, "edge-ca.pem")}, "certificate signed by unknown authority"},
+		{"", []string{"-host", misnamed(t, dir), "-tls-ca", ca}, "certificate is valid for example.com, not localhost"},
+	} {
+		for _, command := range [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "5s"}} {
+			p, _, stderr := shellProgram(c.addr, nil, append(command, c.args...)...)
+			if code := p.run(); code != 1 || !strings.Contains(stderr.String(), c.says) {
+				t.Errorf("%q %q: exit code %d: %s", command, c.args, code, stderr)
+			}
+		}
+	}
+	p, _, stderr := shellProgram("", nil, "trigger", "room", "e", "-host", "127.0.0.1:"+port)
+	if code := p.run(); code != 1 || !strings.Contains(stderr.String(), "This port is for TLS") {
+		t.Errorf("without TLS: exit code %d: %s", code, stderr)
+	}
+	certDirAgain(t, dir)
+	waitUntil(t, "the new certificate is served, and trusted", func() bool {
+		p, _, _ := shellProgram(s.addr, nil, append([]string{"trigger", "room", "e"}, tlsArgs(dir)...)...)
+		return p.run() == 0
+	})
+}
+
+// misnamed is the address of a server with a certificate of the authority in dir, for another name.
+func misnamed(t *testing.T, dir string) string {
+	authority, _, err := makeAuthority(filepath.Join(dir, "edge-ca.pem"), filepath.Join(dir, "edge-ca-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := t.TempDir()
+	if err := makeLeaf(authority, []string{"example.com"}, filepath.Join(other, "edge.pem"), filepath.Join(other, "edge-key.pem")); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(startEdge(t, tlsArgs(other)...))
+	return "localhost:" + port
+}
+
+// TestShellOverUnixSocket: an address of a file works, also as the plain one beside TLS.
+func TestShellOverUnixSocket(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "edge.sock")
+	l, err := listen("unix:" + name, "addr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	startOn(t, l)
+	tell(t, "unix:"+name)
+	tell(t, "", "-host", "unix:"+name)
+	tell(t, ":1", append(tlsArgs("/nowhere"), "-addr", ":1", "-addr", "unix:"+name)...)
+}
+
+// Nobody reads any more: that is an end, and no failure, unlike a disk that is full.
+func TestShellOutput(t *testing.T) {
+	addr := startEdge(t)
+	connect(t, addr).join("room")
+	for _, c := range []struct {
+		err  error
+		code int
+	}{{syscall.EPIPE, 0}, {syscall.ENOSPC, 1}} {
+		p, _, stderr := shellProgram(addr, nil, "channels")
+		p.stdout = failingWriter{c.err}
+		if code := p.run(); code != c.code || (code == 0) != (stderr.String() == "") {
+			t.Errorf("%v: exit code %d: %s", c.err, code, stderr)
+		}
+	}
+}
+
+type failingWriter struct{ error }
+
+func (w failingWriter) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: "/dev/stdout", Err: w.error}
+}
+
+// TestRemote: where -host, -cluster and the server's own options point to.
+func TestRemote(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string // network, TLS or not, address of the API, of WebSocket connections, id
+	}{
+		{nil, "tcp plain 127.0.0.1:6001 127.0.0.1:6001 1"},
+		{[]string{"-addr", ":7000", "-id", "7"}, "tcp plain 127.0.0.1:7000 127.0.0.1:7000 7"},
+		{[]string{"-addr", "0.0.0.0:7000"}, "tcp plain 127.0.0.1:7000 127.0.0.1:7000 1"},
+		{[]string{"-addr", "[::]:7000"}, "tcp plain [::1]:7000 [::1]:7000 1"},
+		{[]string{"-addr", "192.0.2.1:7000"}, "tcp plain 192.0.2.1:7000 192.0.2.1:7000 1"},
+		{[]string{"-addr", "example.com:80"}, "tcp plain example.com:80 example.com:80 1"},
+		{[]string{"-addr", "unix:/run/edge.sock"}, "unix plain /run/edge.sock /run/edge.sock 1"},
+		{[]string{"-addr", ":7000", "-tls-cert", "a", "-tls-key", "b"}, "tcp tls 127.0.0.1:7000 127.0.0.1:7000 1"},
+		{[]string{"-addr", ":7000", "-addr", "127.0.0.1:7001", "-tls-cert", "a", "-tls-key", "b"}, "tcp plain 127.0.0.1:7001 127.0.0.1:7001 1"},
+		{[]string{"-addr", ":7000", "-addr", "plain:10.0.0.1:7001", "-tls-cert", "a", "-tls-key", "b"}, "tcp plain 10.0.0.1:7001 10.0.0.1:7001 1"},
+		{[]string{"-addr", "tls:127.0.0.1:7000", "-addr", ":1", "-tls-cert", "a", "-tls-key", "b"}, "tcp tls 127.0.0.1:7000 127.0.0.1:7000 1"},
+		{[]string{"-host", "pi.local"}, "tcp plain pi.local:6001 pi.local:6001 1"},
+		{[]string{"-host", "pi.local", "-tls"}, "tcp tls pi.local:443 pi.local:443 1"},
+		{[]string{"-host", "https://pi.local"}, "tcp tls pi.local:443 pi.local:443 1"},
+		{[]string{"-host", "http://pi.local:80/"}, "tcp plain pi.local:80 pi.local:80 1"},
+		{[]string{"-host", "pi.local:8080", "-tls"}, "tcp tls pi.local:8080 pi.local:8080 1"},
+		{[]string{"-host", "::1"}, "tcp plain [::1]:6001 [::1]:6001 1"},
+		{[]string{"-host", "[::1]"}, "tcp plain [::1]:6001 [::1]:6001 1"},
+		{[]string{"-host", "[::1]:7000"}, "tcp plain [::1]:7000 [::1]:7000 1"},
+		{[]string{"-host", "pi.local", "-addr", "unix:/x", "-tls-cert", "a", "-tls-key", "b"}, "tcp plain pi.local:6001 pi.local:6001 1"},
+		{[]string{"-cluster", "eu", "-id", "7"}, "tcp tls api-eu.pusher.com:443 ws-eu.pusher.com:443 7"},
+		{[]string{"-host", "api-mt1.pusher.com", "-id", "7"}, "tcp tls api-mt1.pusher.com:443 ws-mt1.pusher.com:443 7"},
+		{[]string{"-host", "ws-mt1.pusher.com", "-id", "7"}, "tcp tls api-mt1.pusher.com:443 ws-mt1.pusher.com:443 7"},
+	} {
+		p, _, _ := shellProgram("", nil, c.args...)
+		var w whereabouts
+		o, _, err := p.commandOptions(w.table())
+		if err != nil {
+			t.Errorf("%q: %v", c.args, err)
+			continue
+		}
+		r, err := newRemote(o, w)
+		if err != nil {
+			t.Errorf("%q: %v", c.args, err)
+			continue
+		}
+		sealed := "plain"
+		if r.tls != nil {
+			sealed = "tls"
+		}
+		if got := strings.Join([]string{r.network, sealed, r.api, r.ws, r.id}, " "); got != c.want {
+			t.Errorf("%q: %s, want %s", c.args, got, c.want)
+		}
+	}
+}
+
+// An answer that is none does not get to a terminal as it is, and does not take memory without end.
+func TestRemoteAnswers(t *testing.T) {
+	for _, c := range []struct {
+		command, answer, says string
+		status                int
+	}{
+		{"channels", "\x1b[31mno\x07\n\n way", "edge: the server answered 401: [31mno way\n", 401},
+		{"channels", strings.Repeat("x", 5000), "edge: the server answered 404: " + strings.Repeat("x", 1000) + "\n", 404},
+		{"channels", "<html>", "edge: the server's answer has no \"channels\": <html>\n", 200},
+		{"channels", "{}", "edge: the server's answer has no \"channels\": {}\n", 200},
+		{"channels", "", "edge: the server answered 302: \n", 302},
+		{"channels", `{"channels":[]}`, "", 200}, // some say so if there are none
+		{"channels", `{"channels":{}}`, "", 200},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader(c.status)
+			io.WriteString(w, c.answer)
+		}))
+		p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, c.command)
+		if code := p.run(); (code == 0) != (c.says == "") || stderr.String() != c.says || stdout.String() != "" {
+			t.Errorf("%q: exit code %d: %s%s", c.answer, code, stdout, stderr)
+		}
+		srv.Close()
+	}
+}
+
+// A server that does not count subscriptions in its list of channels is asked for the list alone.
+func TestChannelsOfOthers(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("info") {
+			http.Error(w, "no", 400)
+			return
+		}
+		io.WriteString(w, `{"channels":{"b":{},"a":{"user_count": 3}}}`)
+	}))
+	defer srv.Close()
+	p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, "channels")
+	if code := p.run(); code != 0 || stdout.String() != "{\"name\":\"a\",\"user_count\":3}\n{\"name\":\"b\"}\n" {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+}

@@ -1,0 +1,298 @@
+package main
+
+// The auth endpoints of -dev-auth, for people who have no backend yet: POST /pusher/auth and /pusher/user-auth, where pusher-js
+// looks for them, sign whatever they are asked. So who may ask is judged thrice: by the address that the request comes from, by
+// those that proxies have noted, and, since a page of any site can make the browser of a developer ask, by the page's origin.
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const maxAuthBody = 64 << 10 // bytes
+
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// signers takes true, which stands for this machine, false, or addresses and networks with commas between them.
+func signers(to *[]netip.Prefix) func(string) error {
+	return func(s string) error {
+		if on, err := strconv.ParseBool(s); err == nil {
+			if *to = nil; on {
+				*to = loopback
+			}
+			return nil
+		}
+		if err := proxies(to)(s); err != nil || *to == nil {
+			return errors.New("it must be true, false or addresses and networks like 192.168.1.0/24, with commas")
+		}
+		return nil
+	}
+}
+
+// prefixesText lists networks for people.
+func prefixesText(all []netip.Prefix) string {
+	if slices.Equal(all, loopback) {
+		return "this machine"
+	}
+	var texts []string
+	for _, p := range all {
+		text := "unix"
+		if p.IsValid() {
+			text = strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// devAuth answers at the auth endpoints.
+type devAuth struct {
+	*server
+	from    []netip.Prefix
+	proxies []netip.Prefix
+}
+
+// devAuthRoutes enters the auth endpoints into mux.
+func (s *server) devAuthRoutes(mux *http.ServeMux) {
+	d := &devAuth{s, s.options.devAuth, s.options.proxies}
+	mux.HandleFunc(s.path+"/pusher/auth", d.answer((*authRequest).signChannel))
+	mux.HandleFunc(s.path+"/pusher/user-auth", d.answer((*authRequest).signUser))
+}
+
+// answer makes the handler of an endpoint.
+func (d *devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a := &authRequest{Request: r}
+		app, err := d.check(w, a)
+		if err == nil && r.Method == http.MethodOptions {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		var answer []byte
+		if err == nil {
+			answer, err = sign(a, app.keys()[0])
+		}
+		what := notice{what: "signed by -dev-auth", remote: r.RemoteAddr, channel: a.get("channel_name")}
+		w.Header().Set("Cache-Control", "no-store")
+		if err != nil {
+			e := &apiError{http.StatusBadRequest, err.Error()}
+			errors.As(err, &e)
+			what.what, what.event, what.code, what.reason = noticeRefused, r.Method+" "+r.URL.Path, e.status, e.text
+			http.Error(w, e.text, e.status)
+		} else {
+			w.Header()["Content-Type"] = jsonType
+			w.Write(answer) // if it fails, the caller is gone
+		}
+		app.tell(what)
+	}
+}
+
+// check judges who asks, reads the request, and finds its app. In any case an app is returned.
+func (d *devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err error) {
+	all := d.apps.Load()
+	app = all.all[0]
+	if err := d.allows(a.Request); err != nil {
+		return app, err
+	}
+	if a.Method == http.MethodPost {
+		if err := a.read(w); err != nil {
+			return app, err
+		}
+	}
+	if key := a.get("key"); key != "" {
+		if app = all.byKey[key]; app == nil {
+			return all.none, forbidden("there is no app with the key %.60q", key)
+		}
+	}
+	if origin := a.Header.Get("Origin"); origin != "" {
+		if !app.signsFor(origin) {
+			return app, forbidden("-dev-auth signs for pages of this machine and of the local network, not for those of %.100q: "+
+				"open the page by its address, or name its origin with -origins", origin)
+		}
+		allowPage(w.Header(), a.Header, origin)
+	}
+	if a.Method != http.MethodPost && a.Method != http.MethodOptions {
+		w.Header().Set("Allow", "POST, OPTIONS")
+		return app, &apiError{http.StatusMethodNotAllowed, "Method Not Allowed: this is for POST"}
+	}
+	return app, nil
+}
+
+func forbidden(format string, args ...any) error {
+	return &apiError{http.StatusForbidden, fmt.Sprintf(format, args...)}
+}
+
+// allows judges the address of who asks. One that a header names as the client's own only ever takes away: whoever is not behind
+// a trusted proxy can write what he wants, and a proxy on this machine makes the whole world come from it.
+func (d *devAuth) allows(r *http.Request) error {
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
+	asked := []netip.Addr{peer.Addr().Unmap()}
+	switch client := clientAddr(r, d.proxies); {
+	case client.IsValid():
+		asked[0] = client
+	case slices.ContainsFunc(d.proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
+		return forbidden("-dev-auth does not know who asks: the proxy has not said so in X-Forwarded-For")
+	case r.Header.Get("Forwarded") != "":
+		return forbidden("-dev-auth does not read Forwarded: have the proxy send X-Forwarded-For only")
+	default:
+		for text := range strings.FieldsFuncSeq(strings.Join(append(r.Header["X-Forwarded-For"], r.Header["X-Real-Ip"]...), ","), isListSpace) {
+			a, err := netip.ParseAddr(text)
+			if err != nil {
+				return forbidden("-dev-auth cannot read what a proxy says of who asks: %.100q", text)
+			}
+			asked = append(asked, a.Unmap())
+		}
+	}
+	for _, a := range asked {
+		if !slices.ContainsFunc(d.from, func(p netip.Prefix) bool { return p.Contains(a) || !p.IsValid() && !a.IsValid() }) {
+			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.from), a)
+		}
+	}
+	return nil
+}
+
+func isListSpace(c rune) bool { return c == ',' || c == ' ' }
+
+// signsFor reports whether a page of this origin may have something signed: one that -origins names, or without those one that
+// does not come from the internet. Names that cannot be registered there are as good as addresses.
+func (a *App) signsFor(origin string) bool {
+	if len(a.limits().origins) > 0 {
+		return a.allowsOrigin(origin)
+	}
+	u, err := url.Parse(origin)
+	if err != nil {
+		return false
+	}
+	host := strings.ToLower(u.Hostname())
+	if ip, err := netip.ParseAddr(host); err == nil {
+		ip = ip.Unmap()
+		return ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast()
+	}
+	return host == "localhost" || slices.ContainsFunc([]string{".localhost", ".local", ".test"}, func(below string) bool { return strings.HasSuffix(host, below) })
+}
+
+// allowPage lets a page of another origin read the answer.
+func allowPage(h, asked http.Header, origin string) {
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Set("Access-Control-Allow-Credentials", "true") // some send cookies, which nobody looks at
+	h.Set("Access-Control-Allow-Methods", "POST, OPTIONS")
+	if names := asked.Get("Access-Control-Request-Headers"); names != "" {
+		h.Set("Access-Control-Allow-Headers", names)
+	}
+	if asked.Get("Access-Control-Request-Private-Network") != "" {
+		h.Set("Access-Control-Allow-Private-Network", "true")
+	}
+	h.Add("Vary", "Origin")
+}
+
+// authRequest is what was asked: parameters in the query, and in the body as a form or as JSON.
+type authRequest struct {
+	*http.Request
+	json map[string]string // nil for a form
+}
+
+// read reads the body.
+func (a *authRequest) read(w http.ResponseWriter) error {
+	a.Body = http.MaxBytesReader(w, a.Body, maxAuthBody)
+	if !strings.HasPrefix(a.Header.Get("Content-Type"), "application/json") {
+		return a.readError(a.ParseForm())
+	}
+	b, err := io.ReadAll(a.Body)
+	if err == nil {
+		err = parseObject(b, apiDepth, apiValues, nil, nil)
+	}
+	if err != nil {
+		return a.readError(err)
+	}
+	a.json = make(map[string]string)
+	for name, v := range value(bytes.TrimSpace(b)).members() {
+		if _, twice := a.json[name]; twice {
+			return badRequest("%.100q stands twice", name)
+		}
+		switch {
+		case v.absent():
+		case v.is('"'):
+			a.json[name] = string(v.text())
+		default:
+			a.json[name] = string(v)
+		}
+	}
+	return nil
+}
+
+func (a *authRequest) readError(err error) error {
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &large):
+		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", maxAuthBody)}
+	}
+	return badRequest("the body cannot be read: %v", err)
+}
+
+// get returns a parameter, or "".
+func (a *authRequest) get(name string) string {
+	if v, ok := a.json[name]; ok {
+		return v
+	}
+	if a.Form != nil {
+		return a.Form.Get(name)
+	}
+	return a.URL.Query().Get(name)
+}
+
+// signChannel answers POST /pusher/auth. On a presence channel the user is whom the request says: channel_data, or user_id and
+// user_info.
+func (a *authRequest) signChannel(key *Key) ([]byte, error) {
+	channel, data := a.get("channel_name"), a.get("channel_data")
+	if channel == "" || a.get("socket_id") == "" {
+		return nil, badRequest("Missing parameter: socket_id and channel_name, which pusher-js sends")
+	}
+	switch k, _ := parseChannel(channel, maxInput); {
+	case k&kindEncrypted != 0:
+		return nil, badRequest("an encrypted channel needs a master key, which -dev-auth has not: use an auth endpoint of your own")
+	case k&kindPresence != 0 && data == "":
+		data = a.user("user_id")
+	}
+	return signChannel(key, a.get("socket_id"), channel, data)
+}
+
+// signUser answers POST /pusher/user-auth. The user is whom the request says: user_data, or user_id, user_info and watchlist.
+func (a *authRequest) signUser(key *Key) ([]byte, error) {
+	if a.get("socket_id") == "" {
+		return nil, badRequest("Missing parameter: socket_id, which pusher-js sends")
+	}
+	data := a.get("user_data")
+	if data == "" {
+		data = a.user("id")
+	}
+	return signUser(key, a.get("socket_id"), data)
+}
+
+// user describes the user that the request names, or one that is made up for the connection, with the id under this name.
+func (a *authRequest) user(idName string) string {
+	id := a.get("user_id")
+	if id == "" {
+		number, _, _ := strings.Cut(a.get("socket_id"), ".")
+		id = "user-" + number[:min(len(number), 6)]
+	}
+	info := a.get("user_info")
+	if info == "" {
+		info = string(append(appendString([]byte(`{"name":`), id), '}'))
+	}
+	data := appendString([]byte(`{"`+idName+`":`), id)
+	data = append(append(data, `,"user_info":`...), info...)
+	if list := a.get("watchlist"); list != "" && idName == "id" {
+		data = append(append(data, `,"watchlist":`...), list...)
+	}
+	return string(append(data, '}'))
+}

@@ -1,0 +1,424 @@
+package main
+
+// edge subscribe against servers that do what servers do, and what none should, over pipes and in no time at all.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// peer is the server's end of a connection of edge subscribe.
+type peer struct {
+	t    *testing.T
+	nc   net.Conn
+	in   *bufio.Reader
+	r    frameReader
+	rest []byte
+}
+
+// meet makes a subscriber whose n-th connection, from 0, is served by serve, and what it prints and says.
+func meet(t *testing.T, channels []string, serve func(n int, p *peer)) (s *subscriber, printed, said *bytes.Buffer) {
+	printed, said = new(bytes.Buffer), new(bytes.Buffer)
+	n := 0
+	s = &subscriber{
+		p:        &program{stdout: printed, stderr: said},
+		channels: channels, left: -1, user: "ada",
+		remote: &remote{id: "1", key: testKey, network: "pipe", api: "there:80", ws: "there:80"},
+	}
+	s.dialer = func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		number := n
+		n++
+		go func() { // ends with the connection
+			defer theirs.Close()
+			serve(number, &peer{t: t, nc: theirs, in: bufio.NewReader(theirs)})
+		}()
+		return ours, nil
+	}
+	if err := s.introduce("{}"); err != nil {
+		t.Fatal(err)
+	}
+	return s, printed, said
+}
+
+// upgrade answers the handshake, unless the other end has gone.
+func (p *peer) upgrade() {
+	r, err := http.ReadRequest(p.in)
+	if err != nil {
+		return
+	}
+	if r.Method != "GET" || r.URL.Path != "/app/key" || r.URL.Query().Get("protocol") != "7" || r.Host != "there:80" {
+		p.t.Errorf("the handshake is %+v", r)
+	}
+	if status, problem := checkHandshake(r); status != 0 {
+		p.t.Errorf("the handshake is refused: %s", problem)
+	}
+	p.write(appendSwitching(nil, r.Header.Get("Sec-WebSocket-Key")))
+}
+
+// greet establishes the connection. answers are frames that follow at once.
+func (p *peer) greet(answers ...[]byte) {
+	p.upgrade()
+	p.write(appendEstablished(nil, socketID{1, 2}, 2*time.Minute))
+	p.write(answers...)
+}
+
+func (p *peer) write(all ...[]byte) {
+	for _, b := range all {
+		p.nc.Write(b) // the other end may be gone
+	}
+}
+
+// read returns the next frame, which must be as clients send them.
+func (p *peer) read() (opcode byte, payload string) {
+	for {
+		if len(p.rest) == 0 {
+			b := make([]byte, 4096)
+			n, err := p.in.Read(b)
+			if err != nil {
+				return 0, err.Error()
+			}
+			p.rest = b[:n]
+		}
+		f, rest, code := p.r.next(p.rest, 0)
+		if p.rest = rest; code != 0 {
+			p.t.Errorf("a frame that deserves %d", code)
+			return 0, ""
+		}
+		if f.opcode != opContinuation {
+			payload = string(f.payload)
+			p.r.release()
+			return f.opcode, payload
+		}
+	}
+}
+
+// drain reads until the connection ends.
+func (p *peer) drain() { io.Copy(io.Discard, p.in) }
+
+func eventFrame(name, channel, data string) []byte {
+	return appendEvent(nil, name, channel, appendString(nil, data), "")
+}
+
+// After the end of a connection comes another, or not, and when.
+func TestSubscribeComesBack(t *testing.T) {
+	closing := func(code int) func(*peer) {
+		return func(p *peer) { p.write(appendClose(nil, code, "because")); p.drain() }
+	}
+	for _, c := range []struct {
+		name     string
+		lasts    time.Duration // the first connection
+		end      func(*peer)
+		at, most time.Duration // when the next begins, after that; -1 for never
+		says     string
+	}{
+		{"4000", time.Minute, closing(4000), -1, 0, "the server refuses the connection: 4000 because"},
+		{"4001", 0, closing(4001), -1, 0, "the server refuses the connection: 4001 because"},
+		{"4099", time.Minute, closing(4099), -1, 0, "the server refuses the connection: 4099 because"},
+		{"4300", time.Minute, closing(4300), -1, 0, "the server refuses the connection: 4300 because"},
+		{"4100", time.Minute, closing(4100), time.Second, 2 * time.Second, "closed with 4100 because"},
+		{"4199", 0, closing(4199), time.Second, 2 * time.Second, "closed with 4199 because"},
+		{"4200", time.Minute, closing(4200), 0, 0, "closed with 4200 because"},
+		{"4299", time.Minute, closing(4299), 0, 0, "closed with 4299 because"},
+		{"1001", time.Minute, closing(1001), 50 * time.Millisecond, 100 * time.Millisecond, "closed with 1001 because"},
+		{"without a code", time.Minute, func(p *peer) { p.write(appendClose(nil, 0, "")); p.drain() }, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
+		{"cut off", time.Minute, func(*peer) {}, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
+		{"cut off in a frame", time.Minute, func(p *peer) { p.write([]byte{0x81}) }, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
+		{"stuck in a frame", time.Minute, func(p *peer) { p.write([]byte{0x81, 20, 'x'}); p.drain() }, 30 * time.Second, 31 * time.Second, "timeout"},
+		{"silent", 0, (*peer).drain, 150 * time.Second, 151 * time.Second, "the server does not answer a ping"},
+		{"fast and silent", 0, func(p *peer) {
+			p.write(appendEvent(nil, eventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7}`), ""))
+			p.drain()
+		}, 37 * time.Second, 38 * time.Second, "the server does not answer a ping"},
+		{"slow and silent", 0, func(p *peer) {
+			p.write(appendEvent(nil, eventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7000}`), ""))
+			p.drain()
+		}, 150 * time.Second, 151 * time.Second, "the server does not answer a ping"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var ended, began time.Time
+				s, _, said := meet(t, []string{"room"}, func(n int, p *peer) {
+					if n > 0 {
+						began = time.Now()
+						p.greet(eventFrame(eventSubscriptionSucceeded, "room", "{}"), eventFrame("e", "room", "1"))
+						p.drain()
+						return
+					}
+					p.greet()
+					p.read() // the subscription
+					time.Sleep(c.lasts)
+					ended = time.Now()
+					c.end(p)
+				})
+				s.left = 1
+				err := s.run(t.Context())
+				synctest.Wait()
+				if !strings.Contains(said.String()+fmt.Sprint(err), c.says) {
+					t.Errorf("said %s%v, want %q", said, err, c.says)
+				}
+				if c.at < 0 {
+					if err == nil || errors.Is(err, errCounted) || !began.IsZero() {
+						t.Errorf("it came back: %v", err)
+					}
+					return
+				}
+				if after := began.Sub(ended); !errors.Is(err, errCounted) || after < c.at || after > c.most {
+					t.Errorf("%v: it came back after %s, want %s to %s", err, after, c.at, c.most)
+				}
+			})
+		})
+	}
+}
+
+// A server that takes everyone and throws everyone out at once is not called ever faster, and one that is away not either.
+func TestSubscribeBacksOff(t *testing.T) {
+	for name, serve := range map[string]func(p *peer){
+		"4200":        func(p *peer) { p.greet(); p.read(); p.write(appendClose(nil, 4200, "")) },
+		"error event": func(p *peer) { p.greet(appendError(nil, 4200, "away", "")); p.drain() },
+		"error before": func(p *peer) {
+			p.upgrade()
+			p.write(appendError(nil, 4100, "full", ""))
+			p.drain()
+		},
+		"503": func(p *peer) {
+			http.ReadRequest(p.in)
+			p.write([]byte("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\naway\n"))
+		},
+		"hangs up":  func(*peer) {},
+		"says none": func(p *peer) { p.in.ReadString('\n'); p.drain() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				calls := 0
+				s, _, _ := meet(t, []string{"room"}, func(n int, p *peer) {
+					if calls++; calls > 100 {
+						cancel()
+					}
+					if n == 0 {
+						p.greet()
+						p.read()
+						return
+					}
+					serve(p)
+				})
+				s.run(ctx)
+				synctest.Wait() // until the last has hung up
+				if ctx.Err() == nil || calls < 4 || calls > 30 {
+					t.Errorf("%d calls in a minute", calls)
+				}
+			})
+		})
+	}
+}
+
+// What is not there at the start is an error, not waited for.
+func TestSubscribeNeedsAServer(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		serve      func(*peer)
+	}{
+		{"404", "the server answered 404: no such page", func(p *peer) {
+			http.ReadRequest(p.in)
+			p.write([]byte("HTTP/1.1 404 Not Found\r\nContent-Length: 14\r\n\r\nno such\npage\x1b\n"))
+		}},
+		{"502", "the server answered 502: ", func(p *peer) {
+			http.ReadRequest(p.in)
+			p.write([]byte("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"))
+		}},
+		{"no HTTP", "the server at there:80 does not answer as an HTTP server", func(p *peer) {
+			http.ReadRequest(p.in)
+			p.write([]byte("220 smtp\r\n\r\n"))
+		}},
+		{"hangs up", "the server at there:80", func(*peer) {}},
+		{"never answers", "the server at there:80 does not answer as an HTTP server: read pipe: i/o timeout", (*peer).drain},
+		{"hangs up later", "the server at there:80 does not answer as an HTTP server: ", func(p *peer) { http.ReadRequest(p.in) }},
+		{"never greets", "the server does not answer a ping", func(p *peer) {
+			p.upgrade()
+			p.drain()
+		}},
+		{"wrong accept", "the server at there:80 does not speak WebSocket as it should", func(p *peer) {
+			http.ReadRequest(p.in)
+			p.write(appendSwitching(nil, "x"))
+		}},
+		{"no upgrade", "the server at there:80 does not speak WebSocket as it should", func(p *peer) {
+			r, _ := http.ReadRequest(p.in)
+			p.write(bytes.Replace(appendSwitching(nil, r.Header.Get("Sec-WebSocket-Key")), []byte("Upgrade: websocket"), []byte("Upgrade: smtp"), 1))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, _, _ := meet(t, []string{"room"}, func(n int, p *peer) {
+					if n > 0 {
+						t.Error("it came back")
+					}
+					c.serve(p)
+				})
+				err := s.run(t.Context())
+				synctest.Wait()
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v, want %q", err, c.want)
+				}
+			})
+		})
+	}
+}
+
+// Whatever way an event comes, it is printed; what no server may send ends the connection, for good.
+func TestSubscribeReads(t *testing.T) {
+	one := `{"channel":"room","event":"e","data":1}` + "\n"
+	fragment := func(first byte, payload string) []byte { return append([]byte{first, byte(len(payload))}, payload...) }
+	text := `{"event":"e","channel":"room","data":"1"}`
+	long := strings.Repeat("é", 40_000)
+	for _, c := range []struct {
+		name          string
+		frames        [][]byte
+		printed, fail string
+	}{
+		{"event", [][]byte{eventFrame("e", "room", "1")}, one, ""},
+		{"fragments", [][]byte{fragment(0x01, text[:5]), fragment(0x00, text[5:9]), fragment(0x80, text[9:])}, one, ""},
+		{"a ping and an empty piece between fragments", [][]byte{fragment(0x01, text[:5]), appendControl(nil, opPing, []byte("x")), fragment(0, ""), fragment(0x80, text[5:])}, one, ""},
+		{"middle length", [][]byte{eventFrame("e", "room", quoteText(long[:400]))}, `{"channel":"room","event":"e","data":"` + long[:400] + "\"}\n", ""},
+		{"great length", [][]byte{eventFrame("e", "room", quoteText(long))}, `{"channel":"room","event":"e","data":"` + long + "\"}\n", ""},
+		{"pong", [][]byte{appendControl(nil, opPong, nil), appendPlain(nil, eventPong), eventFrame("e", "room", "1")}, one, ""},
+		{"object", [][]byte{fragment(0x81, `{"event":"e","channel":"room","data":{"a":[ 1 ]}}`)}, `{"channel":"room","event":"e","data":{"a":[1]}}` + "\n", ""},
+		{"no data", [][]byte{fragment(0x81, `{"event":"e","channel":"room"}`)}, `{"channel":"room","event":"e","data":null}` + "\n", ""},
+		{"user", [][]byte{fragment(0x81, `{"event":"client-e","channel":"presence-x","data":"1","user_id":"7"}`)}, `{"channel":"presence-x","event":"client-e","data":1,"user_id":"7"}` + "\n", ""},
+		{"no JSON inside", [][]byte{eventFrame("e", "room", `{"a":1} x`)}, `{"channel":"room","event":"e","data":"{\"a\":1} x"}` + "\n", ""},
+		{"deep JSON inside", [][]byte{eventFrame("e", "room", strings.Repeat("[", 200)+strings.Repeat("]", 200))}, `{"channel":"room","event":"e","data":"[[…`, ""},
+		{"of the server", [][]byte{eventFrame(eventSubscriptionCount, "room", `{"subscription_count":1}`), eventFrame("pusher:new", "room", ""), eventFrame("e", "room", "1")}, one, ""},
+		{"a complaint", [][]byte{eventFrame(eventSubscriptionSucceeded, "room", "{}"), appendError(nil, 4302, "too long", ""), eventFrame("e", "room", "1")}, one, ""},
+		{"refused", [][]byte{appendSubscriptionError(nil, []byte("room"), &refusal{"AuthError", "not\nyou", 401})}, "", "cannot subscribe to room: not you"},
+		{"refused by an error", [][]byte{appendError(nil, 0, "Invalid signature", "")}, "", "cannot subscribe: Invalid signature"},
+		{"masked", [][]byte{{0x81, 0x81, 0, 0, 0, 0, 'x'}}, "", errFrame.Error()},
+		{"a reserved bit", [][]byte{{0xC1, 1, 'x'}}, "", errFrame.Error()},
+		{"reserved opcodes", [][]byte{{0x83, 0}}, "", errFrame.Error()},
+		{"reserved control", [][]byte{{0x8B, 0}}, "", errFrame.Error()},
+		{"a ping in pieces", [][]byte{{0x09, 0}}, "", errFrame.Error()},
+		{"a long ping", [][]byte{append([]byte{0x89, 126, 0, 126}, make([]byte, 126)...)}, "", errFrame.Error()},
+		{"a piece of nothing", [][]byte{fragment(0x80, "x")}, "", errFrame.Error()},
+		{"a message in a message", [][]byte{fragment(0x01, "x"), fragment(0x81, "x")}, "", errFrame.Error()},
+		{"not UTF-8", [][]byte{fragment(0x81, "{\"event\":\"\xff\"}")}, "", errFrame.Error()},
+		{"binary", [][]byte{fragment(0x82, "{}")}, "", "the server sent a message that is not text"},
+		{"huge", [][]byte{{0x81, 127, 0, 0, 0, 0, 1, 0, 0, 1}}, "", "the server sent a message of more than 16 MB"},
+		{"absurd", [][]byte{{0x81, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, "", "the server sent a message of more than 16 MB"},
+		{"no JSON", [][]byte{fragment(0x81, "\x1b[2Jhello")}, "", "the server sent what is no message of the Pusher protocol: [2Jhello"},
+		{"no event", [][]byte{fragment(0x81, `{"data":"{}"}`)}, "", `the server sent what is no message of the Pusher protocol: {"data":"{}"}`},
+		{"no socket id", [][]byte{eventFrame(eventEstablished, "", `{"socket_id":7}`)}, "", `the server sent a greeting without socket_id: {"socket_id":7}`},
+		{"a strange socket id", [][]byte{eventFrame(eventEstablished, "", `{"socket_id":"x"}`)}, "", `"x" is not the socket_id of a connection`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, printed, _ := meet(t, []string{"room"}, func(n int, p *peer) {
+					if n > 0 {
+						t.Error("it came back")
+						return
+					}
+					p.greet()
+					p.read()
+					go p.write(c.frames...) // ends with the connection, at the latest
+					p.drain()
+				})
+				s.left = 1
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+				defer cancel()
+				err := s.run(ctx)
+				synctest.Wait()
+				want, _, cut := strings.Cut(c.printed, "…")
+				if got := printed.String(); got != c.printed && !(cut && strings.HasPrefix(got, want)) {
+					t.Errorf("printed %.300s\nwant %.300s", got, c.printed)
+				}
+				if c.fail == "" && !errors.Is(err, errCounted) || c.fail != "" && (err == nil || !strings.Contains(err.Error(), c.fail)) {
+					t.Errorf("ended with %v, want %q", err, c.fail)
+				}
+			})
+		})
+	}
+}
+
+func quoteText(s string) string { return string(quote(s)) }
+
+// What a client has to send: pongs, pings, the answer to a close frame, signatures.
+func TestSubscribeSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		channels := []string{"room", "private-room", "presence-room", "#server-to-user-7"}
+		signed := func(channel, data string) string {
+			return string(testKey.token(nil, channelText(nil, socketID{1, 2}, []byte(channel), []byte(data))))
+		}
+		member := `{"user_id":"ada","user_info":{}}`
+		var began time.Time
+		s, _, _ := meet(t, channels, func(n int, p *peer) {
+			expect := func(opcode byte, payload string) {
+				t.Helper()
+				if o, got := p.read(); o != opcode || got != payload {
+					t.Errorf("got  %x %s\nwant %x %s", o, got, opcode, payload)
+				}
+			}
+			p.greet()
+			began = time.Now()
+			expect(opText, `{"event":"pusher:signin","data":{"auth":"`+string(testKey.token(nil, userText(nil, socketID{1, 2}, []byte(`{"id":"7"}`))))+`","user_data":"{\"id\":\"7\"}"}}`)
+			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"room"}}`)
+			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"private-room","auth":"`+signed("private-room", "")+`"}}`)
+			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"presence-room","channel_data":`+quoteText(member)+`,"auth":"`+signed("presence-room", member)+`"}}`)
+			p.write(appendSigninSuccess(nil, []byte(`{"id":"7"}`)))
+			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"#server-to-user-7"}}`)
+			p.write(appendControl(nil, opPing, []byte("are you there?")))
+			expect(opPong, "are you there?")
+			p.write(appendPlain(nil, eventPing))
+			expect(opText, `{"event":"pusher:pong","data":{}}`)
+			for range 3 {
+				expect(opText, `{"event":"pusher:ping","data":{}}`)
+				p.write(appendPlain(nil, eventPong))
+			}
+			if after := time.Since(began); after != 6*time.Minute {
+				t.Errorf("three pings after %s", after)
+			}
+			p.write(appendClose(nil, 4009, "terminated"))
+			expect(opClose, "\x0f\xa9")
+		})
+		err := s.run(t.Context())
+		synctest.Wait()
+		if err == nil || err.Error() != "the server refuses the connection: 4009 terminated" {
+			t.Error(err)
+		}
+	})
+}
+
+// FuzzServerFrames: whatever a server sends, reading it ends, takes no more memory than came, and makes whole UTF-8 of text.
+func FuzzServerFrames(f *testing.F) {
+	f.Add(eventFrame("e", "room", "1"))
+	f.Add([]byte{0x01, 1, 'x', 0x89, 0, 0x80, 1, 'y'})
+	f.Add([]byte{0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0})
+	f.Add(appendClose(nil, 4200, "x"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		go func() { // ends with ours
+			go io.Copy(io.Discard, theirs)
+			theirs.Write(b)
+			theirs.Close()
+		}()
+		c := &wire{ours, bufio.NewReader(ours)}
+		for total := 0; ; {
+			opcode, message, err := c.next(time.Minute)
+			if err != nil {
+				return
+			}
+			if total += len(message); total > len(b) || opcode != opText && opcode != opBinary {
+				t.Fatalf("opcode %d, %d bytes of %d", opcode, total, len(b))
+			}
+		}
+	})
+}
