@@ -171,7 +171,7 @@ func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 		e := &apiError{http.StatusInternalServerError, err.Error()}
 		errors.As(err, &e)
 		c.app.counts.refuse("call", strconv.Itoa(e.status))
-		c.app.tell(notice{what: noticeRefused, remote: caller(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
+		c.app.tell(notice{what: noticeRefused, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
 		c.status, kind, body = e.status, textType, []byte(e.text+"\n")
 	}
 	c.app.counts.calls.Add(1)

@@ -127,8 +127,8 @@ func clientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
 	return client
 }
 
-// caller is the address of whoever has sent r, for people to read.
-func caller(r *http.Request, proxies []netip.Prefix) string {
+// callerAddr is the address of whoever has sent r, for people to read.
+func callerAddr(r *http.Request, proxies []netip.Prefix) string {
 	if a := clientAddr(r, proxies); a.IsValid() {
 		return a.String()
 	}
