@@ -29,6 +29,9 @@ const (
 	connShare, connBytes = 4, 6 << 10 // a part in so many is for connections, each of which costs so much with the kernel's part
 	callShare, callBytes = 8, 20 << 10
 
+	// Clients over HTTP, each of which costs so much more than a connection.
+	sessionShare, sessionBytes = 8, 32 << 10
+
 	tightShare, tightParts = 3, 4 // of Go's limit, from which on nobody new is let in
 
 	// What the kernel holds for a connection whose send buffer is full: it counts twice what is asked for (socket(7)).
@@ -73,8 +76,10 @@ func (b *budget) stop() { b.stopped.Store(true) }
 // most is how many bytes may be held for clients.
 func (b *budget) most() int64 { return b.total / heldShare }
 
-// connections is how many WebSocket connections there is memory for, and callers how many others.
+// connections is how many WebSocket connections there is memory for, sessions how many of them may be over HTTP, and callers how
+// many others there may be.
 func (b *budget) connections() int { return int(min(b.total/connShare/connBytes, math.MaxInt32)) }
+func (b *budget) sessions() int    { return int(min(b.total/sessionShare/sessionBytes, math.MaxInt32)) }
 func (b *budget) callers() int     { return int(min(b.total/callShare/callBytes, math.MaxInt32)) }
 
 // enter counts one more client, unless there are as many as there may be.
