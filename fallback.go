@@ -237,4 +237,3 @@ func network(a netip.Addr) netip.Addr {
 	}
 	return a
 }
-
