@@ -142,7 +142,9 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 	for more := true; more; {
 		var lines []byte
 		var last bool
-		lines, more, last = s.await(t)
+		if lines, more, last = s.await(t); lines == nil {
+			return
+		}
 		control.SetWriteDeadline(time.Now().Add(writeTimeout))
 		_, err := w.Write(lines)
 		if err == nil && t.stream {

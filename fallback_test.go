@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -422,4 +423,282 @@ var protocolTests = []struct {
 	{"UnknownEvents", TestUnknownEvents},
 	{"SubscribePace", TestSubscribePace},
 	{"MaxConnections", TestMaxConnections},
+}
+
+func TestFallbackRequests(t *testing.T) {
+	s := startServer(t)
+	const session = "/pusher/app/key/1/abcdefgh"
+	open := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	open.stream()
+	for _, test := range []struct {
+		method, path, body string
+		status             int
+		answer             string // contains
+	}{
+		{"OPTIONS", session + "/xhr", "", 204, ""},
+		{"OPTIONS", session + "/xhr_streaming?protocol=7", "", 204, ""},
+		{"OPTIONS", session + "/xhr_send?t=1&n=1", "", 204, ""},
+		{"OPTIONS", session, "", 404, "not found"},
+		{"GET", session + "/xhr", "", 405, "POST"},
+		{"PUT", session + "/xhr_send", "", 405, "POST"},
+		{"GET", "/pusher/info", "", 404, "not found"},
+		{"GET", "/pusher/info?t=1", "", 404, "not found"},
+		{"POST", "/pusher", "", 404, "not found"},
+		{"POST", "/pusher/", "", 404, "not found"},
+		{"POST", "/pusher/iframe.html", "", 404, "not found"},
+		{"POST", session + "/xhr/", "", 404, "not found"},
+		{"POST", session + "/jsonp", "", 404, "not found"},
+		{"POST", session + "/more/xhr", "", 404, "not found"},
+		{"POST", "/pusher/app/key/1/short/xhr", "", 404, "not found"},
+		{"POST", "/pusher/app/key/1/" + strings.Repeat("x", 65) + "/xhr", "", 404, "not found"},
+		{"POST", "/pusher/app/key/1/abcdefg%21/xhr", "", 404, "not found"},
+		{"POST", "/pusher/app/key/x/abcdefgh/xhr", "", 404, "not found"},
+		{"POST", "/pusher/app/key/1000/abcdefgh/xhr", "", 404, "not found"},
+		{"POST", session + "/xhr?protocol=7", "[]", 413, "no body"},
+		{"POST", session + "/xhr_send", "[]", 404, "unknown session"},
+		{"POST", open.base + "/xhr_send", "", 400, "expected an array"},
+		{"POST", open.base + "/xhr_send", "{}", 400, "expected an array of strings"},
+		{"POST", open.base + "/xhr_send", `"x"`, 400, "expected an array of strings"},
+		{"POST", open.base + "/xhr_send", "[1]", 400, "strings only"},
+		{"POST", open.base + "/xhr_send", `[["x"]]`, 400, "nested"},
+		{"POST", open.base + "/xhr_send", `["x",null]`, 400, "strings only"},
+		{"POST", open.base + "/xhr_send", `["x"`, 400, "invalid JSON at byte 4"},
+		{"POST", open.base + "/xhr_send", "[\"\xff\"]", 400, "not UTF-8"},
+		{"POST", open.base + "/xhr_send", "[" + strings.Repeat(`"",`, maxMessages) + `""]`, 400, "at most 100"},
+		{"POST", open.base + "/xhr_send", `["` + strings.Repeat("x", maxPayload+1) + `"]`, 413, "at most 32759 bytes"},
+		{"POST", open.base + "/xhr_send", `["` + strings.Repeat("x", maxSend) + `"]`, 413, "exceeds"},
+		{"POST", open.base + "/xhr_send", "[]", 204, ""},
+		{"POST", open.base + "/xhr_send?n=x", " [ ] ", 204, ""},
+		{"POST", open.base + "/xhr_send?n=-1", `[""]`, 204, ""},
+	} {
+		r, _ := http.NewRequest(test.method, "http://"+s.addr+test.path, strings.NewReader(test.body))
+		r.Header.Set("Origin", "http://page.example")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		name := fmt.Sprintf("%s %.60s with %.40q: %d %q", test.method, test.path, test.body, resp.StatusCode, b)
+		if resp.StatusCode != test.status || !strings.Contains(string(b), test.answer) || test.status == 204 && len(b) > 0 {
+			t.Errorf("%s, want %d %s", name, test.status, test.answer)
+		}
+		if test.path != "/pusher" && resp.Header.Get("Access-Control-Allow-Origin") != "*" {
+			t.Errorf("%s: no page would get to see it", name)
+		}
+		if test.method == "OPTIONS" && test.status == 204 &&
+			(resp.Header.Get("Access-Control-Allow-Methods") != "POST, OPTIONS" || resp.Header.Get("Access-Control-Allow-Headers") != "content-type") {
+			t.Errorf("%s: a browser would not send the request after it: %v", name, resp.Header)
+		}
+	}
+}
+
+// TestFallbackHeaders: nothing on the way may keep lines back.
+func TestFallbackHeaders(t *testing.T) {
+	addr := startEdge(t)
+	for _, what := range []string{"xhr_streaming", "xhr"} {
+		p := newPage(t, func() net.Conn { return dial(t, addr) }, keyPath)
+		a := p.receive(what)
+		for name, want := range map[string]string{
+			"Content-Type":                "application/javascript; charset=utf-8",
+			"Cache-Control":               "no-store, no-transform",
+			"X-Accel-Buffering":           "no",
+			"X-Content-Type-Options":      "nosniff",
+			"Access-Control-Allow-Origin": "*",
+		} {
+			if got := a.Header.Get(name); got != want {
+				t.Errorf("%s: %s is %q, want %q", what, name, got, want)
+			}
+		}
+	}
+}
+
+// TestFallbackRefusals: a code counts for pusher-js only after o, and only with status 200.
+func TestFallbackRefusals(t *testing.T) {
+	s := startServer(t, "-origins", "page.example", "-max-connections", "1")
+	newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
+	other := startServer(t, "-origins", "other.example")
+	for _, test := range []struct {
+		addr, path string
+		code       int
+	}{
+		{s.addr, "/app/nokey?protocol=7", 4001},
+		{s.addr, "/app/key?client=js", 4008},
+		{s.addr, "/app/key?protocol=x", 4006},
+		{s.addr, "/app/key?protocol=8", 4007},
+		{s.addr, keyPath, 4004},
+		{other.addr, keyPath, 4009},
+	} {
+		for _, what := range []string{"xhr_streaming", "xhr"} {
+			p := newPage(t, func() net.Conn { return dial(t, test.addr) }, test.path)
+			var lines []string
+			for len(lines) < 3 { // a poll may take them in turn
+				lines = append(lines, p.receive(what).rest()...)
+			}
+			frames := plainFrames(t, lines[1])
+			_, event, _ := nextServerFrame(frames)
+			_, end, _ := nextServerFrame(plainFrames(t, lines[2]))
+			if lines[0] != "o" || !strings.Contains(string(event), fmt.Sprintf(`"pusher:error","data":{"code":%d,`, test.code)) || int(end[0])<<8|int(end[1]) != test.code {
+				t.Errorf("%s of %s: got %q, want %d", what, test.path, lines, test.code)
+			}
+		}
+	}
+	waitUntil(t, "the refused have gone", func() bool { return other.app.empty() })
+}
+
+// TestFallbackAmongOthers: clients over HTTP and over WebSockets are together in channels, and an answer may have many lines.
+func TestFallbackAmongOthers(t *testing.T) {
+	s := startServer(t)
+	var log syncBuffer
+	s.logTo(&log)
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	stream := p.stream()
+	q := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	q.poll()
+	c := connect(t, s.addr)
+	c.subscribe("presence-x", `{"user_id":"c"}`)
+	c.expect(snapshot("presence-x", "c", "{}"))
+	p.say(p.subscribing("presence-x", `{"user_id":"p"}`), p.subscribing("room", ""))
+	c.expect(memberAdded("presence-x", "p", "{}"))
+	if got := stream.line(); !strings.Contains(got, `\"count\\\":2`) {
+		t.Errorf("the members are %s", got)
+	}
+	stream.expect("a" + said(succeeded("room")))
+	q.say(q.subscribing("room", ""))
+	if got := q.polled(); len(got) != 1 || got[0] != "a"+said(succeeded("room")) {
+		t.Errorf("polled %q", got)
+	}
+	p.say(`{"event":"client-x","channel":"presence-x","data":"hello"}`)
+	if got := c.text(); !strings.Contains(got, `"client-x"`) || !strings.Contains(got, `"user_id":"p"`) {
+		t.Errorf("client event %s", got)
+	}
+	for i := range 5 {
+		publish(t, s.addr, "room", "e", fmt.Sprint(i))
+		stream.expect("a" + said(event("e", "room", fmt.Sprint(i))))
+	}
+	var got []string
+	for len(got) < 5 {
+		got = append(got, q.polled()...)
+	}
+	for i, line := range got {
+		if line != "a"+said(event("e", "room", fmt.Sprint(i))) {
+			t.Errorf("polled %q", got)
+		}
+	}
+	p.say()
+	stream.expect("a[]")
+	if n := s.app.connections(); n != 3 {
+		t.Errorf("%d connections are counted", n)
+	}
+	for _, want := range []string{"connected", "subscribed", "pusher_internal:subscription_succeeded", "client=127.0.0.1:"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("-verbose does not say %q", want)
+		}
+	}
+	if page := string(s.appendMetrics(nil)); !strings.Contains(page, "edge_connected{app_id=\"\"} 3\n") {
+		t.Errorf("metrics: %s", page)
+	}
+	stream.hangUp()
+	c.expect(memberRemoved("presence-x", "p"))
+}
+
+// TestFallbackGap: who does not ask for lines for five seconds has gone, and who comes back then learns it.
+func TestFallbackGap(t *testing.T) {
+	for _, what := range []string{"xhr_streaming", "xhr"} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, dial := serverInBubble(t)
+				c := connectInBubble(t, dial, nil)
+				c.subscribe("presence-x", `{"user_id":"c"}`)
+				c.expect(snapshot("presence-x", "c", "{}"))
+				p := newPage(t, dial, keyPath)
+				p.poll()
+				p.say(p.subscribing("presence-x", `{"user_id":"p"}`))
+				p.polled()
+				c.expect(memberAdded("presence-x", "p", "{}"))
+				for range 3 {
+					time.Sleep(sessionGap - time.Millisecond)
+					a := p.dialled(what)
+					synctest.Wait()
+					a.Close() // as when a page is closed
+				}
+				last := time.Now()
+				c.expect(memberRemoved("presence-x", "p"))
+				if gone := time.Since(last); gone != sessionGap {
+					t.Errorf("left after %s", gone)
+				}
+				p.receive("xhr").expect("o")
+				if status, _ := newPage(t, dial, keyPath).send("[]"); status != 404 {
+					t.Errorf("a session that never was takes messages: %d", status)
+				}
+			})
+		})
+	}
+}
+
+// dialled sends a request that receives and does not wait for the answer.
+func (p *page) dialled(what string) net.Conn {
+	conn := p.dial()
+	p.n++
+	fmt.Fprintf(conn, "POST %s/%s?%s&n=%d HTTP/1.1\r\nHost: edge\r\nContent-Length: 0\r\n\r\n", p.base, what, p.args, p.n)
+	return conn
+}
+
+// TestFallbackHeartbeat: every answer has something to say within 25 s, and who answers heartbeats stays.
+func TestFallbackHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, dial := serverInBubble(t)
+		p, silent := newPage(t, dial, keyPath), newPage(t, dial, keyPath)
+		stream, mute := p.stream(), silent.stream()
+		last := time.Now()
+		var lines []string
+		var reading sync.WaitGroup
+		reading.Go(func() { lines = mute.rest() })
+		for range 20 {
+			stream.expect("h")
+			if since := time.Since(last); since != heartbeatEvery {
+				t.Errorf("h after %s", since)
+			}
+			last = time.Now()
+			p.say()
+			stream.expect("a[]")
+		}
+		reading.Wait()
+		if want := "h h h h h h c[4201,\"Pong reply not received\"]"; strings.Join(lines, " ") != want { // one of them is the Socket's ping
+			t.Errorf("one that does not answer was told %q, want %s", lines, want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		_, dial := serverInBubble(t)
+		p := newPage(t, dial, keyPath)
+		p.poll()
+		for range 20 {
+			last := time.Now()
+			if got := p.polled(); len(got) != 1 || got[0] != "h" || time.Since(last) > heartbeatEvery {
+				t.Fatalf("polled %q after %s", got, time.Since(last))
+			}
+		}
+	})
+}
+
+// TestFallbackPing: the Socket's pings reach the client, and are answered by asking again.
+func TestFallbackPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, dial := serverInBubble(t, "-activity-timeout", "10s", "-pong-timeout", "4s")
+		q := newPage(t, dial, keyPath)
+		q.poll()
+		began := time.Now()
+		for i := range 10 {
+			if got := q.polled(); len(got) != 1 || got[0] != "h" {
+				t.Fatalf("polled %q", got)
+			}
+			if since := time.Since(began); since != time.Duration(i+1)*10*time.Second {
+				t.Fatalf("h after %s", since)
+			}
+		}
+		time.Sleep(4 * time.Second)
+		if got := q.polled(); len(got) != 1 || got[0] != `c[4201,"Pong reply not received"]` {
+			t.Errorf("who was silent for too long polled %q", got)
+		}
+	})
 }
