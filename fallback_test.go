@@ -4,17 +4,26 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf16"
 )
 
 // page is a client over HTTP that numbers its requests as pusher-js does.
@@ -699,6 +708,610 @@ func TestFallbackPing(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		if got := q.polled(); len(got) != 1 || got[0] != `c[4201,"Pong reply not received"]` {
 			t.Errorf("who was silent for too long polled %q", got)
+		}
+	})
+}
+
+// TestFallbackReopen: pusher-js reopens a stream at the end of the line with which it has more than 256 Ki UTF-16 units. What is
+// written behind that line would be lost.
+func TestFallbackReopen(t *testing.T) {
+	s := startServer(t)
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	stream := p.receive("xhr_streaming")
+	read := 0 // units
+	line := func() string {
+		line := stream.line()
+		read += len(utf16.Encode([]rune(line + "\n")))
+		return line
+	}
+	line()
+	p.established(&answer{t: t, in: bufio.NewReader(strings.NewReader("o\n" + line() + "\n"))})
+	p.say(p.subscribing("room", ""))
+	line()
+	text := strings.Repeat("😀ä", 1500) // 12,000 bytes of JSON, 4,500 units
+	const events = 200
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for i := range events {
+			publish(t, s.addr, "room", fmt.Sprint(i), text)
+		}
+	})
+	defer publishing.Wait()
+	streams := 1
+	for i := range events {
+		if want, got := "a"+said(event(fmt.Sprint(i), "room", text)), line(); got != want {
+			t.Fatalf("event %d over stream %d: got %.100s", i, streams, got)
+		}
+		if read > 256<<10 {
+			old := stream
+			stream = p.receive("xhr_streaming")
+			if rest := old.rest(); len(rest) > 0 {
+				t.Fatalf("%d lines came after a client would have reopened the stream: %.100q", len(rest), rest)
+			}
+			old.hangUp()
+			read, streams = 0, streams+1
+		}
+	}
+	if streams != 4 {
+		t.Errorf("%d streams", streams)
+	}
+}
+
+// TestFallbackNotReopened: a stream goes on after five seconds if the client is one that does not know it should reopen it.
+func TestFallbackNotReopened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, dial := serverInBubble(t)
+		p := newPage(t, dial, keyPath)
+		stream := p.stream()
+		socket := onlySocket(t, s)
+		message := strings.Repeat("x", 300<<10)
+		frame := func(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
+		socket.deliver(frame(message))
+		socket.deliver(frame("next"))
+		socket.deliver(frame("and next"))
+		stream.expect("a" + said(message))
+		began := time.Now()
+		stream.expect("a" + said("next"))
+		if since := time.Since(began); since != sessionGap {
+			t.Errorf("after %s", since)
+		}
+		stream.expect("a" + said("and next"))
+		if since := time.Since(began); since != sessionGap {
+			t.Errorf("the one after that came after %s", since)
+		}
+		// To a poll it is the same: what is behind a long line comes with the next.
+		p.dialled("xhr")
+		synctest.Wait()
+		socket.deliver(frame("last"))
+	})
+	synctest.Test(t, func(t *testing.T) {
+		s, dial := serverInBubble(t)
+		p := newPage(t, dial, keyPath)
+		p.poll()
+		message := strings.Repeat("x", 300<<10)
+		onlySocket(t, s).deliver(append(sealFrame(append(openFrame(nil), message...), 0), sealFrame(append(openFrame(nil), "next"...), 0)...))
+		if got := p.polled(); len(got) != 1 || got[0] != "a"+said(message) {
+			t.Errorf("polled %d lines", len(got))
+		}
+		if got := p.polled(); len(got) != 1 || got[0] != "a"+said("next") {
+			t.Errorf("polled %.100q", got)
+		}
+	})
+}
+
+// onlySocket is the only client's.
+func onlySocket(t *testing.T, s *server) *Socket {
+	t.Helper()
+	a := s.apps.Load().all[0]
+	a.socketsMu.Lock()
+	defer a.socketsMu.Unlock()
+	for _, socket := range a.sockets {
+		return socket
+	}
+	t.Fatal("nobody is connected")
+	return nil
+}
+
+// TestFallbackNewestWins: a request that receives takes the place of the one before, which ends in order and without a word.
+func TestFallbackNewestWins(t *testing.T) {
+	s := startServer(t)
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	stream := p.stream()
+	p.say(p.subscribing("room", ""))
+	stream.expect("a" + said(succeeded("room")))
+	for i, what := range []string{"xhr_streaming", "xhr_streaming", "xhr"} {
+		next := make(chan *answer)
+		go func() { // ends with the answer
+			a, _ := p.tryReceive(what, 100+i, p.dial())
+			next <- a
+		}()
+		stream.expectEnd()
+		publish(t, s.addr, "room", "e", "x")
+		stream = <-next
+		stream.expect("a" + said(event("e", "room", "x")))
+	}
+	stream.expectEnd()
+}
+
+// TestFallbackRepeatedPoll: a browser repeats a poll when the connection broke before the answer. It gets the lines that were lost.
+func TestFallbackRepeatedPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, dial := serverInBubble(t)
+		p := newPage(t, dial, keyPath)
+		p.poll()
+		p.say(p.subscribing("room", ""))
+		first := p.receive("xhr").rest()
+		socket := onlySocket(t, s)
+		socket.deliver(sealFrame(append(openFrame(nil), "next"...), 0))
+		synctest.Wait()
+		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, "a"+said("next")); !slices.Equal(got, want) {
+			t.Errorf("repeated: got %q, want %q", got, want)
+		}
+		socket.deliver(sealFrame(append(openFrame(nil), "last"...), 0))
+		if got := p.polled(); !slices.Equal(got, []string{"a" + said("last")}) {
+			t.Errorf("afterwards: %q", got)
+		}
+	})
+}
+
+// TestFallbackOrder: messages are handled in the order of their numbers, if the earlier ones come in time.
+func TestFallbackOrder(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		sent string // numbers behind the session's first, the digit 0 for none; a dot stands for 100 ms, p for a poll with that number
+		want string
+	}{
+		{"in order", "123", "123"},
+		{"overtaken", "213", "123"},
+		{"all turned round", "54321", "12345"},
+		{"in time", "3....12", "123"},
+		{"too late", "3......12", "312"},
+		{"the others need not wait", "3.....45.12", "34512"},
+		{"a poll has a number too", "1p23", "13"},
+		{"a poll overtakes", "p312.4", "124"},
+		{"repeated", "1122.33", "123"},
+		{"repeated while early", "22113", "123"},
+		{"without a number", "0030012", "0000123"},
+		{"gaps have filled the page: less patience each time", "2.....4...6..8.9", "24689"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, dial := serverInBubble(t)
+				c := connectInBubble(t, dial, nil)
+				c.join("private-x")
+				p := newPage(t, dial, keyPath)
+				p.poll()
+				p.say(p.subscribing("private-x", ""))
+				p.polled()
+				first, want := p.n, ""
+				for i, sent := 0, test.sent; i < len(sent); i++ {
+					switch {
+					case sent[i] == '.':
+						time.Sleep(100 * time.Millisecond)
+					case sent[i] == 'p':
+						i++
+						p.n = first + int(sent[i]-'1')
+						p.dialled("xhr")
+					default:
+						n := first + int(sent[i]-'0')
+						if sent[i] == '0' {
+							n = 0
+						}
+						p.sendAs(n, fmt.Sprintf(`["{\"event\":\"client-x\",\"channel\":\"private-x\",\"data\":\"%c\"}"]`, sent[i]))
+					}
+					synctest.Wait()
+				}
+				for range test.want {
+					var e struct{ Data string }
+					json.Unmarshal([]byte(c.text()), &e)
+					want += e.Data
+				}
+				if want != test.want {
+					t.Errorf("handled in the order %s, want %s", want, test.want)
+				}
+				c.settled()
+			})
+		})
+	}
+}
+
+// TestFallbackTooFew: what waits for a client that does not ask for it is bounded. It is told so, and so that it comes back.
+func TestFallbackTooFew(t *testing.T) {
+	s := startServer(t, "-send-buffer", "100000")
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p.poll()
+	p.say(p.subscribing("room", ""))
+	p.polled()
+	text := strings.Repeat("x", 10_000)
+	for s.app.bounds.cuts[cutFull].Load() == 0 {
+		publish(t, s.addr, "room", "e", text)
+		if held := s.memory.holds(); held > 600_000 {
+			t.Fatalf("%d bytes are held", held)
+		}
+	}
+	waitUntil(t, "it has left", s.app.empty)
+	if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
+		t.Errorf("polled %.200q", got)
+	}
+	if held := s.memory.holds(); held != 0 {
+		t.Errorf("%d bytes are held", held)
+	}
+	p.receive("xhr").expect("o") // and that was the end of the session
+}
+
+// TestFallbackTooMany: nor may a client send without bounds.
+func TestFallbackTooMany(t *testing.T) {
+	s := startServer(t)
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	stream := p.stream()
+	socket := onlySocket(t, s.server)
+	socket.mu.Lock() // it does not come to read
+	defer socket.mu.Unlock()
+	body := `["` + strings.Repeat("x", maxPayload) + `"]`
+	var sending sync.WaitGroup
+	for range 2 * maxInbox / maxPayload {
+		sending.Go(func() {
+			(&page{t: t, dial: p.dial, base: p.base}).sendAs(0, body)
+		})
+	}
+	stream.expect(`c[4100,"too many messages at once"]`)
+	stream.expectEnd()
+	sending.Wait()
+}
+
+// TestFallbackStuck: one that does not read its stream goes, like any other.
+func TestFallbackStuck(t *testing.T) {
+	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
+	writeTimeout = 500 * time.Millisecond
+	s := startServer(t, "-send-buffer", "100000000")
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	stream := p.stream()
+	stream.conn.(*net.TCPConn).SetReadBuffer(4096)
+	p.say(p.subscribing("room", ""))
+	stream.expect("a" + said(succeeded("room")))
+	text := strings.Repeat("x", 10_000)
+	for end := time.Now().Add(patience); !s.app.empty(); {
+		publish(t, s.addr, "room", "e", text)
+		if time.Now().After(end) {
+			t.Fatal("it stays")
+		}
+	}
+}
+
+// TestFallbackTimeouts: the timeouts for requests do not hold for a stream, and a poll may take its time.
+func TestFallbackTimeouts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, dial := serverInBubble(t)
+		p := newPage(t, dial, keyPath)
+		stream := p.stream()
+		socket := onlySocket(t, s)
+		for range 10 {
+			time.Sleep(24 * time.Second) // both timeouts are shorter
+			socket.deliver(sealFrame(append(openFrame(nil), "x"...), 0))
+			stream.expect("a" + said("x"))
+			socket.mu.Lock()
+			socket.lastRead = monotonic()
+			socket.mu.Unlock()
+		}
+	})
+}
+
+// TestFallbackShutdown: clients over HTTP are told at the end, in whole answers, and do not hold it up.
+func TestFallbackShutdown(t *testing.T) {
+	s := startServer(t)
+	var answers []*answer
+	for range 20 {
+		p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+		answers = append(answers, p.stream())
+	}
+	lines := make(chan []string, 20)
+	for range cap(lines) {
+		p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+		p.poll()
+		conn := p.dialled("xhr")
+		go func() { // ends with the answer
+			var got []string
+			if r, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+				got = (&answer{t, conn, r, bufio.NewReader(r.Body)}).rest()
+			}
+			lines <- got
+		}()
+	}
+	waitUntil(t, "everyone asks for lines", func() bool { return s.callers.lends() == len(answers)+cap(lines) })
+	began := time.Now()
+	s.stop()
+	if took := time.Since(began); took >= requestsTimeout {
+		t.Errorf("it took %s", took)
+	}
+	want := []string{`c[4200,"Please reconnect immediately"]`}
+	for _, a := range answers {
+		if got := a.rest(); !slices.Equal(got, want) {
+			t.Errorf("a stream ended with %q", got)
+		}
+	}
+	for range cap(lines) {
+		if got := <-lines; !slices.Equal(got, want) {
+			t.Errorf("a poll ended with %q", got)
+		}
+	}
+}
+
+// lends is how many connections are lent.
+func (c *callers) lends() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.lent)
+}
+
+// TestShutdownWaitsForRequests: a request under way is answered in the end, although those of clients over HTTP are not waited for.
+func TestShutdownWaitsForRequests(t *testing.T) {
+	s := startServer(t)
+	newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
+	conn := dial(t, s.addr)
+	body := `{"name":"e","channel":"x","data":"d"}`
+	u, _ := url.Parse(signedURL(s.addr, "POST", "/apps/1/events", "", body))
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: edge\r\nContent-Length: %d\r\n\r\n", u.RequestURI(), len(body))
+	waitUntil(t, "the request has begun", func() bool { return s.callers.busy() })
+	var stopped sync.WaitGroup
+	stopped.Go(s.stop)
+	waitUntil(t, "the server is about to end", s.draining.Load)
+	io.WriteString(conn, body)
+	if r, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || r.StatusCode != 200 {
+		t.Errorf("got %v, %v", r, err)
+	}
+	stopped.Wait()
+}
+
+// TestFallbackLimits: sessions are bounded, all together and those of one address.
+func TestFallbackLimits(t *testing.T) {
+	s := startServer(t, "-memory", "16M") // 64, and 16
+	from := func(host byte) *page {
+		return newPage(t, func() net.Conn {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, host)}}
+			conn, err := d.Dial("tcp", s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			conn.SetDeadline(time.Now().Add(patience))
+			return conn
+		}, keyPath)
+	}
+	var one *answer
+	for host := range byte(4) {
+		for range 16 {
+			one = from(host + 1).stream()
+		}
+		for _, what := range []string{"xhr", "xhr_streaming"} {
+			full := from(host + 1).receive(what)
+			full.expect("o", `c[4100,"`+textTooMany+`"]`)
+			full.expectEnd()
+		}
+	}
+	from(5).receive("xhr").expect("o", `c[4100,"`+textTooMany+`"]`)
+	connect(t, s.addr).settled()
+	one.hangUp()
+	waitUntil(t, "there is room", func() bool { return s.memory.clients.Load() == 64 })
+	from(5).stream()
+	if got := s.app.counts.refused()[refused{"connection", "4100"}]; got != 9 {
+		t.Errorf("%d refusals are counted", got)
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	for in, want := range map[string]string{"192.0.2.1": "192.0.2.1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "fe80::1%eth0": "fe80::"} {
+		if got := network(netip.MustParseAddr(in)); got.String() != want {
+			t.Errorf("%s is of %s, want %s", in, got, want)
+		}
+	}
+	if network(netip.Addr{}).IsValid() {
+		t.Error("a Unix socket has a network")
+	}
+}
+
+// TestFallbackProxy: behind a trusted proxy it is the client's own address that counts.
+func TestFallbackProxy(t *testing.T) {
+	s := startServer(t, "-memory", "16M", "-trusted-proxies", "127.0.0.1")
+	for i := range 20 {
+		r, _ := http.NewRequest("POST", fmt.Sprintf("http://%s/pusher/app/key/1/%08d/xhr?protocol=7", s.addr, i), nil)
+		r.Header.Set("X-Forwarded-For", fmt.Sprintf("192.0.2.%d", i))
+		if status, answer := do(t, r); status != 200 || !strings.Contains(answer, "connection_established") {
+			t.Errorf("client %d: %d %s", i, status, answer)
+		}
+	}
+}
+
+// TestFallbackCallers: while a client asks for lines its connection is nobody's to close, and others find room.
+func TestFallbackCallers(t *testing.T) {
+	s := startServer(t)
+	s.callers.limit = 4
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	stream := p.stream()
+	for range 10 {
+		newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
+	}
+	p.say(p.subscribing("room", ""))
+	stream.expect("a" + said(succeeded("room")))
+	for range 20 {
+		dial(t, s.addr) // says nothing
+	}
+	publish(t, s.addr, "room", "e", "x")
+	stream.expect("a" + said(event("e", "room", "x")))
+	// When it has the answer it is a caller like others.
+	q := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	q.poll()
+	idle := q.receive("xhr_streaming")
+	q.receive("xhr_streaming")
+	idle.expectEnd()
+	for range 10 {
+		dial(t, s.addr)
+	}
+	if _, err := idle.conn.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("an idle connection stays: %v", err)
+	}
+	publish(t, s.addr, "room", "e", "y")
+	stream.expect("a" + said(event("e", "room", "y")))
+}
+
+// TestFallbackMemory: what waits in sessions counts as held, and in the worst case who does not move has to go.
+func TestFallbackMemory(t *testing.T) {
+	s := startServer(t, "-memory", "16M")
+	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p.poll()
+	p.say(p.subscribing("room", ""))
+	p.polled()
+	publish(t, s.addr, "room", "e", strings.Repeat("x", 10_000))
+	waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
+	other := &holding{conn: new(conn)}
+	s.memory.hold(other, s.memory.most(), true)
+	waitUntil(t, "it was cut off", func() bool { return s.app.bounds.cuts[cutMemory].Load() == 1 })
+	s.memory.hold(other, 0, true)
+	if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
+		t.Errorf("polled %.200q", got)
+	}
+	waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 && s.app.empty() })
+}
+
+// TestFallbackPanic: when something panics that runs for one session, that one goes and no other.
+func TestFallbackPanic(t *testing.T) {
+	f := new(fuse)
+	log.SetOutput(f)
+	t.Cleanup(func() { log.SetOutput(errorOutput) })
+	for _, test := range []struct {
+		name string
+		do   func(p *page, s *session)
+		told bool // why
+	}{
+		{"a message", func(p *page, _ *session) { p.say(p.subscribing("explode", "")) }, true},
+		{"a write", func(_ *page, s *session) {
+			onlyFrames := []byte{0x80 | opText} // half a frame
+			s.held.conn.Write(onlyFrames)
+		}, true},
+		{"a read", func(p *page, s *session) {
+			s.mu.Lock()
+			of := s.of
+			f.mu.Lock()
+			f.mend = func() { s.of = of }
+			f.mu.Unlock()
+			s.of, s.in = nil, []byte{1}
+			s.mu.Unlock()
+			s.wake()
+		}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := startServer(t)
+			s.logTo(grenade("explode"))
+			p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+			stream := p.stream()
+			socket := onlySocket(t, s.server)
+			other := connect(t, s.addr)
+			other.subscribe("presence-x", `{"user_id":"other"}`)
+			other.expect(snapshot("presence-x", "other", "{}"))
+			p.say(p.subscribing("presence-x", `{"user_id":"victim"}`))
+			other.expect(memberAdded("presence-x", "victim", "{}"))
+			stream.line()
+			before := f.count()
+			test.do(p, socket.conn.wrapped.(*session))
+			other.expect(memberRemoved("presence-x", "victim"))
+			if test.told {
+				if lines := stream.rest(); len(lines) == 0 || !strings.HasPrefix(lines[len(lines)-1], "c[") {
+					t.Errorf("told %q", lines)
+				}
+			}
+			if f.count() == before {
+				t.Error("nothing has panicked")
+			}
+			other.settled()
+		})
+	}
+}
+
+// TestHTTPPath: the path can be another, is behind -path, and can be switched off.
+func TestHTTPPath(t *testing.T) {
+	for _, test := range []struct {
+		args  []string
+		path  string
+		there bool
+	}{
+		{nil, "/pusher", true},
+		{[]string{"-http-path", "/fall/back"}, "/fall/back", true},
+		{[]string{"-http-path", "/fall/back"}, "/pusher", false},
+		{[]string{"-http-path", "apps/"}, "/apps", true},
+		{[]string{"-path", "edge"}, "/edge/pusher", true},
+		{[]string{"-path", "edge"}, "/pusher", false},
+		{[]string{"-path", "/edge", "-http-path", "x"}, "/edge/x", true},
+		{[]string{"-http-path", "off"}, "/pusher", false},
+		{[]string{"-http-path", ""}, "/pusher", false},
+		{[]string{"-http-path", "off"}, "", false},
+	} {
+		h := testOptions(t, test.args...).server(t).offlineHandler()
+		for _, what := range []string{"xhr", "xhr_send", "xhr_streaming"} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("OPTIONS", test.path+"/app/key/1/abcdefgh/"+what, nil))
+			if there := w.Code == 204; there != test.there {
+				t.Errorf("%q: %s answers with %d", test.args, test.path, w.Code)
+			}
+		}
+	}
+	for _, bad := range []string{"/a//b", "/a?b", "/a b", "/{a}"} {
+		if _, err := parseOptions([]string{"-http-path", bad}, noEnv); err == nil || !strings.Contains(err.Error(), "-http-path") {
+			t.Errorf("%q is accepted, or refused with %v", bad, err)
+		}
+	}
+}
+
+// TestFallbackOverTLS: a stream over TLS, for longer than a request may take.
+func TestFallbackOverTLS(t *testing.T) {
+	dir, roots := certDir(t)
+	s := startServer(t, tlsArgs(dir)...)
+	p := newPage(t, func() net.Conn {
+		conn, err := tls.Dial("tcp", s.addr, roots)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(patience))
+		return conn
+	}, keyPath)
+	stream := p.stream()
+	p.say(p.subscribing("private-x", ""))
+	stream.expect("a" + said(succeeded("private-x")))
+	s.stop()
+	stream.expect(`c[4200,"Please reconnect immediately"]`)
+	stream.expectEnd()
+}
+
+// Whatever a client sends over HTTP, encoding/json would have read the same messages from it, and the Socket gets just these.
+func FuzzFallback(f *testing.F) {
+	for _, seed := range []string{`[]`, `["x"]`, ` [ "a" , "b" ] `, `["\u00e9\ud83d\ude00\ud800"]`, `["{\"event\":\"pusher:ping\",\"data\":{}}"]`,
+		`[""]`, `{}`, `["x",1]`, `[["x"]]`, `["x"`, `"x"`, `["` + strings.Repeat("x", 200) + `"]`, `["` + strings.Repeat("\\n", 70_000) + `"]`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		frames, err := appendSent(nil, body)
+		var want []string
+		if problem := json.Unmarshal(body, &want); err == nil && (problem != nil || want == nil) {
+			t.Fatalf("%q is accepted: %v", body, problem)
+		}
+		if err != nil {
+			if e := new(apiError); !errors.As(err, &e) || e.status != 400 && e.status != 413 || frames != nil {
+				t.Fatalf("%q: %v and %d bytes", body, err, len(frames))
+			}
+			return
+		}
+		var reader frameReader
+		var got []string
+		for rest := frames; len(rest) > 0; {
+			var fr frame
+			var code int
+			if fr, rest, code = reader.next(rest, 0); code != 0 || fr.opcode != opText {
+				t.Fatalf("%q: a frame of opcode %d, code %d", body, fr.opcode, code)
+			}
+			got = append(got, string(fr.payload))
+			reader.release()
+		}
+		if len(got) != len(want) || len(got) > 0 && !slices.Equal(got, want) {
+			t.Fatalf("%q: got %q, want %q", body, got, want)
 		}
 	})
 }

@@ -340,6 +340,7 @@ func (s *session) giveUp() {
 func (s *session) Read(p []byte) (n int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.recovered(&err)
 	for len(s.in) == 0 && !s.shut && !s.over {
 		s.changed.Wait()
 	}
@@ -352,6 +353,14 @@ func (s *session) Read(p []byte) (n int, err error) {
 	}
 	s.touchLocked(false)
 	return n, nil
+}
+
+// recovered makes a panic an error, with which only this connection ends; it is deferred.
+func (s *session) recovered(err *error) {
+	if p := recover(); p != nil {
+		logPanic("session", p)
+		*err = io.ErrUnexpectedEOF
+	}
 }
 
 // Write makes lines of the frames of p, which must be whole. It blocks while there are too many for the client.
