@@ -82,7 +82,7 @@ func (f *fallback) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 // isSession reports whether these are what clients make up: up to three digits, and a random word that nobody guesses.
 func isSession(server, word string) bool {
-	return len(server) <= 3 && isInteger([]byte(server)) && len(word) >= 8 && len(word) <= 64 && checkKey(word) == nil
+	return server != "" && len(server) <= 3 && strings.Trim(server, "0123456789") == "" && len(word) >= 8 && len(word) <= 64 && checkKey(word) == nil
 }
 
 // requestNumber is the number that a client gives its requests, all that receive or send for any session of a page counted; 0 for none.
@@ -135,7 +135,6 @@ func (f *fallback) receive(w http.ResponseWriter, r *http.Request, key, name str
 // answer writes lines to the client until the answer is to end.
 func (s *session) answer(w http.ResponseWriter, t *receiving) {
 	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Time{}) // net/http reads on, to notice when the client hangs up
 	if t.stream {
 		control.Flush()
 	}
