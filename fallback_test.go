@@ -707,7 +707,7 @@ func TestFallbackPing(t *testing.T) {
 				t.Fatalf("h after %s", since)
 			}
 		}
-		time.Sleep(4 * time.Second)
+		time.Sleep(4*time.Second + time.Millisecond)
 		if got := q.polled(); len(got) != 1 || got[0] != `c[4201,"Pong reply not received"]` {
 			t.Errorf("who was silent for too long polled %q", got)
 		}
@@ -1027,7 +1027,7 @@ func TestFallbackShutdown(t *testing.T) {
 			lines <- got
 		}()
 	}
-	waitUntil(t, "everyone asks for lines", func() bool { return s.callers.lends() == len(answers)+cap(lines) })
+	waitUntil(t, "everyone asks for lines", func() bool { return s.receiving() == len(answers)+cap(lines) })
 	began := time.Now()
 	s.stop()
 	if took := time.Since(began); took >= requestsTimeout {
@@ -1046,11 +1046,19 @@ func TestFallbackShutdown(t *testing.T) {
 	}
 }
 
-// lends is how many connections are lent.
-func (c *callers) lends() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.lent)
+// receiving is how many clients over HTTP ask for lines.
+func (s *testServer) receiving() (n int) {
+	s.app.socketsMu.Lock()
+	defer s.app.socketsMu.Unlock()
+	for _, socket := range s.app.sockets {
+		session := socket.conn.wrapped.(*session)
+		session.mu.Lock()
+		if session.receiving != nil && len(session.lines) == 0 {
+			n++
+		}
+		session.mu.Unlock()
+	}
+	return n
 }
 
 // TestShutdownWaitsForRequests: a request under way is answered in the end, although those of clients over HTTP are not waited for.
