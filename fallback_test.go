@@ -1069,7 +1069,12 @@ func TestShutdownWaitsForRequests(t *testing.T) {
 	body := `{"name":"e","channel":"x","data":"d"}`
 	u, _ := url.Parse(signedURL(s.addr, "POST", "/apps/1/events", "", body))
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: edge\r\nContent-Length: %d\r\n\r\n", u.RequestURI(), len(body))
-	waitUntil(t, "the request has begun", func() bool { return s.callers.busy() })
+	waitUntil(t, "the request has begun", func() bool {
+		s.callers.mu.Lock()
+		defer s.callers.mu.Unlock()
+		last := s.callers.since.Back()
+		return last != nil && last.Value.(*caller).state == http.StateActive
+	})
 	var stopped sync.WaitGroup
 	stopped.Go(s.stop)
 	waitUntil(t, "the server is about to end", s.draining.Load)
