@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,6 +54,13 @@ var clientTests = []clientTest{
 	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false, false},
 	{"DevAuth", nodeSetup, []string{"node", "dev-auth.mjs"}, false, false},
 	{"DevAuthBrowser", browserSetup, []string{"node", "../browser/dev-auth.mjs"}, false, false},
+	{"BrowserStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_streaming"}, false, false},
+	{"BrowserStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_streaming"}, false, false},
+	{"BrowserPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_polling"}, false, false},
+	{"BrowserPollingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_polling"}, false, false},
+	{"BrowserFallsBackToStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "blocked"}, false, false},
+	{"BrowserFallsBackToStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "blocked"}, false, false},
+	{"BrowserFallsBackToPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "buffered"}, false, false},
 	{"Go", goSetup, []string{"go", "run", "."}, false, false},
 	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false},
 	{"Python", pythonSetup, []string{python(), "main.py"}, false, false},
@@ -83,16 +92,32 @@ func TestClients(t *testing.T) {
 				args = append(args, tlsArgs(dir)...)
 				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
 			}
-			addr := startEdge(t, args...)
+			addr, control := startRestartable(t, args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			cmd := client.exec(ctx, client.command, addr, hook)
-			cmd.Env = append(cmd.Env, env...)
+			cmd.Env = append(append(cmd.Env, env...), "EDGE_CONTROL="+control)
 			if output, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", strings.Join(client.command, " "), err, output)
 			}
 		})
 	}
+}
+
+// startRestartable is startEdge; a POST to control ends the server and starts another on the same address.
+func startRestartable(t *testing.T, args ...string) (addr, control string) {
+	s := startServer(t, args...)
+	restart := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.stop()
+		l, err := net.Listen("tcp", s.addr)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s = startOn(t, l, args...)
+	}))
+	t.Cleanup(restart.Close)
+	return s.addr, restart.URL
 }
 
 // missing says what the client lacks to run, or nothing.

@@ -355,7 +355,7 @@ func misnamed(t *testing.T, dir string) string {
 // TestShellOverUnixSocket: an address of a file works, also as the plain one beside TLS.
 func TestShellOverUnixSocket(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "edge.sock")
-	l, err := listen("unix:" + name, "addr")
+	l, err := listen("unix:"+name, "addr")
 	if err != nil {
 		t.Fatal(err)
 	}

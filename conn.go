@@ -140,21 +140,25 @@ var readBuffers = sync.Pool{New: func() any { return new([readBufferSize]byte) }
 // init takes a connection over. With a poller (nil for none) nc must not be used any more.
 func (c *conn) init(nc net.Conn, p *poller, b *bounds) {
 	c.bounds = b
-	below := nc
-	if t, ok := nc.(*tls.Conn); ok {
-		below = t.NetConn()
-	}
-	if pipe, ok := below.(*cipherPipe); ok {
-		below = pipe.Conn
-	}
-	if s, ok := below.(stream); ok {
-		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
-	}
+	boundKernel(nc)
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.remote = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), uint16(a.Port))
 	}
 	if p == nil || !c.take(nc, p) && !c.takeSealed(nc, p) {
 		c.wrapped = nc
+	}
+}
+
+// boundKernel bounds what the kernel takes for a client that does not read.
+func boundKernel(nc net.Conn) {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	if pipe, ok := nc.(*cipherPipe); ok {
+		nc = pipe.Conn
+	}
+	if s, ok := nc.(stream); ok {
+		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
 	}
 }
 

@@ -317,6 +317,18 @@ func sealFrame(dst []byte, start int) []byte {
 	return dst
 }
 
+// nextServerFrame takes the first frame off b, which has whole frames of ours.
+func nextServerFrame(b []byte) (opcode byte, payload, rest []byte) {
+	n, head := int(b[1]), 2
+	switch n {
+	case 126:
+		n, head = int(binary.BigEndian.Uint16(b[2:])), 4
+	case 127:
+		n, head = int(binary.BigEndian.Uint64(b[2:])), 10
+	}
+	return b[0] & 0xf, b[head : head+n], b[head+n:]
+}
+
 // appendControl appends a control frame; payload must not be longer than 125 bytes.
 func appendControl(dst []byte, opcode byte, payload []byte) []byte {
 	dst = append(dst, 0x80|opcode, byte(len(payload)))

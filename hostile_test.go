@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/md5"
 	"encoding/hex"
 	"encoding/json"
@@ -951,24 +950,8 @@ func TestSlowHTTP(t *testing.T) {
 
 // serveInBubble starts a server in a synctest bubble and returns a function that connects to it.
 func serveInBubble(t *testing.T) (dial func() net.Conn) {
-	time.Sleep(time.Until(processStart)) // see startInBubble
-	s := testOptions(t).server(t)
-	l := pipes{make(chan net.Conn), make(chan struct{})}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- s.serve(ctx, l) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return func() net.Conn {
-		ours, theirs := net.Pipe()
-		t.Cleanup(func() { ours.Close() })
-		l.conns <- theirs
-		return ours
-	}
+	_, dial = serverInBubble(t)
+	return dial
 }
 
 // drip sends head, then text byte by byte, and returns what was answered and how long the connection lived.

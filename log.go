@@ -284,17 +284,11 @@ func hideSignatures(b []byte) []byte {
 
 // showFrames prints every frame of b, which is sent to or by this connection.
 func (w *watch) showFrames(what string, s *Socket, b []byte) {
-	for len(b) >= 2 {
-		opcode, n, head := b[0]&0xf, int(b[1]), 2
-		switch n {
-		case 126:
-			n, head = int(b[2])<<8|int(b[3]), 4
-		case 127:
-			n, head = int(b[6])<<24|int(b[7])<<16|int(b[8])<<8|int(b[9]), 10 // none of ours is larger
+	for len(b) > 0 {
+		var opcode byte
+		var payload []byte
+		if opcode, payload, b = nextServerFrame(b); opcode == opText {
+			w.show(notice{what: what, app: s.app.id(), socket: s.id, data: payload})
 		}
-		if opcode == opText {
-			w.show(notice{what: what, app: s.app.id(), socket: s.id, data: b[head : head+n]})
-		}
-		b = b[head+n:]
 	}
 }

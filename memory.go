@@ -30,6 +30,9 @@ const (
 	callShare, callBytes = 8, 20 << 10
 	tlsConnBytes         = 32 << 10 // with TLS
 
+	// Clients over HTTP, each of which costs so much more than a connection.
+	sessionShare, sessionBytes = 8, 32 << 10
+
 	tightShare, tightParts = 3, 4 // of Go's limit, from which on nobody new is let in
 
 	// What the kernel holds for a connection whose send buffer is full: it counts twice what is asked for (socket(7)).
@@ -84,8 +87,9 @@ func (b *budget) stop() { b.stopped.Store(true) }
 // most is how many bytes may be held for clients.
 func (b *budget) most() int64 { return b.total / heldShare }
 
-// callers is how many HTTP connections there is memory for.
-func (b *budget) callers() int { return int(min(b.total/callShare/callBytes, math.MaxInt32)) }
+// callers is how many HTTP connections there is memory for, and sessions how many clients may be over HTTP.
+func (b *budget) sessions() int { return int(min(b.total/sessionShare/sessionBytes, math.MaxInt32)) }
+func (b *budget) callers() int  { return int(min(b.total/callShare/callBytes, math.MaxInt32)) }
 
 // enter counts one more client, unless there are as many as there may be.
 func (b *budget) enter() bool {

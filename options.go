@@ -20,6 +20,7 @@ type options struct {
 	config      string
 	addrs       []string
 	path        string // before every path of ours: "" or /edge
+	httpPath    string // behind it, before those for clients over HTTP; "" for none
 	tlsCert     string
 	tlsKey      string
 	proxies     []netip.Prefix // whose X-Forwarded-For counts
@@ -79,6 +80,7 @@ func optionTable(o *options) []option {
 		{name: "config", help: "file with any of these options, and several apps (edge config -example prints one)", set: text(&o.config)},
 		{"addr", ":6001", "address to listen on, may be repeated: host:port, :port for all addresses, unix:/path; with TLS a further one on loopback or unix: is plain, as is plain:host:port, but not tls:host:port", repeats, add(&o.addrs, checkAddr), forget(&o.addrs)},
 		{name: "path", help: "prefix before all paths, for a proxy that keeps it: /edge", set: prefix(&o.path)},
+		{"http-path", "/pusher", "path, behind -path, for clients that WebSocket does not reach (httpPath of pusher-js); off for none", 0, orOff(prefix(&o.httpPath)), nil},
 		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
 		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
 		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", set: proxies(&o.proxies)},
@@ -159,6 +161,16 @@ func prefix(to *string) func(string) error {
 			return errors.New("it must be the beginning of a path, like /edge")
 		}
 		return nil
+	}
+}
+
+// orOff takes off for nothing.
+func orOff(set func(string) error) func(string) error {
+	return func(s string) error {
+		if s == "off" {
+			s = ""
+		}
+		return set(s)
 	}
 }
 

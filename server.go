@@ -162,6 +162,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	defer poller.close()
 	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.path, proxies: s.options.proxies, probed: s.probed}))
 	srv.ConnState = s.callers.note
+	srv.ConnContext = func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, callerKey{}, nc) }
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
@@ -214,6 +215,9 @@ func (s *server) handler(up *upgrader) http.Handler {
 	(&api{apps: &s.apps, path: s.path, clock: s.clock, proxies: s.options.proxies}).routes(mux)
 	mux.HandleFunc(s.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
+	if path := s.options.httpPath; path != "" {
+		mux.HandleFunc(s.path+path+"/", newFallback(up, s.callers, s.memory, s.path+path).serveHTTP)
+	}
 	s.healthRoutes(mux)
 	if s.options.devAuth != nil {
 		s.devAuthRoutes(mux)
@@ -258,7 +262,7 @@ func (s *server) reload(o options) error {
 			return err
 		}
 	}
-	for _, name := range o.given.differences(old.given, "addr", "path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth") {
+	for _, name := range o.given.differences(old.given, "addr", "path", "http-path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth") {
 		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (old.tlsCert == "") {
 			slog.Warn("this option takes effect with the next start", "option", name)
 		}
@@ -326,7 +330,7 @@ func (s *server) shutdown(srv *http.Server) {
 	defer cancel()
 	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
 	defer cancelRequests()
-	srv.Shutdown(requests) // those that take longer are cut off below
+	finish(requests, srv, s.callers.busy) // those that take longer are cut off below
 	all := append(s.allApps(), s.probed)
 	var sockets []*Socket
 	var ended []<-chan struct{}
@@ -350,6 +354,7 @@ func (s *server) shutdown(srv *http.Server) {
 		}
 		waitAll(ctx, ended) // what they leave behind is told before webhooks are drained
 	}
+	finish(limit, srv, s.callers.lending) // or clients over HTTP would not get their last words
 	srv.Close()
 	var draining sync.WaitGroup
 	var left atomic.Int64
@@ -361,6 +366,15 @@ func (s *server) shutdown(srv *http.Server) {
 	draining.Wait()
 	if n := left.Load(); n > 0 {
 		slog.Error("webhook events were not delivered before the end", "events", n)
+	}
+}
+
+// finish takes no more connections, and waits for requests to be answered while there are unfinished ones and until ctx is done.
+func finish(ctx context.Context, srv *http.Server, unfinished func() bool) {
+	now, cancel := context.WithCancel(ctx)
+	cancel() // Shutdown would wait for the requests of clients over HTTP, which end when they are told to
+	for srv.Shutdown(now) != nil && unfinished() && ctx.Err() == nil {
+		time.Sleep(closeInterval)
 	}
 }
 
@@ -382,12 +396,21 @@ type callers struct {
 	limit int // static
 
 	mu    sync.Mutex // guards the following
-	since *list.List // of net.Conn, the longest unchanged first
+	since *list.List // of *caller, the longest unchanged first
 	place map[net.Conn]*list.Element
+	lent  map[net.Conn]bool // until their requests are answered
 }
 
+type caller struct {
+	nc    net.Conn
+	state http.ConnState
+}
+
+// callerKey is the key to the connection of a request, in its context.
+type callerKey struct{}
+
 func newCallers(limit int) *callers {
-	return &callers{limit: max(minCallers, limit), since: list.New(), place: make(map[net.Conn]*list.Element)}
+	return &callers{limit: max(minCallers, limit), since: list.New(), place: make(map[net.Conn]*list.Element), lent: make(map[net.Conn]bool)}
 }
 
 // note is what http.Server calls with every change of a connection.
@@ -395,27 +418,65 @@ func (c *callers) note(nc net.Conn, state http.ConnState) {
 	defer recovered("callers") // or new connections would not be taken any more
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.lent, nc)
 	switch e := c.place[nc]; {
 	case state == http.StateHijacked || state == http.StateClosed:
 		c.dropLocked(e)
 	case e != nil:
+		e.Value.(*caller).state = state
 		c.since.MoveToBack(e)
 	case state == http.StateNew: // another state is of one that was closed below
-		c.place[nc] = c.since.PushBack(nc)
-		if c.since.Len() > c.limit {
-			longest := c.since.Front()
-			nc := longest.Value.(net.Conn)
-			if t, ok := nc.(*tls.Conn); ok {
-				nc = t.NetConn() // or its last record would wait for room, and everyone with it
-			}
-			nc.Close()
-			c.dropLocked(longest)
+		c.addLocked(&caller{nc, state})
+	}
+}
+
+func (c *callers) addLocked(one *caller) {
+	c.place[one.nc] = c.since.PushBack(one)
+	if c.since.Len() > c.limit {
+		longest := c.since.Front()
+		nc := longest.Value.(*caller).nc
+		if t, ok := nc.(*tls.Conn); ok {
+			nc = t.NetConn() // or its last record would wait for room, and everyone with it
 		}
+		nc.Close()
+		c.dropLocked(longest)
 	}
 }
 
 func (c *callers) dropLocked(e *list.Element) {
 	if e != nil {
-		delete(c.place, c.since.Remove(e).(net.Conn))
+		delete(c.place, c.since.Remove(e).(*caller).nc)
 	}
+}
+
+// lend makes a connection with a request none of the callers until back is called, which is to be done before it is answered.
+func (c *callers) lend(nc net.Conn) (back func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dropLocked(c.place[nc])
+	c.lent[nc] = true
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.addLocked(&caller{nc, http.StateActive})
+	}
+}
+
+// lending reports whether a request is under way that a connection was lent for.
+func (c *callers) lending() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.lent) > 0
+}
+
+// busy reports whether another request is under way, or may be about to.
+func (c *callers) busy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for e := c.since.Front(); e != nil; e = e.Next() {
+		if e.Value.(*caller).state != http.StateIdle {
+			return true
+		}
+	}
+	return false
 }

@@ -410,8 +410,14 @@ func startInBubble(t *testing.T) (connect func(rest []byte) *client) { return st
 
 // startInBubbleWith is startInBubble with these flags.
 func startInBubbleWith(t *testing.T, args ...string) (connect func(rest []byte) *client) {
+	_, dial := serverInBubble(t, args...)
+	return func(rest []byte) *client { return connectInBubble(t, dial, rest) }
+}
+
+// serverInBubble starts a server with these flags in a bubble and returns a function that opens a connection to it.
+func serverInBubble(t *testing.T, args ...string) (s *server, dial func() net.Conn) {
 	time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000, and monotonic would be negative
-	s := testOptions(t, args...).server(t)
+	s = testOptions(t, args...).server(t)
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -422,18 +428,24 @@ func startInBubbleWith(t *testing.T, args ...string) (connect func(rest []byte) 
 			t.Error(err)
 		}
 	})
-	return func(rest []byte) *client {
+	return s, func() net.Conn {
 		ours, theirs := net.Pipe()
 		t.Cleanup(func() { ours.Close() })
 		l.conns <- theirs
-		c := &client{t: t, conn: ours, in: bufio.NewReader(ours)}
-		c.raw(append([]byte(httpUpgrade), rest...))
-		if r, err := http.ReadResponse(c.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
-			t.Fatal(r, err)
-		}
-		c.established()
-		return c
+		return ours
 	}
+}
+
+// connectInBubble opens a WebSocket connection; rest is sent in one packet with the handshake.
+func connectInBubble(t *testing.T, dial func() net.Conn, rest []byte) *client {
+	c := &client{t: t, conn: dial()}
+	c.in = bufio.NewReader(c.conn)
+	c.raw(append([]byte(httpUpgrade), rest...))
+	if r, err := http.ReadResponse(c.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(r, err)
+	}
+	c.established()
+	return c
 }
 
 func TestLiveness(t *testing.T) {

@@ -25,25 +25,30 @@ type upgrader struct {
 
 // serveHTTP answers a WebSocket handshake on any path.
 func (u *upgrader) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	all := u.apps.Load()
 	key, ok := strings.CutPrefix(r.URL.Path, u.path+"/app/")
 	if !ok || key == "" || strings.Contains(key, "/") {
-		u.upgrade(w, r, all.none, codePathNotFound, "Path not found: connect to "+u.path+"/app/{key}")
+		u.upgrade(w, r, u.apps.Load().none, codePathNotFound, "Path not found: connect to "+u.path+"/app/{key}")
 		return
 	}
-	app := all.byKey[key]
+	app, code, reason := u.welcome(key, r)
+	u.upgrade(w, r, app, code, reason)
+}
+
+// welcome finds the app of a key, and says with which code and why the client is refused, if it is.
+func (u *upgrader) welcome(key string, r *http.Request) (app *App, code int, reason string) {
+	all := u.apps.Load()
+	app = all.byKey[key]
 	if probe := u.probed; probe != nil && key == probe.keys()[0].name {
 		app = probe
 	}
 	if app == nil {
-		u.upgrade(w, r, all.none, codeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?")))
-		return
+		return all.none, codeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?"))
 	}
-	code, reason := checkVersion(r.URL.Query().Get("protocol"))
+	code, reason = checkVersion(r.URL.Query().Get("protocol"))
 	if code == 0 && !app.allowsOrigin(r.Header.Get("Origin")) {
 		code, reason = codeUnauthorized, "Origin not allowed"
 	}
-	u.upgrade(w, r, app, code, reason)
+	return app, code, reason
 }
 
 // upgrade answers a WebSocket handshake. A client that is refused for a reason of the Pusher protocol is told so after

@@ -10,6 +10,7 @@ import { edge, server } from "../node/lib.mjs";
 
 const routes = {
   "GET /": file("index.html", "text/html; charset=utf-8"),
+  "GET /blank": async () => ({ type: "text/html; charset=utf-8", body: '<!doctype html><link rel="icon" href="data:,">' }),
   "GET /pusher.min.js": file("../node/node_modules/pusher-js/dist/web/pusher.min.js", "text/javascript; charset=utf-8"),
   "POST /pusher/auth": authorize,
   "POST /trigger": trigger,

@@ -1,0 +1,477 @@
+package main
+
+// A session: what is under the Socket of a client over HTTP (fallback.go), and what waits for its requests.
+//
+// It is a net.Conn. The Socket writes WebSocket frames to it and reads some from it as with any other, and does not know the
+// difference: they are made of the client's messages, and into lines for it.
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	sessionGap     = 5 * time.Second  // that a session lives without a request that receives
+	heartbeatEvery = 25 * time.Second // when there is nothing else to send
+	streamUnits    = 256 << 10        // UTF-16 units: pusher-js reopens a stream at the end of the line in which there are more
+
+	maxLines     = 64 << 10  // bytes of lines from which on Write blocks
+	maxSend      = 256 << 10 // bytes of one xhr_send,
+	maxMessages  = 100       // and messages
+	inboxFull    = 64 << 10  // bytes not yet read by the Socket, from which on senders wait for their answer,
+	maxInbox     = 512 << 10 // and beyond which the session ends
+	maxEarly     = 64        // requests that came before an earlier one, waiting for it,
+	earlyTimeout = 500 * time.Millisecond
+
+	textTooSlow = "What was sent was not received in time"
+)
+
+// session is the connection of a client over HTTP.
+type session struct {
+	// Static after serve.
+	of   *fallback
+	name string
+	from netip.Addr
+	held holding // of what waits in both directions
+
+	mu        sync.Mutex  // guards the following; the locks of fallback and budget may be taken while it is held
+	changed   sync.Cond   // that something of it has
+	receiving *receiving  // nil for none
+	gap       *time.Timer // calls lost
+	lines     []byte      // for the client
+	repeat    []byte      // the last answer to a poll, until the next poll says that it has come,
+	polled    uint64      // and the number of that request
+	deadline  time.Time   // of Write
+	opened    bool        // the line o was written
+	closed    bool        // the line c was written: nothing comes after it
+	pinged    bool        // a line h waits for its answer
+	in        []byte      // frames for the Socket
+	early     []early     // in order
+	next      uint64      // the number expected next; 0 before there is one
+	patience  time.Duration
+	order     *time.Timer // calls giveUp
+	handled   [8]uint64   // numbers of the last requests that sent
+	handledN  int
+	shut      bool // the Socket has gone
+	over      bool // the client knows, or has gone: nothing is left to do
+}
+
+// receiving is a request that receives.
+type receiving struct {
+	// Static after construction.
+	n      uint64
+	stream bool
+	hungUp func() error
+
+	units int // that may still come; guarded by session.mu
+}
+
+// early is what came with a request before the one with an earlier number.
+type early struct {
+	n      uint64
+	frames []byte // nil if it was one that receives
+	since  time.Time
+}
+
+// wake has whoever waits for something look again.
+func (s *session) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed.Broadcast()
+}
+
+// waitLocked waits until done, at most until that time, and reports whether it is.
+func (s *session) waitLocked(until time.Time, done func() bool) bool {
+	if done() {
+		return true
+	}
+	t := time.AfterFunc(time.Until(until), s.wake)
+	defer t.Stop()
+	for !done() {
+		if time.Until(until) <= 0 {
+			return false
+		}
+		s.changed.Wait()
+	}
+	return true
+}
+
+// touchLocked is to be called when something has changed. moved says that lines have left.
+func (s *session) touchLocked(moved bool) {
+	s.changed.Broadcast()
+	bytes := cap(s.lines) + cap(s.repeat) + s.inboxLocked()
+	if s.shut || s.over {
+		bytes = 0
+	}
+	s.of.memory.hold(&s.held, int64(bytes), moved)
+}
+
+// inboxLocked is how many bytes wait for the Socket.
+func (s *session) inboxLocked() int {
+	n := len(s.in)
+	for _, e := range s.early {
+		n += len(e.frames)
+	}
+	return n
+}
+
+// attach makes t what receives, in place of what did before, which ends without a word.
+func (s *session) attach(t *receiving) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.receiving = t
+	s.gap.Stop()
+	s.arrivedLocked(t.n, nil)
+	if s.repeat != nil && t.n == s.polled && t.n != 0 { // a browser asks again if the connection broke before the answer
+		s.lines = append(s.repeat, s.lines...)
+	}
+	s.repeat = nil
+	if s.pinged {
+		s.pinged = false
+		s.in = appendClientFrame(s.in, opPong, nil)
+	}
+	s.touchLocked(false)
+}
+
+// detach is called when the answer to t has ended.
+func (s *session) detach(t *receiving) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.receiving == t && !s.over {
+		s.receiving = nil
+		s.gap.Reset(sessionGap)
+	}
+}
+
+// lost ends a session that nobody receives from.
+func (s *session) lost() {
+	defer recovered("session")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.receiving == nil {
+		s.endLocked()
+	}
+}
+
+// broken ends a session whose client may have missed lines: no connection has gaps. What a poll missed it can ask for again.
+func (s *session) broken(t *receiving) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.receiving == t && t.stream {
+		s.endLocked()
+	}
+}
+
+// end ends a session whose client has been told.
+func (s *session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked()
+}
+
+func (s *session) endLocked() {
+	s.over = true
+	s.gap.Stop()
+	s.order.Stop()
+	s.lines, s.repeat, s.in, s.early = nil, nil, nil, nil
+	s.touchLocked(false)
+	s.of.leave(s)
+}
+
+// await waits for lines for t. more says that others may follow in the same answer, and last that the session ends with them.
+func (s *session) await(t *receiving) (lines []byte, more, last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	paused, wait := t.units < 0, heartbeatEvery
+	if paused {
+		wait = sessionGap // a client that has not reopened its stream by then is one that never does
+	}
+	ended := func() bool { return s.receiving != t || s.over || t.hungUp() != nil }
+	s.waitLocked(time.Now().Add(wait), func() bool { return ended() || len(s.lines) > 0 && !paused })
+	if ended() {
+		return nil, false, false
+	}
+	if paused {
+		t.units = math.MaxInt
+	}
+	if len(s.lines) == 0 {
+		t.units -= len("h\n")
+		return []byte("h\n"), t.stream, false
+	}
+	lines = s.takeLocked(t)
+	return lines, t.stream && !(s.closed && s.lines == nil), s.closed && s.lines == nil
+}
+
+// takeLocked takes lines for t, as many as it may have. The line in which a stream's units are used up is the last: the client
+// reopens the stream when it has read that, and what came behind would be lost. It treats the answer to a poll the same.
+func (s *session) takeLocked(t *receiving) (lines []byte) {
+	end := 0
+	for end < len(s.lines) && t.units >= 0 {
+		line := s.lines[end : end+bytes.IndexByte(s.lines[end:], '\n')+1]
+		t.units -= units(line)
+		end += len(line)
+	}
+	lines, s.lines = s.lines[:end:end], s.lines[end:]
+	if len(s.lines) == 0 {
+		s.lines = nil
+	}
+	if !t.stream {
+		s.repeat, s.polled = lines, t.n
+	}
+	s.touchLocked(true)
+	return lines
+}
+
+// units is how long text is to JavaScript: a rune of four bytes of UTF-8 counts twice.
+func units(text []byte) (n int) {
+	for _, b := range text {
+		if b&0xc0 != 0x80 {
+			n++
+		}
+		if b >= 0xf0 {
+			n++
+		}
+	}
+	return n
+}
+
+// send takes what came with an xhr_send.
+func (s *session) send(r *http.Request) error {
+	c := calls.Get().(*call)
+	defer c.free()
+	c.Request = r
+	if err := c.readBody(maxSend); err != nil {
+		return err
+	}
+	frames, err := appendSent(nil, c.body)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shut || s.over {
+		return &apiError{http.StatusNotFound, "the session has ended"}
+	}
+	if len(frames) == 0 {
+		frames = appendClientFrame(nil, opPong, nil)
+		s.pinged = false
+		if s.opened && len(s.lines) == 0 && !s.closed { // any other line says as much
+			s.lines = append(s.lines, "a[]\n"...)
+		}
+	}
+	s.arrivedLocked(requestNumber(r), frames)
+	if s.inboxLocked() > maxInbox {
+		s.shutLocked("too many messages at once")
+	}
+	s.touchLocked(false)
+	// Browsers have few requests at a time: those who wait for their answer send no more.
+	s.waitLocked(time.Now().Add(sessionGap), func() bool { return len(s.in) < inboxFull || s.shut || s.over })
+	return nil
+}
+
+// arrivedLocked is told of every request, with its number. Requests overtake one another, and those that send wait a moment for
+// earlier ones.
+func (s *session) arrivedLocked(n uint64, frames []byte) {
+	if s.next == 0 {
+		s.next = n
+	}
+	if frames != nil && n > 0 {
+		if slices.Contains(s.handled[:], n) {
+			return // a browser repeats a request if the connection broke before the answer
+		}
+		s.handled[s.handledN%len(s.handled)] = n
+		s.handledN++
+	}
+	if n < s.next || n == 0 {
+		s.in = append(s.in, frames...)
+		s.patience = earlyTimeout
+		return
+	}
+	at, _ := slices.BinarySearchFunc(s.early, n, func(e early, n uint64) int { return cmp.Compare(e.n, n) })
+	s.early = slices.Insert(s.early, at, early{n, frames, time.Now()})
+	s.inOrderLocked(len(s.early) > maxEarly)
+}
+
+// inOrderLocked hands on what is not early any more, with all all of it.
+func (s *session) inOrderLocked(all bool) {
+	for len(s.early) > 0 && (all || s.early[0].n <= s.next) {
+		s.in, s.next = append(s.in, s.early[0].frames...), s.early[0].n+1
+		s.early = s.early[1:]
+	}
+	if len(s.early) > 0 {
+		s.order.Reset(s.patience)
+	} else {
+		s.early = nil
+	}
+}
+
+// giveUp is called when requests have waited for an earlier one. That it never came may be because the number was another
+// session's of the same page: then it will be so again, and waiting is of little use.
+func (s *session) giveUp() {
+	defer recovered("session")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.early) == 0 {
+		return
+	}
+	oldest := slices.MinFunc(s.early, func(a, b early) int { return a.since.Compare(b.since) })
+	if left := s.patience - time.Since(oldest.since); left > 0 {
+		s.order.Reset(left)
+		return
+	}
+	s.patience /= 2
+	s.next = s.early[0].n
+	s.inOrderLocked(false)
+	s.touchLocked(false)
+}
+
+// Read gives the Socket what the client sent.
+func (s *session) Read(p []byte) (n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.recovered(&err)
+	for len(s.in) == 0 && !s.shut && !s.over {
+		s.changed.Wait()
+	}
+	if s.shut || s.over {
+		return 0, io.EOF
+	}
+	n = copy(p, s.in)
+	if s.in = s.in[n:]; len(s.in) == 0 {
+		s.in = nil
+	}
+	s.touchLocked(false)
+	return n, nil
+}
+
+// recovered makes a panic an error, with which only this connection ends; it is deferred.
+func (s *session) recovered(err *error) {
+	if p := recover(); p != nil {
+		logPanic("session", p)
+		*err = io.ErrUnexpectedEOF
+	}
+}
+
+// Write makes lines of the frames of p, which must be whole. It blocks while there are too many for the client.
+func (s *session) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.waitLocked(s.deadline, func() bool { return len(s.lines) < maxLines || s.shut || s.over }) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	if s.shut || s.over || s.closed {
+		return 0, net.ErrClosed
+	}
+	s.openLocked()
+	for rest := p; len(rest) > 0; {
+		var opcode byte
+		var payload []byte
+		switch opcode, payload, rest = nextServerFrame(rest); opcode {
+		case opText:
+			s.lines = append(appendString(append(s.lines, "a["...), payload), "]\n"...)
+		case opPing:
+			s.lines, s.pinged = append(s.lines, "h\n"...), true
+		case opClose:
+			s.closeLocked(int(binary.BigEndian.Uint16(payload)), string(payload[2:]))
+		}
+	}
+	s.touchLocked(false)
+	return len(p), nil
+}
+
+// openLocked sees to it that the first line is o: without it clients do not believe the others.
+func (s *session) openLocked() {
+	if !s.opened {
+		s.opened, s.lines = true, append(s.lines, "o\n"...)
+	}
+}
+
+// closeLocked adds the last line.
+func (s *session) closeLocked(code int, reason string) {
+	s.closed, s.lines = true, appendEnd(s.lines, code, reason)
+}
+
+func appendEnd(dst []byte, code int, reason string) []byte {
+	dst = append(strconv.AppendInt(append(dst, "c["...), int64(code), 10), ',')
+	return append(appendString(dst, reason), "]\n"...)
+}
+
+// Close ends the connection for the Socket. If the client does not know yet it is told with its next request, if that comes.
+func (s *session) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shutLocked(textTooSlow)
+	return nil
+}
+
+func (s *session) shutLocked(reason string) {
+	if s.shut || s.over {
+		return
+	}
+	if !s.closed {
+		s.lines, s.repeat = nil, nil // with a gap the rest is of no use
+		s.openLocked()
+		s.closeLocked(codeOverCapacity, reason)
+	}
+	s.shut, s.in, s.early = true, nil, nil
+	s.order.Stop()
+	s.touchLocked(false)
+}
+
+func (s *session) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deadline = t
+	return nil
+}
+
+// The rest of net.Conn is not called.
+
+func (s *session) LocalAddr() net.Addr             { return nil }
+func (s *session) RemoteAddr() net.Addr            { return nil }
+func (s *session) SetDeadline(time.Time) error     { return nil }
+func (s *session) SetReadDeadline(time.Time) error { return nil }
+
+// appendSent appends the frames that an array of messages stands for.
+func appendSent(dst, body []byte) ([]byte, error) {
+	if err := checkJSON(body, 1, 1+maxMessages); err != nil {
+		return nil, badRequest("expected an array of at most %d strings: %v", maxMessages, err)
+	}
+	array := value(bytes.Trim(body, " \t\n\r"))
+	if !array.is('[') {
+		return nil, badRequest("expected an array of strings")
+	}
+	for item := range array.items() {
+		if !item.is('"') {
+			return nil, badRequest("expected an array of strings only")
+		}
+		text := item.text()
+		if len(text) > maxPayload {
+			return nil, &apiError{http.StatusRequestEntityTooLarge, frameProblem(closeTooBig)}
+		}
+		dst = appendClientFrame(dst, opText, text)
+	}
+	return dst, nil
+}
+
+// appendClientFrame appends a frame as clients send them, the masking key 0; payload must not be longer than 65,535 bytes.
+func appendClientFrame(dst []byte, opcode byte, payload []byte) []byte {
+	dst = append(dst, 0x80|opcode)
+	if n := len(payload); n < 126 {
+		dst = append(dst, 0x80|byte(n))
+	} else {
+		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|126), uint16(n))
+	}
+	return append(append(dst, 0, 0, 0, 0), payload...)
+}
