@@ -395,9 +395,9 @@ func (c *conn) overdue() {
 func (c *conn) drain() {
 	defer c.recovered()
 	for p, ok := c.nextPiece(); ok; p, ok = c.nextPiece() {
-		c.wrapped.SetWriteDeadline(time.Now().Add(writeTimeout))
-		b := p.bytes()
-		n, err := c.wrapped.Write(b[:min(len(b), kernelSendBuffer)])
+		parts := 1 + len(p.bytes())/kernelSendBuffer // of a large piece: that one of them moves does not show
+		c.wrapped.SetWriteDeadline(time.Now().Add(time.Duration(parts) * writeTimeout))
+		n, err := c.wrapped.Write(p.bytes())
 		p.of.done()
 		c.wrote(n, err)
 	}
@@ -422,9 +422,8 @@ func (c *conn) wrote(n int, err error) {
 	switch {
 	case c.backlog == nil: // failed meanwhile
 	case err == nil:
-		if c.sentLocked(n); c.backlog.pieces[0].from == c.backlog.pieces[0].to {
-			c.nextPieceLocked()
-		}
+		c.sentLocked(n)
+		c.nextPieceLocked()
 	case isTimeout(err):
 		c.failLocked(cutStalled)
 	default:
