@@ -44,7 +44,8 @@ type server struct {
 	callers  *callers
 	clock    *clock
 	notifier *notifier
-	probed   *App // of the watchdog
+	probed   *App     // of the watchdog
+	console  *console // nil without
 
 	apps     atomic.Pointer[apps]
 	draining atomic.Bool // it is about to end
@@ -62,6 +63,9 @@ func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
 	memory.mostClients.Store(int64(o.connections))
 	s.callers = newCallers(min(descriptorLimit()-o.connections-spareDescriptors, memory.callers()))
 	s.apps.Store(newApps(o.apps, memory, s.watch, nil))
+	if o.console {
+		s.console = newConsole(s)
+	}
 	if o.tlsCert != "" {
 		var err error
 		if s.cert, err = newCertificate(o.tlsCert, o.tlsKey); err != nil {
@@ -157,6 +161,9 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	defer poller.close()
 	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.path, proxies: s.options.proxies, probed: s.probed}))
 	srv.ConnState = s.callers.note
+	if s.console != nil {
+		srv.RegisterOnShutdown(s.console.end)
+	}
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
@@ -210,6 +217,9 @@ func (s *server) handler(up *upgrader) http.Handler {
 	mux.HandleFunc(s.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	s.healthRoutes(mux)
+	if s.console != nil {
+		s.console.routes(mux)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.path), http.StatusNotFound)
 	})
@@ -253,7 +263,7 @@ func (s *server) reload(o options) error {
 	if o.app.madeSecret && old.app.madeSecret {
 		o.apps[0].secret, o.app.secret = old.app.secret, old.app.secret
 	}
-	for _, name := range o.given.differences(old.given, "addr", "path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file") {
+	for _, name := range o.given.differences(old.given, "addr", "path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "console") {
 		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (old.tlsCert == "") {
 			slog.Warn("this option takes effect with the next start", "option", name)
 		}
