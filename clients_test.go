@@ -50,6 +50,7 @@ var clientTests = []clientTest{
 	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true, false},
 	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true, false},
 	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false, false},
+	{"Console", browserSetup, []string{"node", "../browser/console.mjs"}, true, false},
 	{"Go", goSetup, []string{"go", "run", "."}, false, false},
 	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false},
 	{"Python", pythonSetup, []string{python(), "main.py"}, false, false},
@@ -81,13 +82,15 @@ func TestClients(t *testing.T) {
 				args = append(args, tlsArgs(dir)...)
 				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
 			}
-			addr := startEdge(t, args...)
+			s := startServer(t, args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
-			cmd := client.exec(ctx, client.command, addr, hook)
-			cmd.Env = append(cmd.Env, env...)
+			cmd := client.exec(ctx, client.command, s.addr, hook)
+			cmd.Env = append(append(cmd.Env, env...), "EDGE_CONSOLE_LINK="+s.console.link())
 			if output, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", strings.Join(client.command, " "), err, output)
+			} else {
+				t.Logf("%s", output) // with -v
 			}
 		})
 	}

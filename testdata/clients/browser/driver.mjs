@@ -2,31 +2,13 @@
 // a public, a private and a presence channel of edge, two pages see the same events, and see each other come and go.
 // Needs chromium on the PATH. With EDGE_SCREENSHOT=path, leaves a picture of both pages' room there.
 
-import { accessSync, constants } from "node:fs";
-import { createRequire } from "node:module";
-import { delimiter, join } from "node:path";
 import { equal, run, server } from "../node/lib.mjs";
+import { launch } from "./chromium.mjs";
 import { query, serve } from "./serve.mjs";
-
-const { chromium } = createRequire(new URL("../node/package.json", import.meta.url))("playwright-core");
 
 const TIMEOUT_MS = 20_000; // reached only in failure
 
-const browser = await chromium.launch({
-  executablePath: onPath("chromium", "chromium-browser", "google-chrome"),
-  headless: true,
-  timeout: 60_000,
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-}); // with a profile directory of its own, gone when the browser closes
-
+const browser = await launch();
 const address = await serve();
 
 await run({
@@ -77,20 +59,4 @@ async function shows(page, selector, texts) {
   const same = `${read} === ${JSON.stringify(JSON.stringify(texts))}`;
   await page.waitForFunction(same, undefined, { timeout: TIMEOUT_MS }).catch(() => {}); // the next line says it better
   equal(JSON.parse(await page.evaluate(read)), texts, `text of ${selector} (page errors: ${page.complaints})`);
-}
-
-function onPath(...programs) {
-  for (const program of programs) {
-    for (const directory of process.env.PATH.split(delimiter)) {
-      const path = join(directory, program);
-      try {
-        accessSync(path, constants.X_OK);
-        return path;
-      } catch {
-        continue;
-      }
-    }
-  }
-  console.log(`FAIL: none of ${programs.join(", ")} is on the PATH`);
-  process.exit(1);
 }
