@@ -792,8 +792,12 @@ func TestFeedBounds(t *testing.T) {
 	if most := feedBuffer + 7*feedData; len(f.lines) > most {
 		t.Errorf("%d bytes wait, at most %d may", len(f.lines), most)
 	}
+	a.tell(notice{what: noticeRefused, channel: "refused", reason: "and yet it is told"})
 	text := string(f.take())
 	got := strings.Count(text, `"what":"event"`)
+	if !strings.Contains(text, "and yet it is told") {
+		t.Error("large events leave no room for a refusal")
+	}
 	if !strings.HasSuffix(text, fmt.Sprintf("\n{\"what\":\"skipped\",\"count\":%d}\n", n-got)) || got == 0 || !strings.Contains(text, `"size":20000`) {
 		t.Errorf("%d lines, and at the end %s", got, text[max(0, len(text)-100):])
 	}
@@ -1059,4 +1063,38 @@ func TestConsoleBanner(t *testing.T) {
 			t.Errorf("on a terminal: %t, a link: %t, %v", shown, link, err)
 		}
 	}
+}
+
+// TestFeedLasts: a page is told for as long as it is open, whatever time the server gives to requests.
+func TestFeedLasts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(processStart)) // see startInBubble
+		s := testOptions(t).server(t)
+		token, err := s.console.begin(0, testSecret, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := pipes{make(chan net.Conn), make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.serve(ctx, l) }()
+		ours, theirs := net.Pipe()
+		l.conns <- theirs
+		fmt.Fprintf(ours, "GET /console/feed HTTP/1.1\r\nHost: x\r\nCookie: edge-console=%s\r\n\r\n", token)
+		resp, err := http.ReadResponse(bufio.NewReader(ours), nil)
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatal(resp, err)
+		}
+		f := &feedReader{t, resp.Body, bufio.NewScanner(resp.Body)}
+		for began := time.Now(); time.Since(began) < 5*time.Minute; {
+			if _, ok := f.next(); !ok {
+				t.Fatalf("the feed has ended after %s", time.Since(began))
+			}
+		}
+		ours.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

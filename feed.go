@@ -59,10 +59,13 @@ func (f *feed) watches(a *App) bool {
 // add adds a line for a notice. It does not block.
 func (f *feed) add(n notice) {
 	place := (maphash.String(f.seed, n.what) + maphash.String(f.seed, n.channel)) % uint64(len(f.paces))
-	now := time.Now()
+	now, most := time.Now(), feedBuffer
+	if n.data != nil {
+		most /= 2 // the rest is for lines that are short, and rarer
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.lines) >= feedBuffer || !f.paces[place].allow(monotonic(), feedRate, feedRate) {
+	if len(f.lines) >= most || !f.paces[place].allow(monotonic(), feedRate, feedRate) {
 		f.skipped++
 		return
 	}
