@@ -208,13 +208,6 @@ func (a *App) socket(id socketID) *Socket {
 	return a.sockets[id]
 }
 
-// allSockets returns the connections there are.
-func (a *App) allSockets() []*Socket {
-	a.socketsMu.Lock()
-	defer a.socketsMu.Unlock()
-	return slices.Collect(maps.Values(a.sockets))
-}
-
 // closeSockets lets no more connections in and returns those there are, and what is closed when all have ended.
 func (a *App) closeSockets() (sockets []*Socket, ended <-chan struct{}) {
 	a.socketsMu.Lock()
@@ -324,25 +317,6 @@ func (a *App) trigger(name string, k kind, e Event) (reached int) {
 		a.tellEvent(name, e, reached)
 	}
 	return reached
-}
-
-// tellEvent tells of an event that was triggered. That it reached nobody is what is asked for most.
-func (a *App) tellEvent(name string, e Event, reached int) {
-	n := notice{what: noticeEvent, channel: name, event: string(e.name), user: e.userID, data: e.data, reached: reached}
-	if !e.keep {
-		n.what = noticeClientEvent
-	}
-	if e.except != nil {
-		n.socket = e.except.id
-	}
-	switch {
-	case reached > 0:
-	case e.except != nil:
-		n.reason = "nobody but the sender subscribes to the channel"
-	default:
-		n.reason = "nobody subscribes to the channel"
-	}
-	a.tell(n)
 }
 
 // fanOut is trigger without what is told of it.

@@ -405,7 +405,7 @@ func (v *visit) terminate() error {
 // state tells what there is: ?channels=… and ?connections=… are what those listed have to contain, ?channel=… is the one whose members
 // are wanted. Of every list there are mostRows at most, and how many in all.
 func (c *console) state(v *visit) error {
-	a := v.app
+	a, query := v.app, v.URL.Query()
 	c.server.mu.Lock()
 	o := c.server.options
 	c.server.mu.Unlock()
@@ -416,9 +416,9 @@ func (c *console) state(v *visit) error {
 	for _, w := range warnings(o) {
 		b = appendString(appendComma(b), w)
 	}
-	b = a.appendChannelRows(append(b, `],"channels":`...), v.FormValue("channels"))
-	b = a.appendSocketRows(append(b, `,"connections":`...), v.FormValue("connections"))
-	if ch := a.channel(v.FormValue("channel")); ch != nil {
+	b = a.appendChannelRows(append(b, `],"channels":`...), query.Get("channels"))
+	b = a.appendSocketRows(append(b, `,"connections":`...), query.Get("connections"))
+	if ch := a.channel(query.Get("channel")); ch != nil {
 		b = ch.appendRows(append(b, `,"channel":`...))
 	}
 	return v.reply(append(b, '}'))
@@ -458,6 +458,13 @@ func (a *App) appendChannelRows(dst []byte, find string) []byte {
 		dst = fmt.Appendf(dst, `,"cached":%t}`, info.cached != nil)
 	}
 	return append(dst, "]}"...)
+}
+
+// allSockets returns the connections there are at this moment.
+func (a *App) allSockets() []*Socket {
+	a.socketsMu.Lock()
+	defer a.socketsMu.Unlock()
+	return slices.Collect(maps.Values(a.sockets))
 }
 
 // appendSocketRows appends the connections whose id, address or user contains find, the newest first.

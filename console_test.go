@@ -753,6 +753,7 @@ func TestConsoleTerminate(t *testing.T) {
 		{`{"user":"m3","channel":"presence-x"}`, `{"closed":2}`},
 		{`{"socket":"` + all[1].id + `"}`, `{"closed":1}`},
 		{`{"socket":"1.1"}`, `{"closed":0}`},
+		{`{"socket":"1.1","channel":"room"}`, `{"closed":0}`},
 		{`{"socket":"x"}`, "Say who: a user or a socket\n"},
 		{`{"channel":"room"}`, "Say who: a user or a socket\n"},
 		{`{"user":1}`, "\"user\" must be a string\n"},

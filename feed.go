@@ -165,7 +165,6 @@ func (c *console) serveFeed(v *visit) error {
 	}
 	defer c.closeFeed(f)
 	control := http.NewResponseController(v.w)
-	control.SetReadDeadline(time.Time{}) // the server's would end the request
 	v.w.Header().Set("Content-Type", "application/x-ndjson")
 	v.w.Header().Set("X-Accel-Buffering", "no") // nginx would keep the lines
 	for c.holds(v.session) {

@@ -221,6 +221,25 @@ func (a *App) tell(n notice) {
 	}
 }
 
+// tellEvent tells of an event that was triggered. That it reached nobody is what is asked for most.
+func (a *App) tellEvent(name string, e Event, reached int) {
+	n := notice{what: noticeEvent, channel: name, event: string(e.name), user: e.userID, data: e.data, reached: reached}
+	if !e.keep {
+		n.what = noticeClientEvent
+	}
+	if e.except != nil {
+		n.socket = e.except.id
+	}
+	switch {
+	case reached > 0:
+	case e.except != nil:
+		n.reason = "nobody but the sender subscribes to the channel"
+	default:
+		n.reason = "nobody subscribes to the channel"
+	}
+	a.tell(n)
+}
+
 // setVerbose sets whether notices are printed.
 func (w *watch) setVerbose(on bool) {
 	if on && w.log != nil {
