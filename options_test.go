@@ -56,7 +56,7 @@ func TestOptionDefaults(t *testing.T) {
 		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
 		clientEvents: true, errorEvents: true,
 	}, webhooks: webhookOptions{grace: 3 * time.Second, batch: 50 * time.Millisecond, queue: 10_000}}
-	want := options{addrs: []string{":6001"}, logFormat: "auto", secretShown: true, app: app, apps: []appOptions{app}}
+	want := options{addrs: []string{":6001"}, logFormat: "auto", console: true, secretShown: true, app: app, apps: []appOptions{app}}
 	o.given, o.connections, o.apps[0].limits.maxConnections = nil, 0, 0
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
