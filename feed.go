@@ -31,11 +31,11 @@ type feed struct {
 	seed maphash.Seed
 	more chan struct{} // there is something in it when lines wait
 
-	mu      sync.Mutex // guards the following
-	lines   []byte     // that wait
-	spare   []byte     // memory for the next
-	skipped int        // lines left out since that was last said
-	paces   [32]rate   // each for the kinds and channels that hash to it, so that a flood on one does not hide the others
+	mu      sync.Mutex  // guards the following
+	lines   []byte      // that wait
+	spare   []byte      // memory for the next
+	skipped int         // lines left out since that was last said
+	paces   [2][32]rate // each for the kinds and channels that hash to it, so that a flood on one does not hide the others
 }
 
 // feed gives a notice to the pages that watch the app.
@@ -58,14 +58,14 @@ func (f *feed) watches(a *App) bool {
 
 // add adds a line for a notice. It does not block.
 func (f *feed) add(n notice) {
-	place := (maphash.String(f.seed, n.what) + maphash.String(f.seed, n.channel)) % uint64(len(f.paces))
-	now, most := time.Now(), feedBuffer
-	if n.data != nil {
-		most /= 2 // the rest is for lines that are short, and rarer
+	place := (maphash.String(f.seed, n.what) + maphash.String(f.seed, n.channel)) % uint64(len(f.paces[0]))
+	now, most, paces := time.Now(), feedBuffer, &f.paces[0]
+	if n.data != nil || n.what == noticeCall {
+		most, paces = feedBuffer/2, &f.paces[1] // what comes in floods leaves room for the rest, which is short and rarer
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.lines) >= most || !f.paces[place].allow(monotonic(), feedRate, feedRate) {
+	if len(f.lines) >= most || !paces[place].allow(monotonic(), feedRate, feedRate) {
 		f.skipped++
 		return
 	}
