@@ -60,6 +60,7 @@ type call struct {
 	body   []byte
 	out    []byte
 	status int
+	began  int64 // monotonic nanoseconds, if someone looks
 }
 
 var calls = sync.Pool{New: func() any { return new(call) }}
@@ -92,6 +93,9 @@ func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 		c := calls.Get().(*call)
 		defer c.free()
 		c.Request, c.app, c.status = r, a.apps.Load().none, http.StatusOK
+		if c.app.watch.on.Load() != 0 {
+			c.began = monotonic()
+		}
 		err := a.check(c)
 		if err == nil {
 			err = handle(c)
@@ -173,6 +177,8 @@ func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 		c.app.counts.refuse("call", strconv.Itoa(e.status))
 		c.app.tell(notice{what: noticeRefused, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
 		c.status, kind, body = e.status, textType, []byte(e.text+"\n")
+	} else if c.began != 0 {
+		c.app.tell(notice{what: noticeCall, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: c.status, took: time.Duration(monotonic() - c.began)})
 	}
 	c.app.counts.calls.Add(1)
 	c.app.counts.callBytes.Add(uint64(len(c.body)))
@@ -417,11 +423,12 @@ func (c *call) parseChannels(t *trigger, one, several value) error {
 	return nil
 }
 
-// publish triggers t on its channels. It returns before the event is delivered.
-func (c *call) publish(t trigger) {
+// publish triggers t on its channels, and returns how many subscriptions it is given to. It returns before the event is delivered.
+func (c *call) publish(t trigger) (reached int) {
 	for i, name := range t.channels {
-		c.app.trigger(name, t.kinds[i], t.event)
+		reached += c.app.trigger(name, t.kinds[i], t.event)
 	}
+	return reached
 }
 
 // appendChannels appends what t asks to know, a member for each channel.

@@ -105,7 +105,7 @@ func (a *App) configure(o appOptions) {
 		c.webhooks = old.webhooks
 	}
 	if c.limits.hooked = len(o.hooks) > 0; c.limits.hooked && c.webhooks == nil {
-		c.webhooks = newWebhooks(a.watch)
+		c.webhooks = newWebhooks(a.tell)
 	}
 	if c.webhooks != nil {
 		c.webhooks.configure(o.hooks, c.keys[0], o.webhooks)
@@ -303,19 +303,29 @@ type Event struct {
 }
 
 // trigger is the one door to fan-out: it gives the event to the subscriptions the channel has now, in the order in which
-// trigger is called for this channel. It returns before the event is delivered, but may wait while the channel has more
-// pending than it can send. The event's slices may be reused afterwards.
-func (a *App) trigger(name string, k kind, e Event) {
+// trigger is called for this channel, and returns how many these are. It returns before the event is delivered, but may wait
+// while the channel has more pending than it can send. The event's slices may be reused afterwards.
+func (a *App) trigger(name string, k kind, e Event) (reached int) {
 	if e.keep {
 		a.counts.published.Add(1)
 	} else {
 		a.counts.clientEvents.Add(1)
 	}
+	if reached = a.fanOut(name, k, e); reached == 0 {
+		a.counts.unheard.Add(1)
+	}
+	if a.watch.on.Load() != 0 {
+		a.tellEvent(name, e, reached)
+	}
+	return reached
+}
+
+// fanOut is trigger without what is told of it.
+func (a *App) fanOut(name string, k kind, e Event) (reached int) {
 	keep := e.keep && k&kindCache != 0
 	c := a.channel(name)
 	if c == nil && !keep {
-		a.counts.unheard.Add(1)
-		return
+		return 0
 	}
 	buffer := frameBuffers.Get().(*[]byte)
 	frame := appendEvent((*buffer)[:0], e.name, name, e.data, e.userID)
@@ -327,10 +337,11 @@ func (a *App) trigger(name string, k kind, e Event) {
 		if c == nil {
 			c = a.openChannel(name, k)
 		}
-		if c.publish(frame, e.except, cached) {
+		if n, ok := c.publish(frame, e.except, cached); ok {
 			if keep {
 				a.expireLater(c)
 			}
+			reached = a.reached(c, e, n)
 			break
 		}
 		a.dropChannel(c)
@@ -338,6 +349,21 @@ func (a *App) trigger(name string, k kind, e Event) {
 	}
 	*buffer = frame
 	freeFrameBuffer(buffer)
+	return reached
+}
+
+// reached returns how many of the n subscriptions of c were given the event: all but that of e.except, if it is one of them. That is
+// certain for who sent it as a client; for others it takes a walk, which is made if it decides on nobody, or if someone looks.
+func (a *App) reached(c *Channel, e Event, n int) int {
+	switch {
+	case e.except == nil || n == 0:
+		return n
+	case !e.keep:
+		return n - 1
+	case n > 1 && a.watch.on.Load() == 0:
+		return n
+	}
+	return n - len(c.subscribers(func(sub *Subscription) bool { return sub.socket == e.except }))
 }
 
 // clientEvent triggers an event that the connection e.except has sent.

@@ -264,21 +264,21 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
 }
 
 // publish appends a frame for every subscription but except's, and starts the pump. It waits while too much is pending, and
-// reports false if the channel is gone. It does not wait for delivery.
-func (c *Channel) publish(frame []byte, except *Socket, keep *cachedEvent) bool {
+// reports false if the channel is gone. It does not wait for delivery. count is the number of subscriptions, except's included.
+func (c *Channel) publish(frame []byte, except *Socket, keep *cachedEvent) (count int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.batch != nil && c.pendingLocked()+len(frame) > maxPending {
 		c.waitLocked()
 	}
 	if c.gone {
-		return false
+		return 0, false
 	}
 	if keep != nil {
 		c.cached, c.missed = keep, false
 	}
 	if c.count == 0 {
-		return true
+		return 0, true
 	}
 	at := c.pendingLocked()
 	c.batchLocked(frame)
@@ -286,7 +286,7 @@ func (c *Channel) publish(frame []byte, except *Socket, keep *cachedEvent) bool 
 		c.batch.skips = append(c.batch.skips, skip{except, at, at + len(frame)})
 	}
 	c.startLocked()
-	return true
+	return c.count, true
 }
 
 // waitLocked gives mu up until the pump has taken the batch.
@@ -594,6 +594,34 @@ func (c *Channel) info() channelInfo {
 		i.cached = c.cached
 	}
 	return i
+}
+
+// subscribers returns the connections whose subscriptions are wanted. It looks at every one.
+func (c *Channel) subscribers(wanted func(*Subscription) bool) (found []*Socket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	look := func(sub *Subscription) {
+		if sub != nil && !sub.left.Load() && wanted(sub) {
+			found = append(found, sub.socket)
+		}
+	}
+	for _, sub := range c.subs {
+		look(sub)
+	}
+	for _, j := range c.joining {
+		look(j.sub)
+	}
+	return found
+}
+
+// firstMembers returns the first of the members, in the order they joined, as they are at this moment.
+func (c *Channel) firstMembers(most int) (list []Member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.members[:min(most, len(c.members))] {
+		list = append(list, *m)
+	}
+	return list
 }
 
 // userIDs returns the ids of the members, in the order they joined.

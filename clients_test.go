@@ -61,6 +61,7 @@ var clientTests = []clientTest{
 	{"BrowserFallsBackToStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "blocked"}, false, false},
 	{"BrowserFallsBackToStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "blocked"}, false, false},
 	{"BrowserFallsBackToPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "buffered"}, false, false},
+	{"Console", browserSetup, []string{"node", "../browser/console.mjs"}, true, false},
 	{"Go", goSetup, []string{"go", "run", "."}, false, false},
 	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false},
 	{"Python", pythonSetup, []string{python(), "main.py"}, false, false},
@@ -92,21 +93,24 @@ func TestClients(t *testing.T) {
 				args = append(args, tlsArgs(dir)...)
 				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
 			}
-			addr, control := startRestartable(t, args...)
+			s, control := startRestartable(t, args...)
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
-			cmd := client.exec(ctx, client.command, addr, hook)
-			cmd.Env = append(append(cmd.Env, env...), "EDGE_CONTROL="+control)
+			cmd := client.exec(ctx, client.command, s.addr, hook)
+			cmd.Env = append(append(cmd.Env, env...), "EDGE_CONTROL="+control, "EDGE_CONSOLE_LINK="+s.console.link())
 			if output, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", strings.Join(client.command, " "), err, output)
+			} else {
+				t.Logf("%s", output) // with -v
 			}
 		})
 	}
 }
 
 // startRestartable is startEdge; a POST to control ends the server and starts another on the same address.
-func startRestartable(t *testing.T, args ...string) (addr, control string) {
+func startRestartable(t *testing.T, args ...string) (first *testServer, control string) {
 	s := startServer(t, args...)
+	first = s
 	restart := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.stop()
 		l, err := net.Listen("tcp", s.addr)
@@ -117,7 +121,7 @@ func startRestartable(t *testing.T, args ...string) (addr, control string) {
 		s = startOn(t, l, args...)
 	}))
 	t.Cleanup(restart.Close)
-	return s.addr, restart.URL
+	return first, restart.URL
 }
 
 // missing says what the client lacks to run, or nothing.

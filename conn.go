@@ -489,10 +489,13 @@ func (c *conn) free() {
 }
 
 // failed reports whether the connection is of no use any more.
-func (c *conn) failed() bool {
+func (c *conn) failed() bool { return c.cause() != nil }
+
+// cause is why the connection is of no use any more; nil if it is, or has ended as it should.
+func (c *conn) cause() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err != nil
+	return c.err
 }
 
 // sentBytes is how many bytes the kernel has taken.

@@ -795,6 +795,7 @@ var wallClock = map[string]bool{
 	"clock.go isRight":       true, // what is logged
 	"clock.go add":           true, // what the caller signed
 	"clock.go once":          true, // likewise
+	"feed.go appendNotice":   true, // what is shown
 	"metrics.go addProcess":  true, // process_start_time_seconds
 	"tls.go expiry":          true,
 	"webhook.go send":        true, // time_ms

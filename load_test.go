@@ -250,6 +250,64 @@ func BenchmarkLoadFanout(b *testing.B) {
 	}
 }
 
+// BenchmarkLoadConsole publishes to 100 subscribers as fast as it goes, in turns with and without a page of the console that is told of
+// every event, and reports the medians of the processor time and of the deliveries with it as multiples of those without.
+func BenchmarkLoadConsole(b *testing.B) {
+	const n, window = 100, 4
+	p := startPinned(b, "edge")
+	a := newAudience(b, subscribers(b, p, n, room), len(appendEvent(nil, "event", "room", quote(fmt.Sprintf("%0200d", 0)), "")))
+	pub, asks := newPublisher(b, p), make(chan int, window)
+	for range window {
+		go func() { // ends with the benchmark
+			for i := range asks { // no two are the same, which a server whose clock is not set would refuse
+				pub.post("/apps/1/events", fmt.Sprintf(`{"name":"event","channel":"room","data":"%0200d"}`, i))
+			}
+		}()
+	}
+	defer close(asks)
+	number := 0
+	round := func() (cost, speed float64) {
+		events, outstanding, before, began := 0, 0, p.cpu(), time.Now()
+		for ; time.Since(began) < time.Second; events++ {
+			if outstanding++; outstanding > window {
+				<-a.arrived
+				outstanding--
+			}
+			asks <- number
+			number++
+		}
+		for ; outstanding > 0; outstanding-- {
+			<-a.arrived
+		}
+		return (p.cpu() - before) / float64(events), float64(events) / time.Since(began).Seconds()
+	}
+	v := (&testServer{server: &server{}, addr: p.addr}).signIn(b, testSecret)
+	round() // warms up
+	var costs, speeds []float64
+	for b.Loop() {
+		cost, speed := round()
+		feed, err := http.DefaultClient.Do(v.request("GET", "/feed", ""))
+		if err != nil {
+			b.Fatal(err)
+		}
+		told := make(chan int64)
+		go func() { // ends with the feed
+			bytes, _ := io.Copy(io.Discard, feed.Body)
+			told <- bytes
+		}()
+		watchedCost, watchedSpeed := round()
+		feed.Body.Close()
+		if bytes := <-told; bytes < 10_000 {
+			b.Fatalf("the page was told %d bytes", bytes)
+		}
+		costs, speeds = append(costs, watchedCost/cost), append(speeds, watchedSpeed/speed)
+	}
+	slices.Sort(costs)
+	slices.Sort(speeds)
+	b.ReportMetric(costs[len(costs)/2], "x-cpu")
+	b.ReportMetric(speeds[len(speeds)/2], "x-deliveries")
+}
+
 // BenchmarkLoadLatency publishes one event at a time, and reports how long it takes until the last subscriber has it, beside a
 // bare handler of net/http that only writes.
 func BenchmarkLoadLatency(b *testing.B) {

@@ -172,9 +172,11 @@ func (h *textHandler) Handle(ctx context.Context, r slog.Record) error {
 func (h *textHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h *textHandler) WithGroup(string) slog.Handler      { return h }
 
-// watch is who wants to know what happens, in all apps: -verbose prints it. When nobody does, a notice costs one atomic load.
+// watch is who wants to know what happens, in all apps: -verbose prints it, and pages of the console show it. When nobody does, a
+// notice costs one atomic load.
 type watch struct {
-	on atomic.Uint32 // a set of the following
+	on    atomic.Uint32           // a set of the following
+	feeds atomic.Pointer[[]*feed] // for watchConsole; the list never changes, another takes its place
 
 	log *slog.Logger // static: for watchVerbose
 
@@ -183,30 +185,64 @@ type watch struct {
 	suppressed int        // refusals not printed since
 }
 
-const watchVerbose = 1
+const (
+	watchVerbose = 1 << iota
+	watchConsole
+)
 
 // notice is something that happened. Its strings are from outside: who prints them quotes them.
 type notice struct {
 	what    string // in a word or two, of ours
-	app     string
 	socket  socketID
 	remote  string
 	channel string
 	event   string
 	user    string
-	data    []byte
+	data    []byte // of an event a JSON string literal
 	code    int
 	reason  string
+	reached int           // subscriptions that an event was given to, or events that a webhook was told
+	took    time.Duration // to answer a call, or for a receiver to answer
 }
 
-const noticeRefused = "refused"
+// What is told in more than one place, or not to everyone.
+const (
+	noticeRefused     = "refused"
+	noticeEvent       = "event"
+	noticeClientEvent = "client event"
+	noticeCall        = "call"
+	noticeHook        = "webhook delivered"
+)
 
-// tell says what happened, to those who want to know.
+// tell says what happened, to those who want to know. On paths where that must cost nothing, the caller looks at watch.on before
+// it makes the notice.
 func (a *App) tell(n notice) {
-	if a.watch.on.Load() != 0 {
-		n.app = a.id()
-		a.watch.show(n)
+	on := a.watch.on.Load()
+	if on&watchConsole != 0 {
+		a.watch.feed(a, n)
 	}
+	if on&watchVerbose != 0 {
+		a.watch.show(a, n)
+	}
+}
+
+// tellEvent tells of an event that was triggered. That it reached nobody is what is asked for most.
+func (a *App) tellEvent(name string, e Event, reached int) {
+	n := notice{what: noticeEvent, channel: name, event: string(e.name), user: e.userID, data: e.data, reached: reached}
+	if !e.keep {
+		n.what = noticeClientEvent
+	}
+	if e.except != nil {
+		n.socket = e.except.id
+	}
+	switch {
+	case reached > 0:
+	case e.except != nil:
+		n.reason = "nobody but the sender subscribes to the channel"
+	default:
+		n.reason = "nobody subscribes to the channel"
+	}
+	a.tell(n)
 }
 
 // setVerbose sets whether notices are printed.
@@ -218,13 +254,18 @@ func (w *watch) setVerbose(on bool) {
 	}
 }
 
-// show prints a notice.
-func (w *watch) show(n notice) {
-	if w.on.Load()&watchVerbose == 0 {
-		return
-	}
+// show prints a notice. Events show as the frames they are sent in, but for those that nobody is sent.
+func (w *watch) show(a *App, n notice) {
 	var attrs []slog.Attr
-	if n.what == noticeRefused {
+	switch n.what {
+	case noticeCall, noticeHook:
+		return
+	case noticeEvent, noticeClientEvent:
+		if n.reached > 0 {
+			return
+		}
+		n.what += " reached nobody"
+	case noticeRefused:
 		suppressed, ok := w.pace()
 		if !ok {
 			return
@@ -238,7 +279,7 @@ func (w *watch) show(n notice) {
 			attrs = append(attrs, slog.String(name, fmt.Sprintf("%.200s", value)))
 		}
 	}
-	add("app", n.app)
+	add("app", a.id())
 	if n.socket != (socketID{}) {
 		add("socket", n.socket.String())
 	}
@@ -288,7 +329,7 @@ func (w *watch) showFrames(what string, s *Socket, b []byte) {
 		var opcode byte
 		var payload []byte
 		if opcode, payload, b = nextServerFrame(b); opcode == opText {
-			w.show(notice{what: what, app: s.app.id(), socket: s.id, data: payload})
+			w.show(s.app, notice{what: what, socket: s.id, data: payload})
 		}
 	}
 }

@@ -42,7 +42,7 @@ func builtAt() time.Time {
 }
 
 func main() {
-	p := &program{args: os.Args[1:], getenv: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: isTerminal(os.Stderr)}
+	p := &program{args: os.Args[1:], getenv: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: isTerminal(os.Stderr), shown: isTerminal(os.Stdout)}
 	if p.serves() {
 		out, problems := newLines(os.Stdout, false), newLines(os.Stderr, true)
 		p.stdout, p.stderr = out, problems
@@ -67,6 +67,7 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	terminal       bool    // stderr is one
+	shown          bool    // stdout is one: what is printed there is not kept
 	command        command // that is run; none for the server
 	helpText       string  // of the command, if it has its own
 }
@@ -209,6 +210,9 @@ func (p *program) listenAndServe(ctx context.Context, stop func(), o options, me
 	signal.Notify(hangups, syscall.SIGHUP)
 	defer signal.Stop(hangups)
 	go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }, stop) // ends with ctx
+	if s.console != nil && p.shown {
+		o.consoleLink = s.console.link()
+	}
 	io.WriteString(p.stdout, banner(o, listeners))
 	for _, warning := range warnings(o) {
 		slog.Warn(warning)
@@ -369,6 +373,9 @@ func banner(o options, listeners []net.Listener) string {
 	if o.metricsAddr != "" {
 		fmt.Fprintf(&b, "  metrics    http://%s/metrics\n", o.metricsAddr)
 	}
+	if o.console {
+		fmt.Fprintf(&b, "  console    %s://%s/console%s\n", scheme, base, o.consoleLink)
+	}
 	if err == nil {
 		b.WriteString(samples(app, id, secret, host, port, o.path, scheme == "https"))
 	}
@@ -464,6 +471,7 @@ const welcome = `This is edge %s, a Pusher Channels server.
 
   WebSocket connections   /app/{key}
   HTTP API                /apps/{id}/events and the other calls of Pusher's HTTP API
+  Debug console           /console
   Is it alive?            /health
 
 Point an official Pusher client or server library at this host and port: edge -help and the README say how.

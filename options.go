@@ -30,12 +30,14 @@ type options struct {
 	logFormat   string
 	pidFile     string
 	verbose     bool
+	console     bool
 	version     bool
 	secretShown bool           // on the command line
 	choosing    bool           // it is for a command, which takes one of apps: -id says which
 	devAuth     []netip.Prefix // who may have anything signed
 	app         appOptions     // the one app of a simple set-up, and what apps of the file inherit
 	apps        []appOptions   // all there are
+	consoleLink string         // what follows /console in the banner
 	given       given
 	givenApps   []given // by the file, of each of apps; nil if it has none
 }
@@ -88,7 +90,8 @@ func optionTable(o *options) []option {
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
 		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
 		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},
-		{"verbose", "false", "print connections, subscriptions, everything refused and every frame", 0, boolean(&o.verbose), nil},
+		{"verbose", "false", "print connections, subscriptions, everything refused, events that reach nobody and every frame", 0, boolean(&o.verbose), nil},
+		{"console", "true", "serve the debug console at /console, for who knows the app secret", 0, boolean(&o.console), nil},
 		{name: "pid-file", help: "file to write the process id to, for edge reload", set: text(&o.pidFile)},
 		{"version", "false", "print the version and end", onlyFlag, boolean(&o.version), nil},
 	}, appTable(&o.app)...)

@@ -46,7 +46,8 @@ type server struct {
 	callers  *callers
 	clock    *clock
 	notifier *notifier
-	probed   *App // of the watchdog
+	probed   *App     // of the watchdog
+	console  *console // nil without
 
 	apps     atomic.Pointer[apps]
 	draining atomic.Bool // it is about to end
@@ -64,6 +65,9 @@ func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
 	memory.mostClients.Store(int64(o.connections))
 	s.callers = newCallers(min(descriptorLimit()-o.connections-spareDescriptors, memory.callers()))
 	s.apps.Store(newApps(o.apps, memory, s.watch, nil))
+	if o.console {
+		s.console = newConsole(s)
+	}
 	if o.tlsCert != "" {
 		var err error
 		if s.cert, err = newCertificate(o.tlsCert, o.tlsKey); err != nil {
@@ -222,6 +226,9 @@ func (s *server) handler(up *upgrader) http.Handler {
 	if s.options.devAuth != nil {
 		s.devAuthRoutes(mux)
 	}
+	if s.console != nil {
+		s.console.routes(mux)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.path), http.StatusNotFound)
 	})
@@ -262,7 +269,7 @@ func (s *server) reload(o options) error {
 			return err
 		}
 	}
-	for _, name := range o.given.differences(old.given, "addr", "path", "http-path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth") {
+	for _, name := range o.given.differences(old.given, "addr", "path", "http-path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth", "console") {
 		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (old.tlsCert == "") {
 			slog.Warn("this option takes effect with the next start", "option", name)
 		}
@@ -330,6 +337,9 @@ func (s *server) shutdown(srv *http.Server) {
 	defer cancel()
 	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
 	defer cancelRequests()
+	if s.console != nil {
+		s.console.end() // its pages would be requests under way
+	}
 	finish(requests, srv, s.callers.busy) // those that take longer are cut off below
 	all := append(s.allApps(), s.probed)
 	var sockets []*Socket

@@ -32,6 +32,7 @@ type Socket struct {
 	// Static after serve.
 	app   *App
 	id    socketID
+	began int64       // when the connection was established
 	timer *time.Timer // calls tick
 	conn  conn        // has its own locking
 
@@ -53,8 +54,14 @@ type Socket struct {
 	frameBegan    int64    // when the frame was begun that had not ended at the last read,
 	frameNumber   uint32   // and the reader's number of it
 	leftAt        int64    // when leave was called
-	began         int64    // when the connection was established,
-	authorized    bool     // and whether it has signed in or joined a private channel since
+	authorized    bool     // it has signed in or joined a private channel
+}
+
+// cutTexts say why a connection was cut off, to who looks for it.
+var cutTexts = [cutReasons]string{
+	cutFull:    "it reads more slowly than it is sent to: its queue was full (-send-buffer)",
+	cutStalled: "it does not read: what waited for it could not be sent in time",
+	cutMemory:  "it reads slowly and memory is short (-memory)",
 }
 
 var processStart = time.Now()
@@ -169,7 +176,7 @@ func (s *Socket) handleFrame(f frame) {
 			return
 		}
 		if s.app.watch.on.Load()&watchVerbose != 0 {
-			s.app.watch.show(notice{what: "received", app: s.app.id(), socket: s.id, data: f.payload})
+			s.app.watch.show(s.app, notice{what: "received", socket: s.id, data: f.payload})
 		}
 		s.handleMessage(f.payload)
 	case opBinary:
@@ -294,6 +301,9 @@ func (s *Socket) ended() {
 	s.holdMessage()
 	if s.id != (socketID{}) {
 		s.app.counts.disconnected.Add(1)
+		if reason, cut := s.conn.cause().(cutReason); cut {
+			s.app.tell(notice{what: "cut", socket: s.id, remote: s.remote(), reason: cutTexts[reason]})
+		}
 		s.app.tell(notice{what: "disconnected", socket: s.id, remote: s.remote()})
 	}
 }
@@ -340,7 +350,13 @@ func (s *Socket) remote() string {
 }
 
 // close sends a close frame, if none was sent before, and ends the connection. Anyone may call it.
-func (s *Socket) close(code int, reason string) { s.writeLast(appendClose(nil, code, reason)) }
+func (s *Socket) close(code int, reason string) {
+	first := !s.closing.Load()
+	s.writeLast(appendClose(nil, code, reason))
+	if first && reason != "" { // or it is the answer to the client's
+		s.app.tell(notice{what: "closed", socket: s.id, remote: s.remote(), code: code, reason: reason})
+	}
+}
 
 // writeLast sends a close frame, after which nothing is sent or handled.
 func (s *Socket) writeLast(closeFrame []byte) {

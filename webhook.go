@@ -58,7 +58,7 @@ type webhookOptions struct {
 // webhooks are an app's hooks.
 type webhooks struct {
 	// Static after construction.
-	watch   *watch
+	said    func(notice)    // is told what becomes of requests
 	hurry   context.Context // done when draining begins: nothing more waits for others
 	over    context.Context // done when draining ends: whatever is left is given up
 	drained [2]context.CancelFunc
@@ -95,9 +95,9 @@ type end struct {
 	at    time.Time
 }
 
-// newWebhooks makes what configure gives hooks to.
-func newWebhooks(watch *watch) *webhooks {
-	w := &webhooks{watch: watch, levels: make(map[levelKey]*level)}
+// newWebhooks makes what configure gives hooks to. said is told what becomes of requests.
+func newWebhooks(said func(notice)) *webhooks {
+	w := &webhooks{said: said, levels: make(map[levelKey]*level)}
 	w.hurry, w.drained[0] = context.WithCancel(context.Background())
 	w.over, w.drained[1] = context.WithCancel(context.Background())
 	return w
@@ -541,8 +541,16 @@ func (h *hook) send(events []hookEvent) {
 	signature := string(key.sign(nil, body))
 	backoff := webhookBackoff
 	for began := time.Now(); ; backoff = min(2*backoff, webhookSlowest) {
+		asked := time.Now()
 		err := h.post(body, key.name, signature)
-		if h.noteResult(uint64(len(events)), err, time.Since(began)+backoff > webhookRetries) {
+		n := notice{what: noticeHook, remote: h.name, data: body, reached: len(events), took: time.Since(asked)}
+		done := h.noteResult(uint64(len(events)), err, time.Since(began)+backoff > webhookRetries)
+		if err != nil && done {
+			n.what, n.reason = "webhook given up", err.Error()
+		} else if err != nil {
+			n.what, n.reason = "webhook failed", err.Error()
+		}
+		if h.webhooks.said(n); done {
 			return
 		}
 		h.wait(backoff/2 + rand.N(backoff/2))

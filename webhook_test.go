@@ -203,7 +203,7 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 // testHooks makes webhooks with one receiver for each handler.
 func testHooks(t *testing.T, o webhookOptions, handlers ...http.Handler) *webhooks {
 	t.Helper()
-	w := newWebhooks(new(watch))
+	w := newWebhooks(func(notice) {})
 	w.configure(slices.Repeat([]string{"http://receiver"}, len(handlers)), testKey, o)
 	for i, handler := range handlers {
 		w.hooks[i].client.Transport = transport(func(r *http.Request) (*http.Response, error) {
@@ -698,7 +698,7 @@ func TestWebhookBadReceivers(t *testing.T) {
 			neighbour := newReceiver(t)
 			other := httptest.NewServer(neighbour)
 			defer other.Close()
-			w := newWebhooks(new(watch))
+			w := newWebhooks(func(notice) {})
 			w.configure([]string{url, other.URL}, testKey, webhookOptions{queue: 10})
 			w.tell(hookCacheMiss, "cache-a", nil)
 			neighbour.want(`{"name":"cache_miss","channel":"cache-a"}`)
