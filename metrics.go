@@ -142,7 +142,7 @@ func (m *metricsPage) addApps(apps []*App) {
 	of := func(counter func(a *App) *atomic.Uint64) func(a *App) float64 {
 		return func(a *App) float64 { return float64(counter(a).Load()) }
 	}
-	m.each(apps, "gauge", "edge_connected", "WebSocket connections.", func(a *App) float64 { return float64(a.connections()) })
+	m.each(apps, "gauge", "edge_connected", "Connections of clients, over WebSocket or HTTP.", func(a *App) float64 { return float64(a.connections()) })
 	m.each(apps, "counter", "edge_new_connections_total", "Connections established.", of(func(a *App) *atomic.Uint64 { return &a.counts.connected }))
 	m.each(apps, "counter", "edge_new_disconnections_total", "Connections ended.", of(func(a *App) *atomic.Uint64 { return &a.counts.disconnected }))
 	m.each(apps, "counter", "edge_ws_messages_received_total", "Messages from clients.", of(func(a *App) *atomic.Uint64 { return &a.counts.received }))
