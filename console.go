@@ -71,7 +71,7 @@ type signedIn struct {
 }
 
 func newConsole(s *server) *console {
-	return &console{server: s, proxies: s.options.proxies, seed: maphash.MakeSeed(), over: make(chan struct{}),
+	return &console{server: s, proxies: s.began.proxies, seed: maphash.MakeSeed(), over: make(chan struct{}),
 		sessions: make(map[[sha256.Size]byte]*signedIn), history: make(map[*App]*history)}
 }
 

@@ -62,7 +62,7 @@ type devAuth struct {
 
 // devAuthRoutes enters the auth endpoints into mux.
 func (s *server) devAuthRoutes(mux *http.ServeMux) {
-	d := &devAuth{s, s.options.devAuth, s.options.proxies}
+	d := &devAuth{s, s.began.devAuth, s.began.proxies}
 	mux.HandleFunc(s.path+"/pusher/auth", d.answer((*authRequest).signChannel))
 	mux.HandleFunc(s.path+"/pusher/user-auth", d.answer((*authRequest).signUser))
 }

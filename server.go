@@ -43,6 +43,7 @@ type server struct {
 	watch    *watch
 	cert     *certificate // nil without TLS
 	path     string
+	began    options // what it was started with: some of that holds to the end
 	callers  *callers
 	clock    *clock
 	notifier *notifier
@@ -59,7 +60,7 @@ type server struct {
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
 func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, watch: &watch{log: log}, path: o.path, clock: newClock(), notifier: new(notifier), probed: newProbe(o), options: o}
+	s := &server{memory: memory, watch: &watch{log: log}, path: o.path, clock: newClock(), notifier: new(notifier), probed: newProbe(o), began: o, options: o}
 	s.watch.setVerbose(o.verbose)
 	memory.changed = s.statusLater
 	memory.mostClients.Store(int64(o.connections))
@@ -86,7 +87,7 @@ func (s *server) listen(getenv func(string) (string, bool)) (all []net.Listener,
 	if all != nil || err != nil {
 		return all, err
 	}
-	addrs := s.options.addrs
+	addrs := s.began.addrs
 	for _, addr := range addrs {
 		l, err := listen(addr, "addr")
 		if err != nil {
@@ -164,7 +165,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 		return err
 	}
 	defer poller.close()
-	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.path, proxies: s.options.proxies, probed: s.probed}))
+	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.path, proxies: s.began.proxies, probed: s.probed}))
 	srv.ConnState = s.callers.note
 	srv.ConnContext = func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, callerKey{}, nc) }
 	failed := make(chan error, len(listeners))
@@ -216,14 +217,14 @@ func (serverErrors) Write(p []byte) (int, error) {
 // handler is the route table of everything but the API's calls.
 func (s *server) handler(up *upgrader) http.Handler {
 	mux := http.NewServeMux()
-	(&api{apps: &s.apps, path: s.path, clock: s.clock, proxies: s.options.proxies}).routes(mux)
+	(&api{apps: &s.apps, path: s.path, clock: s.clock, proxies: s.began.proxies}).routes(mux)
 	mux.HandleFunc(s.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
-	if path := s.options.httpPath; path != "" {
+	if path := s.began.httpPath; path != "" {
 		mux.HandleFunc(s.path+path+"/", newFallback(up, s.callers, s.memory, s.path+path).serveHTTP)
 	}
 	s.healthRoutes(mux)
-	if s.options.devAuth != nil {
+	if s.began.devAuth != nil {
 		s.devAuthRoutes(mux)
 	}
 	if s.console != nil {
