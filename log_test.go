@@ -60,8 +60,9 @@ func TestLinesPaced(t *testing.T) {
 		l.json.Store(true)
 		l.pace = rate(monotonic())
 		out.Reset()
-		for range logBurst + 3 {
-			io.WriteString(l, "{}\n")
+		flood(logBurst)
+		for range 3 {
+			io.WriteString(l, "x\n")
 		}
 		l.close()
 		if !strings.Contains(out.String(), `{"level":"WARN","msg":"more lines were suppressed","lines":3}`+"\n") {
