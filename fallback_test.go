@@ -1147,7 +1147,9 @@ func TestFallbackProxy(t *testing.T) {
 // TestFallbackCallers: while a client asks for lines its connection is nobody's to close, and others find room.
 func TestFallbackCallers(t *testing.T) {
 	s := startServer(t)
+	s.callers.mu.Lock()
 	s.callers.limit = 4
+	s.callers.mu.Unlock()
 	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
 	stream := p.stream()
 	for range 10 {
