@@ -82,6 +82,13 @@ type apiError struct {
 
 func (e *apiError) Error() string { return e.text }
 
+// asAPIError is err, with this status if it has none.
+func asAPIError(err error, status int) *apiError {
+	e := &apiError{status, err.Error()}
+	errors.As(err, &e)
+	return e
+}
+
 // badRequest is for what the caller can mend.
 func badRequest(format string, args ...any) error {
 	return &apiError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
@@ -172,8 +179,7 @@ var jsonType, textType = []string{"application/json"}, []string{"text/plain; cha
 func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 	kind, body := jsonType, c.out
 	if err != nil {
-		e := &apiError{http.StatusInternalServerError, err.Error()}
-		errors.As(err, &e)
+		e := asAPIError(err, http.StatusInternalServerError)
 		c.app.counts.refuse("call", strconv.Itoa(e.status))
 		c.app.tell(notice{what: noticeRefused, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
 		c.status, kind, body = e.status, textType, []byte(e.text+"\n")

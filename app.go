@@ -515,10 +515,15 @@ func (a *App) terminate(id string) int {
 	a.usersMu.Lock()
 	sockets := slices.Collect(maps.Keys(a.users[id]))
 	a.usersMu.Unlock()
+	disconnect(sockets)
+	return len(sockets)
+}
+
+// disconnect closes connections because the app wants it.
+func disconnect(sockets []*Socket) {
 	for _, s := range sockets {
 		s.close(codeUnauthorized, "You got disconnected by the app.")
 	}
-	return len(sockets)
 }
 
 func addTo(m map[string]map[*Socket]struct{}, id string, s *Socket) {

@@ -248,7 +248,7 @@ func (o *options) complete(file configFile) error {
 	o.connections = o.app.limits.maxConnections
 	if file.apps == nil {
 		o.apps = []appOptions{o.app}
-		if err := o.apps[0].complete(); err != nil {
+		if err := o.apps[0].complete(map[string]bool{}); err != nil {
 			return err
 		}
 		o.app = o.apps[0]
@@ -276,18 +276,12 @@ func (o *options) completeApps(file configFile) error {
 		if a.id == "" || a.key == "" || a.secret == "" && a.secretFile == "" {
 			return fmt.Errorf("%s: an app needs an id, a key and a secret", entry.from)
 		}
-		if err := a.complete(); err != nil {
-			return fmt.Errorf("%s: %w", entry.from, err)
-		}
 		if ids[a.id] {
 			return fmt.Errorf("%s: there is another app with the id %q", entry.from, a.id)
 		}
 		ids[a.id] = true
-		for _, k := range a.keys() {
-			if keys[k.key] {
-				return fmt.Errorf("%s: the key %q stands twice", entry.from, k.key)
-			}
-			keys[k.key] = true
+		if err := a.complete(keys); err != nil {
+			return fmt.Errorf("%s: %w", entry.from, err)
 		}
 		o.apps, o.givenApps = append(o.apps, a), append(o.givenApps, entry.given)
 	}
@@ -310,17 +304,16 @@ func (o *options) keepMadeUp(old *options) error {
 	return nil
 }
 
-// complete checks what no single option of an app can.
-func (a *appOptions) complete() error {
+// complete checks what no single option of an app can. keys are those of the apps before; its own are added.
+func (a *appOptions) complete(keys map[string]bool) error {
 	if err := a.readSecret(); err != nil {
 		return err
 	}
-	names := map[string]bool{}
 	for _, k := range a.keys() {
-		if names[k.key] {
+		if keys[k.key] {
 			return fmt.Errorf("the key %q stands twice: a new secret needs a new key beside it", k.key)
 		}
-		names[k.key] = true
+		keys[k.key] = true
 	}
 	if a.madeKey = a.key == ""; a.madeKey {
 		a.key = strings.ToLower(rand.Text()[:20])
@@ -385,17 +378,12 @@ func (f *configFile) read(table []option) error {
 		return fmt.Errorf("%s: the configuration must be an object: { … }", f.place(b, 0))
 	}
 	var apps value
-	twice := false
 	f.given, err = f.readObject(b, top, table, func(name string, v value) bool {
-		if name != "apps" {
-			return false
+		if name == "apps" {
+			apps = v
 		}
-		twice, apps = !apps.absent(), v
-		return true
+		return name == "apps"
 	})
-	if twice {
-		return fmt.Errorf("%s: \"apps\" stands twice", f.placeOf(b, apps))
-	}
 	if err != nil || apps.absent() {
 		return err
 	}
@@ -422,13 +410,14 @@ func (f *configFile) readApps(b []byte, apps value) error {
 
 // readObject reads an object whose names are those of a table. special takes the others it knows.
 func (f *configFile) readObject(b []byte, object value, table []option, special func(string, value) bool) (given, error) {
-	g := given{}
+	g, seen := given{}, map[string]bool{}
 	for name, v := range object.members() {
 		from := f.placeOf(b, v)
 		i := slices.IndexFunc(table, func(o option) bool { return o.name == name && o.traits&onlyFlag == 0 && o.name != "config" })
-		if _, twice := g[name]; twice {
-			return nil, fmt.Errorf("%s: %q stands twice", from, name)
+		if seen[name] {
+			return nil, fmt.Errorf("%s: %q stands twice", from, clip([]byte(name)))
 		}
+		seen[name] = true
 		switch {
 		case special(name, v) || i >= 0 && v.absent():
 		case i < 0:

@@ -168,6 +168,7 @@ func TestConfigRefused(t *testing.T) {
 		{`{"config": "x"}`, []string{`"config"`}},
 		{`{"version": true}`, []string{`"version"`}},
 		{"{\"id\": \"1\",\n\"id\": \"2\"}", []string{"line 2", `"id" stands twice`}},
+		{"{\"memory\": \"\",\n\"memory\": \"64M\"}", []string{"line 2", `"memory" stands twice`}},
 		{"{\n\"event-size\": \"x\"}", []string{"line 2", `"x"`, `"event-size"`, "whole number"}},
 		{`{"event-size": 0}`, []string{`"0"`, `"event-size"`}},
 		{`{"event-size": [1, 2]}`, []string{`"1,2"`, `"event-size"`}},

@@ -23,7 +23,6 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -44,10 +43,9 @@ var consolePage string
 // console serves the page and what it asks for.
 type console struct {
 	// Static after construction.
-	server  *server
-	proxies []netip.Prefix
-	seed    maphash.Seed
-	over    chan struct{} // closed when the server ends
+	server *server
+	seed   maphash.Seed
+	over   chan struct{} // closed when the server ends
 
 	mu       sync.Mutex // guards the following
 	ended    bool       // over is closed
@@ -71,7 +69,7 @@ type signedIn struct {
 }
 
 func newConsole(s *server) *console {
-	return &console{server: s, proxies: s.began.proxies, seed: maphash.MakeSeed(), over: make(chan struct{}),
+	return &console{server: s, seed: maphash.MakeSeed(), over: make(chan struct{}),
 		sessions: make(map[[sha256.Size]byte]*signedIn), history: make(map[*App]*history)}
 }
 
@@ -109,7 +107,7 @@ func (c *console) link() string {
 
 // routes enters the console into mux.
 func (c *console) routes(mux *http.ServeMux) {
-	base := c.server.path + "/console"
+	base := c.server.began.path + "/console"
 	mux.HandleFunc("GET "+base, servePage)
 	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, base, http.StatusMovedPermanently) })
 	mux.HandleFunc("POST "+base+"/login", c.answer(c.login))
@@ -159,8 +157,7 @@ func (c *console) answer(handle func(*visit) error) http.HandlerFunc {
 			err = handle(&visit{Request: r, w: w})
 		}
 		if err != nil {
-			e := &apiError{http.StatusInternalServerError, err.Error()}
-			errors.As(err, &e)
+			e := asAPIError(err, http.StatusInternalServerError)
 			w.Header()["Content-Type"] = textType
 			w.WriteHeader(e.status)
 			io.WriteString(w, e.text+"\n")
@@ -206,7 +203,7 @@ func cookieName(r *http.Request) string {
 
 // cookie is a cookie of ours. One without a value ends what the browser has.
 func (c *console) cookie(r *http.Request, value string) *http.Cookie {
-	k := &http.Cookie{Name: cookieName(r), Value: value, Path: c.server.path + "/console", HttpOnly: true, SameSite: http.SameSiteStrictMode,
+	k := &http.Cookie{Name: cookieName(r), Value: value, Path: c.server.began.path + "/console", HttpOnly: true, SameSite: http.SameSiteStrictMode,
 		Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"}
 	if value == "" {
 		k.MaxAge = -1
@@ -268,7 +265,7 @@ func (c *console) login(v *visit) error {
 
 // address is where a request comes from, without the port.
 func (c *console) address(r *http.Request) string {
-	if a := clientAddr(r, c.proxies); a.IsValid() {
+	if a := clientAddr(r, c.server.began.proxies); a.IsValid() {
 		return a.String()
 	}
 	host, _, _ := net.SplitHostPort(r.RemoteAddr)
@@ -396,9 +393,7 @@ func (v *visit) terminate() error {
 	if s := v.app.socket(number); s != nil {
 		others = append(others, s)
 	}
-	for _, s := range others {
-		s.close(codeUnauthorized, "You got disconnected by the app.")
-	}
+	disconnect(others)
 	return v.reply(fmt.Appendf(nil, `{"closed":%d}`, closed+len(others)))
 }
 

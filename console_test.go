@@ -32,7 +32,7 @@ type visitor struct {
 // signIn opens the console with a secret.
 func (s *testServer) signIn(t testing.TB, secret string) *visitor {
 	t.Helper()
-	v := &visitor{t: t, base: "http://" + s.addr + s.path + "/console"}
+	v := &visitor{t: t, base: "http://" + s.addr + s.began.path + "/console"}
 	if status, answer := v.login(fmt.Sprintf(`{"secret":%s}`, quote(secret))); status != 200 || answer != "{}" {
 		t.Fatalf("login: %d %s", status, answer)
 	}

@@ -54,21 +54,17 @@ func prefixesText(all []netip.Prefix) string {
 }
 
 // devAuth answers at the auth endpoints.
-type devAuth struct {
-	*server
-	from    []netip.Prefix
-	proxies []netip.Prefix
-}
+type devAuth struct{ *server }
 
 // devAuthRoutes enters the auth endpoints into mux.
 func (s *server) devAuthRoutes(mux *http.ServeMux) {
-	d := &devAuth{s, s.began.devAuth, s.began.proxies}
-	mux.HandleFunc(s.path+"/pusher/auth", d.answer((*authRequest).signChannel))
-	mux.HandleFunc(s.path+"/pusher/user-auth", d.answer((*authRequest).signUser))
+	d := devAuth{s}
+	mux.HandleFunc(s.began.path+"/pusher/auth", d.answer((*authRequest).signChannel))
+	mux.HandleFunc(s.began.path+"/pusher/user-auth", d.answer((*authRequest).signUser))
 }
 
 // answer makes the handler of an endpoint.
-func (d *devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.HandlerFunc {
+func (d devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		a := &authRequest{Request: r}
 		app, err := d.check(w, a)
@@ -80,11 +76,10 @@ func (d *devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.Han
 		if err == nil {
 			answer, err = sign(a, app.keys()[0])
 		}
-		what := notice{what: "signed by -dev-auth", remote: r.RemoteAddr, channel: a.get("channel_name")}
+		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name")}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
-			e := &apiError{http.StatusBadRequest, err.Error()}
-			errors.As(err, &e)
+			e := asAPIError(err, http.StatusBadRequest)
 			what.what, what.event, what.code, what.reason = noticeRefused, r.Method+" "+r.URL.Path, e.status, e.text
 			http.Error(w, e.text, e.status)
 		} else {
@@ -96,7 +91,7 @@ func (d *devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.Han
 }
 
 // check judges who asks, reads the request, and finds its app. In any case an app is returned.
-func (d *devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err error) {
+func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err error) {
 	all := d.apps.Load()
 	app = all.all[0]
 	if err := d.allows(a.Request); err != nil {
@@ -132,13 +127,13 @@ func forbidden(format string, args ...any) error {
 
 // allows judges the address of who asks. One that a header names as the client's own only ever takes away: whoever is not behind
 // a trusted proxy can write what he wants, and a proxy on this machine makes the whole world come from it.
-func (d *devAuth) allows(r *http.Request) error {
+func (d devAuth) allows(r *http.Request) error {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
 	asked := []netip.Addr{peer.Addr().Unmap()}
-	switch client := clientAddr(r, d.proxies); {
+	switch client := clientAddr(r, d.began.proxies); {
 	case client.IsValid():
 		asked[0] = client
-	case slices.ContainsFunc(d.proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
+	case slices.ContainsFunc(d.began.proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
 		return forbidden("-dev-auth does not know who asks: the proxy has not said so in X-Forwarded-For")
 	case r.Header.Get("Forwarded") != "":
 		return forbidden("-dev-auth does not read Forwarded: have the proxy send X-Forwarded-For only")
@@ -152,8 +147,8 @@ func (d *devAuth) allows(r *http.Request) error {
 		}
 	}
 	for _, a := range asked {
-		if !slices.ContainsFunc(d.from, func(p netip.Prefix) bool { return p.Contains(a) || !p.IsValid() && !a.IsValid() }) {
-			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.from), a)
+		if !within(d.began.devAuth, a) {
+			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.began.devAuth), a)
 		}
 	}
 	return nil

@@ -185,7 +185,7 @@ func (f *fallback) open(r *http.Request, key, name string, t *receiving) *sessio
 	switch there, ok := f.enter(s); {
 	case !ok:
 		app.counts.refuse("connection", strconv.Itoa(codeOverCapacity))
-		app.tell(notice{what: noticeRefused, remote: socket.remote(), code: codeOverCapacity, reason: textTooMany})
+		socket.tell(notice{what: noticeRefused, code: codeOverCapacity, reason: textTooMany})
 		return nil
 	case there != s: // another request was faster
 		there.attach(t)

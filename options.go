@@ -301,13 +301,14 @@ func duration(to *time.Duration, least time.Duration) func(string) error {
 
 // checkAddr accepts what listen can listen on.
 func checkAddr(addr string) error {
-	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
-		if name == "" {
+	network, rest := splitAddr(addr)
+	if network == "unix" {
+		if rest == "" {
 			return errors.New("it must be unix:/path")
 		}
 		return nil
 	}
-	_, port, err := net.SplitHostPort(strings.TrimPrefix(strings.TrimPrefix(addr, "plain:"), "tls:"))
+	_, port, err := net.SplitHostPort(rest)
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
 	}

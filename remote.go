@@ -97,10 +97,9 @@ func (r *remote) here(o *options) {
 	if o.tlsCert != "" && !plain(o.addrs[i], others) {
 		r.tls = pinned(o.tlsCert)
 	}
-	addr := strings.TrimPrefix(strings.TrimPrefix(o.addrs[i], "plain:"), "tls:")
-	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
-		r.network, addr = "unix", name
-	} else if host, port, _ := net.SplitHostPort(addr); host == "" || net.ParseIP(host).IsUnspecified() {
+	network, addr := splitAddr(o.addrs[i])
+	r.network = network
+	if host, port, _ := net.SplitHostPort(addr); network == "tcp" && (host == "" || net.ParseIP(host).IsUnspecified()) {
 		addr = net.JoinHostPort("127.0.0.1", port)
 		if strings.Contains(host, ":") {
 			addr = net.JoinHostPort("::1", port)

@@ -42,8 +42,7 @@ type server struct {
 	memory   *budget
 	watch    *watch
 	cert     *certificate // nil without TLS
-	path     string
-	began    options // what it was started with: some of that holds to the end
+	began    options      // what it was started with: some of that holds to the end
 	callers  *callers
 	clock    *clock
 	notifier *notifier
@@ -60,7 +59,7 @@ type server struct {
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
 func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, watch: &watch{log: log}, path: o.path, clock: newClock(), notifier: new(notifier), probed: newProbe(o), began: o, options: o}
+	s := &server{memory: memory, watch: &watch{log: log}, clock: newClock(), notifier: new(notifier), probed: newProbe(o), began: o, options: o}
 	s.watch.setVerbose(o.verbose)
 	memory.changed = s.statusLater
 	memory.mostClients.Store(int64(o.connections))
@@ -107,10 +106,7 @@ func closeAll(listeners []net.Listener) {
 
 // listen opens an address that this option names.
 func listen(addr, option string) (net.Listener, error) {
-	network, rest := "tcp", strings.TrimPrefix(strings.TrimPrefix(addr, "plain:"), "tls:")
-	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
-		network, rest = "unix", name
-	}
+	network, rest := splitAddr(addr)
 	l, err := net.Listen(network, rest)
 	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(rest) {
 		l, err = net.Listen(network, rest)
@@ -127,6 +123,14 @@ func listen(addr, option string) (net.Listener, error) {
 		os.Chmod(rest, 0o660) // until now the umask had to do
 	}
 	return l, nil
+}
+
+// splitAddr is what package net calls an address of the options.
+func splitAddr(addr string) (network, rest string) {
+	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
+		return "unix", name
+	}
+	return "tcp", strings.TrimPrefix(strings.TrimPrefix(addr, "plain:"), "tls:")
 }
 
 // removeStale removes the socket of a program that has ended without doing so.
@@ -165,7 +169,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 		return err
 	}
 	defer poller.close()
-	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.path, proxies: s.began.proxies, probed: s.probed}))
+	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.began.path, proxies: s.began.proxies, probed: s.probed}))
 	srv.ConnState = s.callers.note
 	srv.ConnContext = func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, callerKey{}, nc) }
 	failed := make(chan error, len(listeners))
@@ -217,11 +221,11 @@ func (serverErrors) Write(p []byte) (int, error) {
 // handler is the route table of everything but the API's calls.
 func (s *server) handler(up *upgrader) http.Handler {
 	mux := http.NewServeMux()
-	(&api{apps: &s.apps, path: s.path, clock: s.clock, proxies: s.began.proxies}).routes(mux)
-	mux.HandleFunc(s.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
-	mux.HandleFunc("GET "+s.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
+	(&api{apps: &s.apps, path: s.began.path, clock: s.clock, proxies: s.began.proxies}).routes(mux)
+	mux.HandleFunc(s.began.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
+	mux.HandleFunc("GET "+s.began.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	if path := s.began.httpPath; path != "" {
-		mux.HandleFunc(s.path+path+"/", newFallback(up, s.callers, s.memory, s.path+path).serveHTTP)
+		mux.HandleFunc(s.began.path+path+"/", newFallback(up, s.callers, s.memory, s.began.path+path).serveHTTP)
 	}
 	s.healthRoutes(mux)
 	if s.began.devAuth != nil {
@@ -231,7 +235,7 @@ func (s *server) handler(up *upgrader) http.Handler {
 		s.console.routes(mux)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.path), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.began.path), http.StatusNotFound)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error

@@ -139,7 +139,7 @@ func (s *session) attach(t *receiving) {
 	s.repeat = nil
 	if s.pinged {
 		s.pinged = false
-		s.in = appendClientFrame(s.in, opPong, nil)
+		s.in = appendMasked(s.in, opPong, [4]byte{}, nil)
 	}
 	s.touchLocked(false)
 }
@@ -264,7 +264,7 @@ func (s *session) send(r *http.Request) error {
 		return &apiError{http.StatusNotFound, "the session has ended"}
 	}
 	if len(frames) == 0 {
-		frames = appendClientFrame(nil, opPong, nil)
+		frames = appendMasked(nil, opPong, [4]byte{}, nil)
 		s.pinged = false
 		if s.opened && len(s.lines) == 0 && !s.closed { // any other line says as much
 			s.lines = append(s.lines, "a[]\n"...)
@@ -460,18 +460,7 @@ func appendSent(dst, body []byte) ([]byte, error) {
 		if len(text) > maxPayload {
 			return nil, &apiError{http.StatusRequestEntityTooLarge, frameProblem(closeTooBig)}
 		}
-		dst = appendClientFrame(dst, opText, text)
+		dst = appendMasked(dst, opText, [4]byte{}, text)
 	}
 	return dst, nil
-}
-
-// appendClientFrame appends a frame as clients send them, the masking key 0; payload must not be longer than 65,535 bytes.
-func appendClientFrame(dst []byte, opcode byte, payload []byte) []byte {
-	dst = append(dst, 0x80|opcode)
-	if n := len(payload); n < 126 {
-		dst = append(dst, 0x80|byte(n))
-	} else {
-		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|126), uint16(n))
-	}
-	return append(append(dst, 0, 0, 0, 0), payload...)
 }

@@ -91,13 +91,13 @@ func (s *Socket) serve(first, early []byte, code int, reason string) {
 	}
 	if code == 0 {
 		s.app.counts.connected.Add(1)
-		s.app.tell(notice{what: "connected", socket: s.id, remote: s.remote()})
+		s.tell(notice{what: "connected"})
 		frames := appendEstablished(first, s.id, limits.activityTimeout)
 		s.noteSent(frames[len(first):])
 		s.conn.Write(frames)
 	} else {
 		s.app.counts.refuse("connection", strconv.Itoa(code))
-		s.app.tell(notice{what: noticeRefused, remote: s.remote(), code: code, reason: reason})
+		s.tell(notice{what: noticeRefused, code: code, reason: reason})
 		s.writeLast(appendClose(appendError(first, code, reason, ""), code, reason))
 		if crowded {
 			s.conn.abort() // there are no descriptors for lingering
@@ -302,9 +302,9 @@ func (s *Socket) ended() {
 	if s.id != (socketID{}) {
 		s.app.counts.disconnected.Add(1)
 		if reason, cut := s.conn.cause().(cutReason); cut {
-			s.app.tell(notice{what: "cut", socket: s.id, remote: s.remote(), reason: cutTexts[reason]})
+			s.tell(notice{what: "cut", reason: cutTexts[reason]})
 		}
-		s.app.tell(notice{what: "disconnected", socket: s.id, remote: s.remote()})
+		s.tell(notice{what: "disconnected"})
 	}
 }
 
@@ -339,6 +339,14 @@ func (s *Socket) deliverShared(of *shared, from, to int) {
 	s.conn.writeShared(of, from, to)
 }
 
+// tell tells of the connection itself. Without anyone who wants to know, its address is not even made a text.
+func (s *Socket) tell(n notice) {
+	if s.app.watch.on.Load() != 0 {
+		n.socket, n.remote = s.id, s.remote()
+		s.app.tell(n)
+	}
+}
+
 // remote is the address of the client.
 func (s *Socket) remote() string {
 	if a := s.conn.remote; a.Port() != 0 {
@@ -354,7 +362,7 @@ func (s *Socket) close(code int, reason string) {
 	first := !s.closing.Load()
 	s.writeLast(appendClose(nil, code, reason))
 	if first && reason != "" { // or it is the answer to the client's
-		s.app.tell(notice{what: "closed", socket: s.id, remote: s.remote(), code: code, reason: reason})
+		s.tell(notice{what: "closed", code: code, reason: reason})
 	}
 }
 

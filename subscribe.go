@@ -416,28 +416,10 @@ func (c *wire) handshake(host, path string) error {
 
 // send sends a frame. If it fails, so will the next read.
 func (c *wire) send(opcode byte, payload []byte) {
-	c.nc.SetWriteDeadline(time.Now().Add(dialTimeout))
-	c.nc.Write(appendMasked(nil, opcode, payload))
-}
-
-// appendMasked appends a frame as clients send it (RFC 6455 section 5.3).
-func appendMasked(dst []byte, opcode byte, payload []byte) []byte {
-	dst = append(dst, 0x80|opcode)
-	switch n := len(payload); {
-	case n < 126:
-		dst = append(dst, 0x80|byte(n))
-	case n <= 0xffff:
-		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|126), uint16(n))
-	default:
-		dst = binary.BigEndian.AppendUint64(append(dst, 0x80|127), uint64(n))
-	}
 	var key [4]byte
 	rand.Read(key[:]) // never fails (crypto/rand)
-	dst = append(dst, key[:]...)
-	for i, b := range payload {
-		dst = append(dst, b^key[i&3])
-	}
-	return dst
+	c.nc.SetWriteDeadline(time.Now().Add(dialTimeout))
+	c.nc.Write(appendMasked(nil, opcode, key, payload))
 }
 
 // next reads the next message. After silence it asks whether the server is there.

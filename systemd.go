@@ -131,9 +131,9 @@ func (s *server) probe(ctx context.Context, l net.Listener) error {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // we know whom we talk to
 	}
 	fmt.Fprintf(conn, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.path, s.probed.keys()[0].name)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.path, s.probed.keys()[0].name)
 	message := `{"event":"pusher:subscribe","data":{"channel":"watchdog"}}`
-	conn.Write(append([]byte{0x80 | opText, 0x80 | byte(len(message)), 0, 0, 0, 0}, message...))
+	conn.Write(appendMasked(nil, opText, [4]byte{}, []byte(message)))
 	if err := readUntil(conn, eventSubscriptionSucceeded); err != nil {
 		return err
 	}
