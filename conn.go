@@ -391,22 +391,27 @@ func (c *conn) overdue() {
 	c.failLocked(cutStalled)
 }
 
-// drain sends the backlog of a connection that is not polled. It is the only writer while it runs.
+// drain sends the backlog of a connection that is not polled. It is the only writer while it runs, and it ends with the backlog:
+// the next one begins a drain of its own.
 func (c *conn) drain() {
 	defer c.recovered()
-	for p, ok := c.nextPiece(); ok; p, ok = c.nextPiece() {
+	for p, more := c.firstPiece(); more; {
 		parts := 1 + len(p.bytes())/kernelSendBuffer // of a large piece: that one of them moves does not show
 		c.wrapped.SetWriteDeadline(time.Now().Add(time.Duration(parts) * writeTimeout))
 		n, err := c.wrapped.Write(p.bytes())
 		p.of.done()
-		c.wrote(n, err)
+		p, more = c.wrote(n, err)
 	}
 }
 
-// nextPiece returns the first piece of the backlog, which others do not change before done is called, even if the backlog ends.
-func (c *conn) nextPiece() (p piece, ok bool) {
+// firstPiece returns the first piece of the backlog, which others do not change before done is called, even if the backlog ends.
+func (c *conn) firstPiece() (p piece, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.firstPieceLocked()
+}
+
+func (c *conn) firstPieceLocked() (p piece, ok bool) {
 	if c.backlog == nil {
 		return p, false
 	}
@@ -415,8 +420,9 @@ func (c *conn) nextPiece() (p piece, ok bool) {
 	return p, true
 }
 
-// wrote is told how writing the first piece went.
-func (c *conn) wrote(n int, err error) {
+// wrote is told how writing the first piece went, and returns the next as firstPiece does. That no other backlog can begin in
+// between is why these two are one: with a second drain that piece would be sent twice.
+func (c *conn) wrote(n int, err error) (next piece, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -429,6 +435,7 @@ func (c *conn) wrote(n int, err error) {
 	default:
 		c.failLocked(err)
 	}
+	return c.firstPieceLocked()
 }
 
 // recovered ends the connection, and no other, if sending has panicked; it is deferred.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -420,6 +421,27 @@ func TestConnDescriptors(t *testing.T) {
 		peer.Close()
 		<-in.end
 	}
+}
+
+// TestConnOneDrain begins a backlog at the moment at which the last one ends, again and again: each is sent by one drain only, once.
+func TestConnOneDrain(t *testing.T) {
+	inBothWays(t, func(t *testing.T, p *poller) {
+		c, peer, _ := pair(t, p, 1<<20)
+		const rounds = 20_000
+		go func() { // ends when all is written; the reader below waits for it
+			for n := range rounds {
+				for c.busy() {
+					runtime.Gosched()
+				}
+				c.Write(binary.BigEndian.AppendUint32(nil, uint32(n)))
+			}
+		}()
+		for n := range rounds {
+			if got := binary.BigEndian.Uint32(readN(t, peer, 4)); got != uint32(n) {
+				t.Fatalf("got piece %d, want %d", got, n)
+			}
+		}
+	})
 }
 
 // TestConnOverAPipe runs the way of systems without a poller with a clock of its own.

@@ -1778,12 +1778,14 @@ func TestSubscribePace(t *testing.T) {
 		c := startInBubble(t)(nil)
 		began := time.Now()
 		const pairs = 500
-		go func() { // ends after the last pair
+		var sender sync.WaitGroup
+		defer sender.Wait()
+		sender.Go(func() {
 			for range pairs {
 				c.send(`{"event":"pusher:subscribe","data":{"channel":"x"}}`)
 				c.send(`{"event":"pusher:unsubscribe","data":{"channel":"x"}}`)
 			}
-		}()
+		})
 		for range pairs {
 			c.expect(succeeded("x"))
 		}
