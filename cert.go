@@ -11,9 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"flag"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"os"
@@ -29,23 +27,29 @@ const (
 	leafLife      = 820 * day // Apple's devices take 825 at most from an authority that someone has added
 )
 
+const aboutCert = `Makes edge.pem and edge-key.pem: a certificate for localhost, the names and addresses of this machine, and every NAME, which may
+be an address. The authority that signs it, edge-ca.pem, is made if it is not there.
+
+  edge cert
+  edge cert -dir /etc/edge gateway.lan 192.168.1.10
+`
+
 // certCommand makes an authority, unless there is one, and a certificate of it.
 func (p *program) certCommand() error {
-	fs := flag.NewFlagSet("edge cert", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	dir := fs.String("dir", ".", "")
-	if err := fs.Parse(p.args); err != nil {
-		return usageError{fmt.Errorf("it is edge cert [-dir DIR] [NAME or ADDRESS ...]: %v", err)}
+	var dir string
+	more, err := p.ownOptions([]option{{name: "dir", value: ".", help: "directory of all these files (default .)", set: text(&dir)}})
+	if err != nil {
+		return err
 	}
 	if now := time.Now(); now.Before(builtAt()) {
 		return fmt.Errorf("the clock of this machine says %s, which cannot be: set it first, or the certificate will not hold", now.Format(time.DateTime))
 	}
-	file := func(name string) string { return filepath.Join(*dir, name) }
+	file := func(name string) string { return filepath.Join(dir, name) }
 	authority, made, err := makeAuthority(file("edge-ca.pem"), file("edge-ca-key.pem"))
 	if err != nil {
 		return err
 	}
-	names := append(localNames(), fs.Args()...)
+	names := append(localNames(), more...)
 	if err := makeLeaf(authority, names, file("edge.pem"), file("edge-key.pem")); err != nil {
 		return err
 	}

@@ -109,7 +109,7 @@ func (p *program) commandOptions(own []option) (o *options, args []string, err e
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		p.helpText = p.command.helpText(own)
+		p.helpText = p.command.helpText(own) + helpOfServer
 	case err != nil:
 		err = usageError{err}
 	default:
@@ -120,6 +120,26 @@ func (p *program) commandOptions(own []option) (o *options, args []string, err e
 	return o, args, err
 }
 
+// ownOptions reads the options of a command that has none of the server's. args is what is no option.
+func (p *program) ownOptions(own []option) (args []string, err error) {
+	g := given{}
+	if args, err = g.readFlags(p.args, own); err == nil {
+		err = g.apply(own, true)
+	}
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		p.helpText = p.command.helpText(own)
+	case err != nil:
+		err = usageError{err}
+	}
+	return args, err
+}
+
+const helpOfServer = `
+The app and the address are those of the server's own options, variables and file: -config, -addr, -path, -tls-cert, -id, -key,
+-secret, -secret-file (EDGE_CONFIG, EDGE_KEY, ...). Of several apps in a file -id chooses one. Exit codes: 0 done, 1 failed, 2 called wrongly.
+`
+
 // helpText is the text of edge COMMAND -help.
 func (c command) helpText(own []option) string {
 	var b strings.Builder
@@ -127,8 +147,6 @@ func (c command) helpText(own []option) string {
 	for _, opt := range own {
 		fmt.Fprintf(&b, "  -%-12s %s\n", opt.name, opt.help)
 	}
-	b.WriteString("\nThe app and the address are those of the server's own options, variables and file: -config, -addr, -path, -tls-cert, -id, -key,\n" +
-		"-secret, -secret-file (EDGE_CONFIG, EDGE_KEY, ...). Of several apps in a file -id chooses one. Exit codes: 0 done, 1 failed, 2 called wrongly.\n")
 	return b.String()
 }
 

@@ -99,6 +99,10 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 
 // read adds to what the flags say, g, what variables and the configuration file say. table is of o, and may have more.
 func (o *options) read(g given, table []option, getenv func(string) (string, bool)) error {
+	if slices.Equal(g["version"].values, []string{"true"}) { // whatever is wrong otherwise
+		o.version = true
+		return nil
+	}
 	_, o.secretShown = g["secret"]
 	for _, opt := range table {
 		if v, ok := getenv(envName(opt.name)); ok && v != "" && opt.traits&onlyFlag == 0 { // EDGE_VERSION is likely to be of something else

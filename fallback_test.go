@@ -1147,9 +1147,7 @@ func TestFallbackProxy(t *testing.T) {
 // TestFallbackCallers: while a client asks for lines its connection is nobody's to close, and others find room.
 func TestFallbackCallers(t *testing.T) {
 	s := startServer(t)
-	s.callers.mu.Lock()
-	s.callers.limit = 4
-	s.callers.mu.Unlock()
+	s.callers.limit.Store(4)
 	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
 	stream := p.stream()
 	for range 10 {

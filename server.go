@@ -62,8 +62,8 @@ func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
 	s := &server{memory: memory, watch: &watch{log: log}, clock: newClock(), notifier: new(notifier), probed: newProbe(o), began: o, options: o}
 	s.watch.setVerbose(o.verbose)
 	memory.changed = s.statusLater
-	memory.mostClients.Store(int64(o.connections))
-	s.callers = newCallers(min(descriptorLimit()-o.connections-spareDescriptors, memory.callers()))
+	s.callers = newCallers()
+	s.divide(o)
 	s.apps.Store(newApps(o.apps, memory, s.watch, nil))
 	if o.console {
 		s.console = newConsole(s)
@@ -75,6 +75,12 @@ func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
 		}
 	}
 	return s, nil
+}
+
+// divide gives clients what the options say of memory and descriptors, and callers what that leaves.
+func (s *server) divide(o options) {
+	s.memory.mostClients.Store(int64(o.connections))
+	s.callers.limit.Store(int64(max(minCallers, min(descriptorLimit()-o.connections-spareDescriptors, s.memory.callers()))))
 }
 
 // listen opens all addresses of the options, or takes what was opened for us instead.
@@ -281,7 +287,7 @@ func (s *server) reload(o options) error {
 	}
 	s.options = o
 	s.watch.setVerbose(o.verbose)
-	s.memory.mostClients.Store(int64(o.connections))
+	s.divide(o)
 	before := s.apps.Load()
 	after := newApps(o.apps, s.memory, s.watch, before)
 	s.apps.Store(after)
@@ -408,7 +414,7 @@ func waitAll(ctx context.Context, all []<-chan struct{}) bool {
 // callers keeps connections that are not WebSocket ones from using up the descriptors: of more than limit, the one that has
 // been in the same state for longest is closed. So a new request finds room, whoever keeps connections open.
 type callers struct {
-	limit int // static
+	limit atomic.Int64
 
 	mu    sync.Mutex // guards the following
 	since *list.List // of *caller, the longest unchanged first
@@ -424,8 +430,8 @@ type caller struct {
 // callerKey is the key to the connection of a request, in its context.
 type callerKey struct{}
 
-func newCallers(limit int) *callers {
-	return &callers{limit: max(minCallers, limit), since: list.New(), place: make(map[net.Conn]*list.Element), lent: make(map[net.Conn]bool)}
+func newCallers() *callers {
+	return &callers{since: list.New(), place: make(map[net.Conn]*list.Element), lent: make(map[net.Conn]bool)}
 }
 
 // note is what http.Server calls with every change of a connection.
@@ -447,7 +453,7 @@ func (c *callers) note(nc net.Conn, state http.ConnState) {
 
 func (c *callers) addLocked(one *caller) {
 	c.place[one.nc] = c.since.PushBack(one)
-	if c.since.Len() > c.limit {
+	if int64(c.since.Len()) > c.limit.Load() {
 		longest := c.since.Front()
 		nc := longest.Value.(*caller).nc
 		if t, ok := nc.(*tls.Conn); ok {

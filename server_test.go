@@ -227,11 +227,15 @@ func TestReload(t *testing.T) {
 	before := s.apps.Load().all
 
 	// Another key before it, other limits, webhooks, an app more and an app less.
-	err = s.rewrite(t, file, `{"event-size": 3, "verbose": true, "apps": [
+	most := fmt.Sprint(descriptorLimit() - spareDescriptors - minCallers) // so that callers have the least there is
+	err = s.rewrite(t, file, `{"event-size": 3, "verbose": true, "max-connections": `+most+`, "apps": [
 		{"id": "1", "key": "new", "secret": "n", "more-keys": "one:o", "webhook": `+string(quote(receiver.URL))+`, "webhook-grace": 0, "webhook-batch": 0, "origins": "x.example"},
 		{"id": "3", "key": "three", "secret": "t"}]}`)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.callers.limit.Load() != minCallers {
+		t.Errorf("%d callers beside %s connections", s.callers.limit.Load(), most)
 	}
 	two.expectClose(codeUnknownKey)
 	gone := handshake(t, s.addr, "/app/two?protocol=7", "")
@@ -392,7 +396,7 @@ func TestReloadCommand(t *testing.T) {
 
 // TestCommandNames: a command that is not there is named, with the nearest.
 func TestCommandNames(t *testing.T) {
-	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help", "unit x": "edge unit", "unit service socket": "edge unit", "cert -x": "edge cert"} {
+	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help", "unit x": "edge unit", "unit service socket": "edge unit", "cert -x": "unknown option", "unit -bim x": "did you mean -bin?"} {
 		code, _, stderr := runCommand(t, strings.Fields(args))
 		if oneSentence(t, stderr, part); code != 2 {
 			t.Errorf("%s: exit code %d", args, code)
@@ -604,11 +608,12 @@ func TestCallersOverTLS(t *testing.T) {
 	if err := errors.Join(stuck.Handshake(), <-shaken); err != nil {
 		t.Fatal(err)
 	}
-	c := newCallers(0)
+	c := newCallers()
+	c.limit.Store(10)
 	c.note(stuck, http.StateNew)
 	evicted := make(chan bool)
 	go func() {
-		for range c.limit {
+		for range c.limit.Load() {
 			c.note(new(net.TCPConn), http.StateNew)
 		}
 		close(evicted)

@@ -6,8 +6,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -176,28 +174,36 @@ func inheritedListeners(getenv func(string) (string, bool)) (all []net.Listener,
 	return all, nil
 }
 
+const aboutUnit = `Prints a hardened service and its socket for systemd, or the one that is named. The service reads /etc/edge/edge.json, and the
+secret from /etc/edge/secret, which only root needs to read.
+
+  edge unit service | sudo tee /etc/systemd/system/edge.service
+  edge unit socket | sudo tee /etc/systemd/system/edge.socket
+`
+
 // unitCommand prints units for systemd.
 func (p *program) unitCommand() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	fs := flag.NewFlagSet("edge unit", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	bin := fs.String("bin", self, "")
-	switch err := fs.Parse(p.args); {
-	case err != nil || fs.NArg() > 1:
-	case fs.NArg() == 0:
-		fmt.Fprintf(p.stdout, "# /etc/systemd/system/edge.service\n%s\n# /etc/systemd/system/edge.socket\n%s", serviceUnit(*bin), socketUnit)
+	var bin string
+	args, err := p.ownOptions([]option{{name: "bin", value: self, help: "where edge is (default where this one is)", set: text(&bin)}})
+	switch {
+	case err != nil:
+		return err
+	case len(args) > 1:
+	case len(args) == 0:
+		fmt.Fprintf(p.stdout, "# /etc/systemd/system/edge.service\n%s\n# /etc/systemd/system/edge.socket\n%s", serviceUnit(bin), socketUnit)
 		return nil
-	case fs.Arg(0) == "service":
-		fmt.Fprint(p.stdout, serviceUnit(*bin))
+	case args[0] == "service":
+		fmt.Fprint(p.stdout, serviceUnit(bin))
 		return nil
-	case fs.Arg(0) == "socket":
+	case args[0] == "socket":
 		fmt.Fprint(p.stdout, socketUnit)
 		return nil
 	}
-	return usageError{errors.New("it is edge unit [-bin /path/to/edge] [service | socket]")}
+	return p.misused()
 }
 
 // serviceUnit is a unit that lets edge do what it has to, and nothing else. It reads /etc/edge/edge.json and /etc/edge/secret.
