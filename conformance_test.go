@@ -182,7 +182,7 @@ func (f frameCase) run(t *testing.T, addr string, early bool) {
 // TestFrameTable: thousands of frames, each to a server that serves others too. Every one gets its exact close code or is
 // answered, and nothing stays.
 func TestFrameTable(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, "-activity-timeout", "1h") // the neighbour is not pinged
 	check := unharmed(t, s)
 	cases := frameTable()
 	good, codes := tally(cases)
@@ -386,7 +386,7 @@ func echoed(opcode byte, n int) []frame {
 }
 
 func TestAutobahn(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, "-activity-timeout", "1h")
 	echoes := startEcho(t)
 	dialEcho := func(t *testing.T) *client {
 		conn := dial(t, echoes)
@@ -687,7 +687,7 @@ func TestAutobahnRelayed(t *testing.T) {
 // 3. Floods, and what never ends
 
 func TestFloods(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, "-activity-timeout", "1h")
 	check := unharmed(t, s)
 	empty := maskedFrame(opContinuation, nil)
 	pings, pongs := bytes.Repeat(ping(125), 2000), bytes.Repeat(single(opPong, ""), 2000)

@@ -114,7 +114,7 @@ func (c *client) answerPings(each func(frame string)) (code int) {
 
 // TestHalfOpen: peers that vanish without a word leave when the time is over, each of them once; others stay.
 func TestHalfOpen(t *testing.T) {
-	const activity, pongs = time.Second, time.Second
+	const activity, pongs = time.Second, 5 * time.Second
 	peers := sized(50, 500)
 	s := startServer(t, "-activity-timeout", activity.String(), "-pong-timeout", pongs.String(), "-presence-members", strconv.Itoa(peers+1))
 	b := newBlackhole(t, s.addr)
@@ -123,6 +123,7 @@ func TestHalfOpen(t *testing.T) {
 	v, seen := &view{self: c.id}, make(chan int, 3*peers) // how many members there are, after each event
 	var reading sync.WaitGroup
 	reading.Go(func() {
+		defer close(seen)
 		c.answerPings(func(frame string) {
 			if err := v.apply(frame); err != nil {
 				t.Errorf("%v: %s", err, frame)
@@ -140,14 +141,20 @@ func TestHalfOpen(t *testing.T) {
 			}
 		})
 	}
-	for <-seen <= peers {
+	until := func(members int) {
+		for n := range seen {
+			if n == members {
+				return
+			}
+		}
+		t.Fatalf("the watcher was closed before there were %d members", members)
 	}
+	until(peers + 1)
 	b.gone.Store(true)
 	began := time.Now()
-	for <-seen > 1 { // view.apply has seen that nobody left twice
-	}
+	until(1) // view.apply has seen that nobody left twice
 	took := time.Since(began)
-	if waitUntil(t, "their connections are gone", func() bool { return len(s.app.closeless()) == 1 }); took > activity+pongs+5*time.Second {
+	if waitUntil(t, "their connections are gone", func() bool { return len(s.app.closeless()) == 1 }); took > activity+pongs+patience/2 {
 		t.Errorf("the last one left after %s", took)
 	}
 	t.Logf("the last of %d left after %s", peers, took.Round(time.Millisecond))
@@ -212,9 +219,9 @@ func testSigterm(t *testing.T, conns int) {
 		t.Fatalf("%d of %d were told 4200", len(times), conns)
 	}
 	slices.SortFunc(times, time.Time.Compare)
-	spread := times[conns-1].Sub(times[0])
-	if least := min(closeSpread, time.Duration(conns)*closeInterval) / 4; spread < least { // a quarter: readers may be late
-		t.Errorf("all were told within %s, want %s at least", spread, least)
+	spread := times[conns-1].Sub(times[0]) // which may be less than it was for edge: readers may be late
+	if least := min(closeSpread, time.Duration(conns-1)*closeInterval); took < least {
+		t.Errorf("all were told within %s, want %s at least", took, least)
 	}
 	t.Logf("%d connections, %d events at %.0f/s, %d deliveries; exit after %s, 4200 over %s", conns, nb.total(), rate,
 		nb.received.Load(), took.Round(time.Millisecond), spread.Round(time.Millisecond))

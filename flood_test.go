@@ -100,13 +100,14 @@ func TestSubscribeFlood(t *testing.T) {
 	flood() // fills what is kept for later use
 	before := liveHeap()
 	flood()
-	if after := liveHeap(); after > before+before/20+100_000 {
-		t.Errorf("%d bytes are held afterwards, %d before", after, before)
-	}
+	waitUntil(t, "as little is held as before", func() bool { return liveHeap() <= before+before/20+100_000 })
 }
 
 // TestPresenceFlood: a thousand users want to join one channel. A hundred do, the others are told, and all see the same hundred.
 func TestPresenceFlood(t *testing.T) {
+	if limit := descriptorLimit(); limit < 2100 {
+		t.Skipf("%d descriptors are too few", limit)
+	}
 	s := startServer(t)
 	var wg sync.WaitGroup
 	var in, out atomic.Int64

@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("EDGE_TEST_POLLER") == "no" { // all tests as on a system without one
 		openPoller = func() (*poller, error) { return nil, nil }
 	}
+	writeTimeout = time.Minute // a test may be held up for longer than a client may
 	processors, segment = 3, 8 // so that also the channels of tests are large
 	log.SetOutput(errorOutput)
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
@@ -80,7 +81,7 @@ func openFiles() map[string]string {
 // leakedFiles waits for what was opened since to be closed, and returns what is not.
 func leakedFiles(before map[string]string) string {
 	var left []string
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		left = nil
 		for fd, name := range openFiles() {
 			if before[fd] != name {
@@ -90,7 +91,6 @@ func leakedFiles(before map[string]string) string {
 		if left == nil {
 			return ""
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return strings.Join(left, "\n")
 }
@@ -98,7 +98,7 @@ func leakedFiles(before map[string]string) string {
 // leaked waits for goroutines of ours to end and returns the stacks of those that do not.
 func leaked() string {
 	var left []string
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		buf := make([]byte, 1<<20)
 		left = nil
 		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
@@ -109,12 +109,11 @@ func leaked() string {
 		if left == nil {
 			return ""
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	return strings.Join(left, "\n\n")
 }
 
-const patience = 20 * time.Second // how long a test waits for what must come; only a failing test waits that long
+const patience = 2 * time.Minute // how long a test waits for what must come; only a failing test waits that long
 
 // testServer is a running edge.
 type testServer struct {

@@ -758,6 +758,9 @@ func TestWebhookShutdown(t *testing.T) {
 	id, _ := parseSocketID(slow.id)
 	conn := &s.app.socket(id).conn
 	for conn.queued() < 500_000 {
+		if conn.failed() {
+			t.Fatal("it was cut off")
+		}
 		publish(t, s.addr, "room", "e", strings.Repeat("x", 10_000))
 	}
 	s.stop()
