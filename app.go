@@ -213,8 +213,10 @@ func (a *App) socket(id socketID) *Socket {
 func (a *App) closeSockets() (sockets []*Socket, ended <-chan struct{}) {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
-	done := make(chan struct{})
-	a.closing, a.ended = true, done
+	if a.closing = true; a.ended == nil { // or someone waits for it already
+		a.ended = make(chan struct{})
+	}
+	done := a.ended
 	a.noteEndLocked()
 	return slices.Collect(maps.Values(a.sockets)), done
 }
@@ -283,7 +285,7 @@ func (a *App) note(c *Channel, m *Member, ch change) {
 		w.tell(hookCacheMiss, c.name, nil)
 	}
 	if ch.counted {
-		w.tellCount(c.name, ch.count, ch.countAt)
+		w.tellCount(c, ch.count, ch.countAt)
 	}
 	if ch.hooked && ch.memberRemoved {
 		w.move(c.name, m.id, -1)

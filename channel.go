@@ -48,7 +48,11 @@ type Channel struct {
 
 	expiring atomic.Bool // a timer of the App runs that will call expire
 
-	mu      sync.Mutex      // guards the following, and what stands above
+	mu sync.Mutex // guards the following, and what stands above
+
+	countTold int32 // the last subscription_count sent; here, where there is room for it
+	countSent int64 // and when, on the clock of monotonic
+
 	subs    []*Subscription // appended to in place, replaced when many have left: the pump reads it without mu
 	count   int             // subscriptions that have not left
 	members []*Member       // in the order they joined; presence channels only
@@ -59,8 +63,7 @@ type Channel struct {
 	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
 	run     func()        // pump, made once: a go statement with a receiver would allocate for every event
 
-	countTold int   // the last subscription_count sent,
-	countSent int64 // and when, on the clock of monotonic
+	countHooked int64 // when the count was taken that webhooks were last told; guarded by webhooks.mu
 
 	// Owned by the pump, and handed on with pumping: the last batch,
 	lastFrames int           // how many frames it had,
@@ -548,7 +551,7 @@ func (c *Channel) sendCount() (ch change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.countPending = false
-	if c.count != c.countTold {
+	if c.count != int(c.countTold) {
 		c.sendCountLocked(&ch)
 		c.startLocked()
 	}
@@ -556,7 +559,7 @@ func (c *Channel) sendCount() (ch change) {
 }
 
 func (c *Channel) sendCountLocked(ch *change) {
-	c.countTold, c.countSent = c.count, monotonic()
+	c.countTold, c.countSent = int32(c.count), monotonic()
 	ch.counted, ch.count, ch.countAt = true, c.count, c.countSent
 	if c.count > 0 {
 		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
@@ -573,6 +576,9 @@ func (c *Channel) expire() (wait time.Duration, gone bool) {
 	}
 	if wait = time.Until(c.cached.expires); wait > 0 {
 		return wait, false
+	}
+	if c.count == 0 && c.pumping { // its last frames could come after the first of the next channel with this name
+		return time.Second, false
 	}
 	c.cached = nil
 	c.gone = c.count == 0

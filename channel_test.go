@@ -386,3 +386,16 @@ func TestClientEventAllocations(t *testing.T) {
 		t.Errorf("%v allocations for an event, want none", n)
 	}
 }
+
+// TestExpireWhilePumping: a channel that is empty goes after its last frames, or they could come after those of the next.
+func TestExpireWhilePumping(t *testing.T) {
+	c := newChannel("cache-x", kindCache)
+	c.cached, c.pumping = &cachedEvent{expires: time.Now().Add(-time.Hour)}, true
+	if wait, gone := c.expire(); wait == 0 || gone {
+		t.Errorf("a pump runs: again after %s, gone: %t", wait, gone)
+	}
+	c.pumping = false
+	if wait, gone := c.expire(); wait != 0 || !gone {
+		t.Errorf("none does: again after %s, gone: %t", wait, gone)
+	}
+}

@@ -151,15 +151,21 @@ func (c *conn) init(nc net.Conn, p *poller, b *bounds) {
 
 // boundKernel bounds what the kernel takes for a client that does not read.
 func boundKernel(nc net.Conn) {
+	if s, ok := below(nc).(stream); ok {
+		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
+	}
+}
+
+// below returns the connection that TLS runs over, or nc if it is not TLS. To close that is for those who may not wait: Close of
+// a tls.Conn writes a last record, for which there may be no room for five seconds.
+func below(nc net.Conn) net.Conn {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
 	}
 	if pipe, ok := nc.(*cipherPipe); ok {
 		nc = pipe.Conn
 	}
-	if s, ok := nc.(stream); ok {
-		s.SetWriteBuffer(kernelSendBuffer) // a failure only means that the kernel keeps its own size
-	}
+	return nc
 }
 
 // start begins to read. Whatever is to be received first must have been by now.
@@ -225,23 +231,24 @@ func (c *conn) writeShared(of *shared, from, to int) {
 }
 
 // writeLast is Write for the last bytes of the connection: later writes fail, and once everything is sent the other side is
-// told that nothing follows.
-func (c *conn) writeLast(p []byte) {
+// told that nothing follows. It reports whether p is that: not if something else was, or the connection has failed.
+func (c *conn) writeLast(p []byte) bool {
 	if c.seal != nil {
 		if c.seal.writeLast(p) != nil {
-			return
+			return false
 		}
 		p = nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.writeLocked(p, nil, 0) != nil {
-		return
+		return false
 	}
 	c.last = true
 	if c.backlog == nil {
 		c.closeWrite()
 	}
+	return true
 }
 
 // writeLocked hands p, which stands at that place of what others send too if of is not nil, to the kernel, or to the backlog if
@@ -430,6 +437,9 @@ func (c *conn) wrote(n int, err error) (next piece, more bool) {
 	case err == nil:
 		c.sentLocked(n)
 		c.nextPieceLocked()
+		if c.backlog == nil && !c.last {
+			c.wrapped.SetWriteDeadline(time.Time{}) // it is not one of what TLS writes by itself
+		}
 	case isTimeout(err):
 		c.failLocked(cutStalled)
 	default:
@@ -469,10 +479,11 @@ func (c *conn) failLocked(err error) {
 		c.hangUp(cut)
 		return
 	}
-	if t, ok := c.wrapped.(*net.TCPConn); ok && cut {
+	nc := below(c.wrapped)
+	if t, ok := nc.(*net.TCPConn); ok && cut {
 		t.SetLinger(0) // the kernel need not keep what the client does not read
 	}
-	c.wrapped.Close()
+	nc.Close()
 }
 
 // abort ends the connection at once. It may be called by anyone, any number of times.
@@ -521,10 +532,13 @@ func (c *conn) busy() bool {
 
 // closeWrite tells the other side that nothing follows (FIN). It fails only if the connection is closed already.
 func (c *conn) closeWrite() {
-	if c.wrapped == nil {
+	switch nc := c.wrapped.(type) {
+	case nil:
 		c.shutdownWrite()
-	} else if s, ok := c.wrapped.(interface{ CloseWrite() error }); ok { // TLS has it too
-		s.CloseWrite()
+	case *tls.Conn:
+		go nc.CloseWrite() // a last record, which may wait for five seconds, and with mu everyone
+	case interface{ CloseWrite() error }:
+		nc.CloseWrite()
 	}
 }
 

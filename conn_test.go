@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -503,6 +505,10 @@ func TestConnOverAPipe(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 		time.Sleep(writeTimeout * 2)
+		go a.Write([]byte("!")) // as TLS does by itself; the deadline of the last piece is not its
+		if got := readN(t, peer, 1); string(got) != "!" {
+			t.Errorf("got %q", got)
+		}
 		c.Write([]byte(strings.Repeat("x", 1000))) // nobody reads
 		time.Sleep(writeTimeout * 2)
 		synctest.Wait()
@@ -523,4 +529,45 @@ func TestConnPinsNoLargeBuffer(t *testing.T) {
 			t.Error("the better part of a buffer is copied")
 		}
 	})
+}
+
+// TestConnTLSStalled: where there is no poller, the last record of a TLS connection that does not move keeps nobody waiting, who
+// wants to send it something or has to end it.
+func TestConnTLSStalled(t *testing.T) {
+	dir, trust := certDir(t)
+	cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust.InsecureSkipVerify = true // in a bubble it is the year 2000
+	for _, last := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			a, peer := net.Pipe()
+			sealed, client := tls.Server(a, cert.config()), tls.Client(peer, trust)
+			go client.Handshake()
+			if err := sealed.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			in := &inbox{conn: new(conn), pieces: make(chan string, 10), end: make(chan struct{}), bounds: newBounds(1 << 20)}
+			c := in.conn
+			c.init(sealed, nil, in.bounds)
+			c.start(in)
+			if last {
+				c.writeLast([]byte("bye"))
+				readN(t, client, 3) // and what says that nothing follows is not read
+			} else {
+				c.Write([]byte("not read"))
+				time.Sleep(writeTimeout)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if !c.mu.TryLock() {
+				t.Fatal("it is busy ending the connection")
+			}
+			c.mu.Unlock()
+			c.abort()
+			<-in.end
+			peer.Close()
+		})
+	}
 }

@@ -284,7 +284,9 @@ func (c *console) tick() {
 	}
 	feeds, lines := c.count(now)
 	for _, f := range feeds {
-		f.push(lines[f.app])
+		if line := lines[f.app]; line != nil { // else it has been opened just now
+			f.push(line)
+		}
 	}
 }
 

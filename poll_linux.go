@@ -89,14 +89,26 @@ func (p *poller) conn(fd int) *conn {
 	return p.conns[fd]
 }
 
-// set makes c the connection with this descriptor; nil for none.
-func (p *poller) set(fd int, c *conn) {
+// add begins to poll c. Until that is done nobody finds it: an event for one that had its descriptor before could make a reader
+// end it, and give the descriptor to the next, before it is watched.
+func (p *poller) add(c *conn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for fd >= len(p.conns) {
+	for c.fd >= len(p.conns) {
 		p.conns = append(p.conns, nil)
 	}
-	p.conns[fd] = c
+	p.conns[c.fd] = c
+	e := syscall.EpollEvent{Events: pollEvents, Fd: int32(c.fd)}
+	return syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, c.fd, &e) // fails out of memory or over fs.epoll.max_user_watches
+}
+
+// remove forgets the connection with this descriptor.
+func (p *poller) remove(fd int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if fd < len(p.conns) { // else it was never added
+		p.conns[fd] = nil
+	}
 }
 
 // take makes c own the descriptor of nc, and closes nc. It reports false if nc has none or no more can be had.
@@ -125,9 +137,7 @@ func (c *conn) take(nc net.Conn, p *poller) bool {
 
 // watch begins to poll. What is there already is told at once.
 func (c *conn) watch() {
-	c.poller.set(c.fd, c)
-	e := syscall.EpollEvent{Events: pollEvents, Fd: int32(c.fd)}
-	if err := syscall.EpollCtl(c.poller.fd, syscall.EPOLL_CTL_ADD, c.fd, &e); err != nil { // out of memory or over fs.epoll.max_user_watches
+	if c.poller.add(c) != nil {
 		c.abort()
 		c.wake()
 	}
@@ -210,7 +220,7 @@ func (c *conn) hangUp(reset bool) {
 func (c *conn) shutdownWrite() { syscall.Shutdown(c.fd, syscall.SHUT_WR) }
 
 func (c *conn) closeDescriptor() {
-	c.poller.set(c.fd, nil)
+	c.poller.remove(c.fd)
 	syscall.Close(c.fd)
 }
 

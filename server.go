@@ -5,7 +5,6 @@ package main
 import (
 	"container/list"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -320,6 +319,9 @@ func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, 
 		}
 		s.notifier.tell("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemClock()/1000))
 		o, err := parse()
+		if ctx.Err() != nil {
+			return
+		}
 		if err == nil {
 			err = s.reload(o)
 		}
@@ -455,11 +457,7 @@ func (c *callers) addLocked(one *caller) {
 	c.place[one.nc] = c.since.PushBack(one)
 	if int64(c.since.Len()) > c.limit.Load() {
 		longest := c.since.Front()
-		nc := longest.Value.(*caller).nc
-		if t, ok := nc.(*tls.Conn); ok {
-			nc = t.NetConn() // or its last record would wait for room, and everyone with it
-		}
-		nc.Close()
+		below(longest.Value.(*caller).nc).Close()
 		c.dropLocked(longest)
 	}
 }

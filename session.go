@@ -49,6 +49,7 @@ type session struct {
 	changed   sync.Cond   // that something of it has
 	receiving *receiving  // nil for none
 	gap       *time.Timer // calls lost
+	gapEnds   time.Time   // when it is to
 	lines     []byte      // for the client
 	repeat    []byte      // the last answer to a poll, until the next poll says that it has come,
 	polled    uint64      // and the number of that request
@@ -149,7 +150,7 @@ func (s *session) detach(t *receiving) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.receiving == t && !s.over {
-		s.receiving = nil
+		s.receiving, s.gapEnds = nil, time.Now().Add(sessionGap)
 		s.gap.Reset(sessionGap)
 	}
 }
@@ -159,7 +160,7 @@ func (s *session) lost() {
 	defer recovered("session")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.receiving == nil {
+	if s.receiving == nil && time.Until(s.gapEnds) <= 0 { // else there was a request since the timer called
 		s.endLocked()
 	}
 }
@@ -298,9 +299,12 @@ func (s *session) arrivedLocked(n uint64, frames []byte) {
 		s.patience = earlyTimeout
 		return
 	}
+	waiting := len(s.early) > 0
 	at, _ := slices.BinarySearchFunc(s.early, n, func(e early, n uint64) int { return cmp.Compare(e.n, n) })
 	s.early = slices.Insert(s.early, at, early{n, frames, time.Now()})
-	s.inOrderLocked(len(s.early) > maxEarly)
+	if s.inOrderLocked(len(s.early) > maxEarly); !waiting {
+		s.orderLocked()
+	}
 }
 
 // inOrderLocked hands on what is not early any more, with all all of it.
@@ -309,10 +313,15 @@ func (s *session) inOrderLocked(all bool) {
 		s.in, s.next = append(s.in, s.early[0].frames...), s.early[0].n+1
 		s.early = s.early[1:]
 	}
+	if len(s.early) == 0 {
+		s.early = nil
+	}
+}
+
+// orderLocked begins to wait for what early requests wait for.
+func (s *session) orderLocked() {
 	if len(s.early) > 0 {
 		s.order.Reset(s.patience)
-	} else {
-		s.early = nil
 	}
 }
 
@@ -333,6 +342,7 @@ func (s *session) giveUp() {
 	s.patience /= 2
 	s.next = s.early[0].n
 	s.inOrderLocked(false)
+	s.orderLocked()
 	s.touchLocked(false)
 }
 

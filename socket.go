@@ -4,7 +4,8 @@ package main
 //
 // Whatever a client sends is handled with its Socket's mu held, one message after the other, and so is what time brings: there
 // is one goroutine at most at work for a client, and none while nothing comes. mu is taken before any other lock. Other
-// goroutines may only deliver frames to a Socket or close it, which takes no lock but the connection's and never blocks.
+// goroutines may only deliver frames to a Socket or close it, which takes no lock but greeting and the connection's and never
+// blocks.
 
 import (
 	"bytes"
@@ -35,6 +36,8 @@ type Socket struct {
 	began int64       // when the connection was established
 	timer *time.Timer // calls tick
 	conn  conn        // has its own locking
+
+	greeting sync.Mutex // held until the first bytes are sent, which nothing may overtake
 
 	closing atomic.Bool // a close frame was sent
 
@@ -78,6 +81,16 @@ func (s *Socket) serve(first, early []byte, code int, reason string) {
 	s.began = monotonic()
 	s.lastRead = s.began
 	s.timer = time.AfterFunc(limits.firstTick(), s.tick)
+	s.greet(first, code, reason)
+	if len(early) > 0 {
+		s.receive(early)
+	}
+}
+
+// greet adds the connection to its app, or refuses it, and sends the first bytes.
+func (s *Socket) greet(first []byte, code int, reason string) {
+	s.greeting.Lock()
+	defer s.greeting.Unlock()
 	err, crowded := s.app.addSocket(s, code == 0)
 	switch err {
 	case errQuota:
@@ -92,7 +105,7 @@ func (s *Socket) serve(first, early []byte, code int, reason string) {
 	if code == 0 {
 		s.app.counts.connected.Add(1)
 		s.tell(notice{what: "connected"})
-		frames := appendEstablished(first, s.id, limits.activityTimeout)
+		frames := appendEstablished(first, s.id, s.app.limits().activityTimeout)
 		s.noteSent(frames[len(first):])
 		s.conn.Write(frames)
 	} else {
@@ -102,9 +115,6 @@ func (s *Socket) serve(first, early []byte, code int, reason string) {
 		if crowded {
 			s.conn.abort() // there are no descriptors for lingering
 		}
-	}
-	if len(early) > 0 {
-		s.receive(early)
 	}
 }
 
@@ -137,7 +147,7 @@ func (s *Socket) receive(p []byte) {
 		s.leave()
 	} else if !s.in.idle() && s.frameNumber != s.in.frames {
 		s.frameNumber, s.frameBegan = s.in.frames, now
-		s.wait(frameTimeout)
+		s.wait(min(frameTimeout, max(0, s.toAuthorize(now))))
 	}
 }
 
@@ -214,10 +224,7 @@ func (s *Socket) tick() {
 // keepAlive pings, waits on or closes.
 func (s *Socket) keepAlive(now int64) {
 	limits := s.app.limits()
-	silent, toAuthorize := time.Duration(now-s.lastRead), time.Duration(math.MaxInt64)
-	if limits.authorizeWithin > 0 && !s.authorized {
-		toAuthorize = limits.authorizeWithin - time.Duration(now-s.began)
-	}
+	silent, toAuthorize := time.Duration(now-s.lastRead), s.toAuthorize(now)
 	wait := func(d time.Duration) { s.wait(min(d, toAuthorize)) }
 	switch {
 	case toAuthorize <= 0:
@@ -239,6 +246,15 @@ func (s *Socket) keepAlive(now int64) {
 	default:
 		s.close(codePongMissing, "Pong reply not received")
 	}
+}
+
+// toAuthorize is the time that is left to join a private channel or sign in.
+func (s *Socket) toAuthorize(now int64) time.Duration {
+	within := s.app.limits().authorizeWithin
+	if within == 0 || s.authorized {
+		return math.MaxInt64
+	}
+	return within - time.Duration(now-s.began)
 }
 
 // firstTick is the time after which a new connection is looked at.
@@ -359,19 +375,21 @@ func (s *Socket) remote() string {
 
 // close sends a close frame, if none was sent before, and ends the connection. Anyone may call it.
 func (s *Socket) close(code int, reason string) {
-	first := !s.closing.Load()
-	s.writeLast(appendClose(nil, code, reason))
+	s.greeting.Lock()
+	first := s.writeLast(appendClose(nil, code, reason))
+	s.greeting.Unlock()
 	if first && reason != "" { // or it is the answer to the client's
 		s.tell(notice{what: "closed", code: code, reason: reason})
 	}
 }
 
-// writeLast sends a close frame, after which nothing is sent or handled.
-func (s *Socket) writeLast(closeFrame []byte) {
-	s.conn.writeLast(closeFrame)
+// writeLast sends a close frame, after which nothing is sent or handled, and reports whether it is the first. The caller holds greeting.
+func (s *Socket) writeLast(closeFrame []byte) (first bool) {
+	first = s.conn.writeLast(closeFrame)
 	if s.closing.CompareAndSwap(false, true) {
 		s.timer.Reset(0) // to leave, which the caller must not wait for
 	}
+	return first
 }
 
 // handleMessage is the switch of the protocol. frame is valid until it returns.

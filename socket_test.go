@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"regexp"
@@ -1770,6 +1771,78 @@ func TestConnectDuringShutdown(t *testing.T) {
 	s := startServer(t)
 	s.app.closeSockets()
 	handshake(t, s.addr, keyPath, "").expectTurnedAway(4200)
+}
+
+// TestCloseWhileConnecting: a connection that is closed as soon as it exists has been accepted first.
+func TestCloseWhileConnecting(t *testing.T) {
+	s := startServer(t)
+	s.watch.log = slog.New(lineHandler(func(line string) {
+		if line == "connected" {
+			go func() { // ends as soon as it may close it
+				sockets, _ := s.app.closeSockets()
+				for _, socket := range sockets {
+					socket.close(codeReconnect, "Please reconnect immediately")
+				}
+			}()
+			time.Sleep(100 * time.Millisecond) // for it, if it need not wait
+		}
+	}))
+	s.watch.setVerbose(true)
+	c := connect(t, s.addr)
+	c.expectClose(codeReconnect)
+}
+
+// lineHandler is told what is logged.
+type lineHandler func(line string)
+
+func (h lineHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h lineHandler) Handle(_ context.Context, r slog.Record) error {
+	h(r.Message)
+	return nil
+}
+func (h lineHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h lineHandler) WithGroup(string) slog.Handler      { return h }
+
+// TestAuthorizedInTime: a client that is always in the middle of a frame has no more time to sign in than others.
+func TestAuthorizedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := startInBubbleWith(t, "-authorized-connections", "5s")(nil)
+		began, message := time.Now(), maskedFrame(0x80|opText, []byte(`{"event":"x"}`))
+		var sender sync.WaitGroup
+		sender.Go(func() { // ends when the connection does
+			time.Sleep(4 * time.Second)
+			_, err := c.conn.Write(message[:3])
+			for err == nil && time.Since(began) < time.Minute {
+				time.Sleep(9 * time.Second)
+				_, err = c.conn.Write(slices.Concat(message[3:], message[:3]))
+			}
+		})
+		c.expectClose(codeUnauthorized)
+		if took := time.Since(began); took > 7*time.Second { // and a moment for the other side to close too
+			t.Errorf("closed after %s", took)
+		}
+		c.leave()
+		sender.Wait()
+	})
+}
+
+// TestCloseSocketsTwice: who waits for the connections to end is told, also if they are closed once more meanwhile.
+func TestCloseSocketsTwice(t *testing.T) {
+	s := startServer(t)
+	c := connect(t, s.addr)
+	_, first := s.app.closeSockets()
+	_, second := s.app.closeSockets()
+	c.leave()
+	for _, ended := range []<-chan struct{}{first, second} {
+		waitUntil(t, "it is told", func() bool {
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+	}
 }
 
 // A client that subscribes and unsubscribes without end is slowed down, not answered with errors.

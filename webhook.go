@@ -69,7 +69,7 @@ type webhooks struct {
 	hooks   []*hook
 	levels  map[levelKey]*level // of what is there, or was told to be
 	ends    []end               // grace periods in the order in which they end
-	timing  bool                // a timer runs for the first of them
+	timer   *time.Timer         // calls settle when the first of them ends; nil before there was one
 }
 
 // levelKey is a channel, or a member of one.
@@ -152,18 +152,22 @@ func (w *webhooks) move(channel, user string, by int) {
 		for i > 0 && w.ends[i-1].at.After(l.ends) { // which happens only after the period was made shorter
 			i--
 		}
-		w.ends = slices.Insert(w.ends, i, end{key, l, l.ends})
-		w.timeLocked()
+		if w.ends = slices.Insert(w.ends, i, end{key, l, l.ends}); i == 0 {
+			w.timeLocked()
+		}
 	default:
 		w.settleLocked(key, l)
 	}
 }
 
-// timeLocked starts a timer for the first grace period to end, if none runs.
+// timeLocked sets the timer for the first grace period to end.
 func (w *webhooks) timeLocked() {
-	if len(w.ends) > 0 && !w.timing {
-		w.timing = true
-		time.AfterFunc(time.Until(w.ends[0].at), w.settle)
+	switch {
+	case len(w.ends) == 0:
+	case w.timer == nil:
+		w.timer = time.AfterFunc(time.Until(w.ends[0].at), w.settle)
+	default:
+		w.timer.Reset(time.Until(w.ends[0].at))
 	}
 }
 
@@ -172,7 +176,6 @@ func (w *webhooks) settle() {
 	defer recovered("webhooks")
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timing = false
 	defer w.timeLocked()
 	for len(w.ends) > 0 && time.Until(w.ends[0].at) <= 0 {
 		w.settleFirstLocked()
@@ -277,17 +280,22 @@ func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
 	freeFrameBuffer(buffer)
 }
 
-// tellCount tells how many subscriptions a channel had at that time (of monotonic), unless a later count was told already.
-func (w *webhooks) tellCount(channel string, count int, at int64) {
+// tellCount tells how many subscriptions a channel had at that time (of monotonic), unless a later count was told already, of it
+// or of another that had its name before.
+func (w *webhooks) tellCount(c *Channel, count int, at int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if l := w.levels[levelKey{channel, ""}]; l != nil {
+	if at < c.countHooked {
+		return
+	}
+	c.countHooked = at
+	if l := w.levels[levelKey{c.name, ""}]; l != nil {
 		if l.counted != 0 && at < l.counted {
 			return
 		}
 		l.counted = at
 	}
-	w.tellLocked(hookSubscriptionCount, channel, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
+	w.tellLocked(hookSubscriptionCount, c.name, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
 }
 
 // idle reports whether everything has been told to everyone.
@@ -316,7 +324,7 @@ func (w *webhooks) drain(ctx context.Context) (left int) {
 	w.drained[1]()
 	for _, h := range hooks {
 		<-h.delivered() // the request under way is broken off
-		left += int(h.left)
+		left += int(h.counts().left)
 		h.client.CloseIdleConnections()
 	}
 	return left

@@ -766,3 +766,62 @@ func TestWebhookShutdown(t *testing.T) {
 	s.stop()
 	r.want(occupied("room"), vacated("room"))
 }
+
+// TestWebhookCountOvertaken: two have subscribed at once, and the second is faster to say so.
+func TestWebhookCountOvertaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, grace := range []time.Duration{0, usual.grace} {
+			r, o := newReceiver(t), usual
+			o.grace = grace
+			w := testHooks(t, o, r)
+			c := newChannel("x", 0)
+			w.tellCount(c, 2, 20)
+			w.move("x", "", 1)
+			w.tellCount(c, 1, 10)
+			w.move("x", "", 1)
+			w.tellCount(c, 1, 30)
+			w.move("x", "", -1)
+			w.move("x", "", -1)
+			w.tellCount(c, 0, 40)
+			w.tellCount(c, 1, 35)
+			w.move("x", "", 1)
+			w.tellCount(newChannel("x", 0), 3, 60)
+			w.tellCount(c, 0, 50) // the one before
+			w.move("x", "", -1)
+			time.Sleep(time.Minute)
+			var counts []string
+			for _, e := range r.got() {
+				if _, count, ok := strings.Cut(e, `"subscription_count":`); ok {
+					counts = append(counts, strings.Trim(count, "}"))
+				}
+			}
+			if got := strings.Join(counts, " "); got != "2 1 0 3" {
+				t.Errorf("with %s of grace the counts were %s", grace, got)
+			}
+			w.drain(t.Context())
+		}
+	})
+}
+
+// TestWebhookShorterGrace: what was shortened holds for the next, whatever still waits for longer.
+func TestWebhookShorterGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, long := newReceiver(t), usual
+		long.grace = time.Hour
+		w := testHooks(t, long, r)
+		w.move("a", "", 1)
+		w.move("b", "", 1)
+		w.move("a", "", -1)
+		w.configure([]string{"http://receiver"}, testKey, usual)
+		w.move("b", "", -1)
+		time.Sleep(usual.grace + time.Second)
+		if got := r.got(); !slices.Contains(got, vacated("b")) || slices.Contains(got, vacated("a")) {
+			t.Errorf("after the shorter one: %s", got)
+		}
+		time.Sleep(time.Hour)
+		if got := r.got(); !slices.Contains(got, vacated("a")) {
+			t.Errorf("after the longer one: %s", got)
+		}
+		w.drain(t.Context())
+	})
+}
