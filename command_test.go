@@ -116,7 +116,7 @@ func TestTriggerLines(t *testing.T) {
 
 // A server that is started again in the middle takes the rest: what is sent while none is there waits.
 func TestTriggerLinesSurvivesRestart(t *testing.T) {
-	addr := steadyAddr(t)
+	addr := freeAddr(t)
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +259,7 @@ func TestTriggerLinesTrouble(t *testing.T) {
 
 // TestSubscribeAcrossRestart: after kill -9 and a new start of the server, events come again.
 func TestSubscribeAcrossRestart(t *testing.T) {
-	first := startProcess(t, "edge", "-addr", steadyAddr(t)) // the later one counts
+	first := startProcess(t, "edge", "-addr", freeAddr(t)) // the later one counts
 	p, stdout, stderr := shellProgram(first.addr, nil, "subscribe", "room", "private-room", "-count", "2")
 	stderr.text = "subscribed to room, private-room"
 	ended := make(chan int, 1)
