@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -85,7 +87,7 @@ func TestClients(t *testing.T) {
 			args := []string{"-id", "1", "-key", "key", "-secret", testSecret, "-subscription-count", "-dev-auth"}
 			hook := freeAddr(t)
 			if client.webhook {
-				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "300ms")
+				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "2s")
 			}
 			var env []string
 			if client.tls {
@@ -94,7 +96,7 @@ func TestClients(t *testing.T) {
 				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
 			}
 			s, control := startRestartable(t, args...)
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 			defer cancel()
 			cmd := client.exec(ctx, client.command, s.addr, hook)
 			cmd.Env = append(append(cmd.Env, env...), "EDGE_CONTROL="+control, "EDGE_CONSOLE_LINK="+s.console.link())
@@ -109,7 +111,11 @@ func TestClients(t *testing.T) {
 
 // startRestartable is startEdge; a POST to control ends the server and starts another on the same address.
 func startRestartable(t *testing.T, args ...string) (first *testServer, control string) {
-	s := startServer(t, args...)
+	l, err := net.Listen("tcp", freeAddr(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startOn(t, l, args...)
 	first = s
 	restart := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.stop()
@@ -148,18 +154,25 @@ func (c clientTest) exec(ctx context.Context, command []string, addr, hook strin
 	cmd.Dir = filepath.Join("testdata", "clients", c.setup.dir)
 	cmd.Env = append(os.Environ(), "EDGE_HOST="+host, "EDGE_PORT="+port, "EDGE_APP_ID=1", "EDGE_KEY=key", "EDGE_SECRET="+testSecret,
 		"EDGE_WEBHOOK_PORT="+hookPort, "GOPROXY=off") // a test installs nothing by itself
-	cmd.WaitDelay = 5 * time.Second
+	cmd.WaitDelay = patience
 	return cmd
 }
 
-// freeAddr returns an address that nobody listens on.
+var addresses atomic.Int32 // that freeAddr has tried
+
+// freeAddr returns an address that nobody listens on, another one each time. Like steadyAddr's its port is below those that
+// connections take; processes that run at the same time begin far from each other.
 func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 20_000 + (64*os.Getpid()+int(addresses.Add(1)))%12_000
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // python prefers the interpreter that has the client's requirements.

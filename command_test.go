@@ -20,6 +20,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // watchedBuffer keeps what is written, and closes heard when a line of it has a text.
@@ -59,6 +60,7 @@ func shellProgram(addr string, stdin io.Reader, args ...string) (p *program, std
 func follow(c *client) (numbers []int, closed int) {
 	c.t.Helper()
 	for {
+		c.conn.SetDeadline(time.Now().Add(patience)) // for each, however long all take
 		opcode, payload := c.frame()
 		if opcode == opClose {
 			return numbers, int(binary.BigEndian.Uint16(payload))
@@ -114,11 +116,11 @@ func TestTriggerLines(t *testing.T) {
 
 // A server that is started again in the middle takes the rest: what is sent while none is there waits.
 func TestTriggerLinesSurvivesRestart(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := freeAddr(t)
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
 	first := startOn(t, l)
 	c := connect(t, addr)
 	c.join("room")
@@ -139,8 +141,8 @@ func TestTriggerLinesSurvivesRestart(t *testing.T) {
 	go func() { ended <- p.run() }()
 	go func() {
 		waitUntil(t, "some have been sent", func() bool { return first.app.counts.calls.Load() > 100 })
-		close(written)
 		first.stop()
+		close(written) // not before, or all might be sent to the first
 	}()
 	before, code := follow(c)
 	if code != codeReconnect {
@@ -257,7 +259,7 @@ func TestTriggerLinesTrouble(t *testing.T) {
 
 // TestSubscribeAcrossRestart: after kill -9 and a new start of the server, events come again.
 func TestSubscribeAcrossRestart(t *testing.T) {
-	first := startProcess(t, "edge")
+	first := startProcess(t, "edge", "-addr", freeAddr(t)) // the later one counts
 	p, stdout, stderr := shellProgram(first.addr, nil, "subscribe", "room", "private-room", "-count", "2")
 	stderr.text = "subscribed to room, private-room"
 	ended := make(chan int, 1)
@@ -320,7 +322,7 @@ func TestShellOverTLS(t *testing.T) {
 		{"", []string{"-host", "localhost:" + port, "-tls-ca", filepath.Join(other, "edge-ca.pem")}, "certificate signed by unknown authority"},
 		{"", []string{"-host", misnamed(t, dir), "-tls-ca", ca}, "certificate is valid for example.com, not localhost"},
 	} {
-		for _, command := range [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "5s"}} {
+		for _, command := range [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "60s"}} {
 			p, _, stderr := shellProgram(c.addr, nil, append(command, c.args...)...)
 			if code := p.run(); code != 1 || !strings.Contains(stderr.String(), c.says) {
 				t.Errorf("%q %q: exit code %d: %s", command, c.args, code, stderr)

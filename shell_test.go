@@ -24,7 +24,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // step is a command of a script, and what becomes of it.
@@ -143,11 +142,11 @@ func (s *script) serve() (addr string) {
 
 func (st *step) start(s *script) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 3*patience) // it is killed then
+	ctx, cancel := context.WithTimeout(s.t.Context(), 6*patience) // it is killed then
 	s.t.Cleanup(cancel)
 	st.ctx = ctx
 	st.cmd = exec.CommandContext(ctx, "sh", "-c", st.command)
-	st.cmd.Dir, st.cmd.Env, st.cmd.WaitDelay = s.dir, s.env, time.Second
+	st.cmd.Dir, st.cmd.Env, st.cmd.WaitDelay = s.dir, s.env, patience
 	st.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	st.cmd.Cancel = func() error { return syscall.Kill(-st.cmd.Process.Pid, syscall.SIGKILL) } // with all that it has started
 	if st.in != nil {

@@ -1,17 +1,21 @@
 // Proves that the debug console works in a real browser: signing in, the feed, the event creator, terminating a user, the
 // keyboard, copying where the browser offers no clipboard, a flood, and that axe-core finds nothing to object to.
 // Needs chromium on the PATH. With EDGE_SCREENSHOTS=directory, leaves pictures there.
+//
+// It prints how fast the console is. That it is as fast as promised is asserted on a machine that does nothing else:
+//
+//	EDGE_FULL=1 go test -v -run TestClients/Console .
 
 import { mkdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { join } from "node:path";
-import { connect, edge, equal, fresh, next, run, server, setting, start, subscribe } from "../node/lib.mjs";
+import { TIMEOUT_MS, connect, edge, equal, fresh, next, run, server, setting, start, subscribe } from "../node/lib.mjs";
 import { launch } from "./launch.mjs";
 import { query, serve } from "./serve.mjs";
 
 const axe = readFileSync(createRequire(new URL("../node/package.json", import.meta.url)).resolve("axe-core/axe.min.js"), "utf8");
-const TIMEOUT_MS = 20_000; // reached only in failure
+const full = process.env.EDGE_FULL === "1";
 const pictures = process.env.EDGE_SCREENSHOTS;
 if (pictures) mkdirSync(pictures, { recursive: true });
 
@@ -68,7 +72,7 @@ await run({
     for (const [what, all] of Object.entries(times)) {
       const middle = all.sort((a, b) => a - b)[2];
       console.log(`${what} shown after ${Math.round(middle)} ms`);
-      equal(middle <= 500, true, `${what} within 500 ms: ${all}`);
+      soon(middle, 500, `${what} is shown: ${all}`);
     }
     const refusal = page.locator("li.bad", { hasText: "Invalid signature" }).first();
     await refusal.getByRole("button").click();
@@ -128,10 +132,10 @@ await run({
     const line = page.locator("#lines li", { hasText: name }).first();
     await line.getByRole("button").first().click();
     equal(await line.locator("pre").textContent(), JSON.stringify({ deep: { list: [1, 2] } }, null, 2), "payload");
-    await line.getByRole("button", { name: "Copy payload" }).click();
-    await line.getByRole("button", { name: "Copied", exact: true }).waitFor();
+    await had(line, "Copied", () => line.getByRole("button", { name: "Copy payload" }).click());
     await page.getByLabel("Data, as JSON").fill("");
     await page.getByLabel("Data, as JSON").press("Control+v");
+    await page.waitForFunction("document.getElementById('toData').value");
     equal(await page.getByLabel("Data, as JSON").inputValue(), JSON.stringify({ deep: { list: [1, 2] } }, null, 2), "what was copied");
   },
 
@@ -191,11 +195,16 @@ await run({
     const rare = fresh("rare"), began = performance.now(), answers = [];
     const event = { channel: name, name: "flood", data: { text: "x".repeat(100) } };
     const batch = Array.from({ length: 10 }, () => event);
+    await page.evaluate((text) => {
+      globalThis.rare = 0; // lines that have been there, if only for a moment
+      const count = (changes) => (globalThis.rare += changes.flatMap((c) => [...c.addedNodes]).filter((e) => e.textContent.includes(text)).length);
+      new MutationObserver(count).observe(document.getElementById("lines"), { childList: true });
+    }, rare);
     const flood = (async () => {
       const out = new Set();
       while (performance.now() - began < 10_000) {
         const due = Math.floor((performance.now() - began) * 2) - sent; // 2,000 a second
-        if (due < 10 || out.size > 20) {
+        if (due < 10 || out.size > 20 || sent - got > 2_000) {
           await new Promise((done) => setTimeout(done, 2));
           continue;
         }
@@ -204,22 +213,23 @@ await run({
         out.add(one);
       }
       await Promise.all(out);
+      return (sent / (performance.now() - began)) * 1000;
     })();
     for (let i = 0; i < 9; i++) {
       await new Promise((done) => setTimeout(done, 800)); // spread over the flood
       answers.push(await clickPause());
+      await server.trigger(rare, "rare", {});
     }
-    await server.trigger(rare, "rare", {});
-    await page.locator("#lines li", { hasText: rare }).first().waitFor(); // the flood does not hide it
-    await flood;
+    await page.waitForFunction("rare > 0"); // the flood does not hide it
+    const rate = await flood;
     const last = next(channel, "last");
     await server.trigger(name, "last", {});
     await last;
     equal(got, sent, "events that arrived");
     answers.sort((a, b) => a - b);
-    console.log(`${Math.round((sent / (performance.now() - began)) * 1000)} events a second; a click is answered after ${answers.map(Math.round)} ms`);
-    equal(answers[4] <= 200, true, `a click answered within 200 ms: ${answers}`);
-    await page.getByText("came too fast to show").waitFor();
+    console.log(`${Math.round(rate)} events a second; a click is answered after ${answers.map(Math.round)} ms`);
+    soon(answers[4], 200, `a click is answered: ${answers}`);
+    if (rate > 300) await page.getByText("came too fast to show").waitFor(); // the feed takes 150 a second
     equal(await page.locator("#lines li").count() <= 300, true, "lines on the page");
     await page.getByRole("button", { name: "Clear" }).click();
   },
@@ -282,6 +292,27 @@ async function shown(on, kind, text, act) {
   const began = Date.now();
   await act();
   return (await wait) - began;
+}
+
+/** Fails unless it took at most this long; of a machine that may be busy only that nothing hangs is asked. */
+function soon(took, most, what) {
+  const limit = full ? most : 10_000;
+  equal(took <= limit, true, `within ${limit} ms ${what}`);
+}
+
+/** Does something, and waits until the element has had the text, if only for a moment. */
+async function had(locator, text, act) {
+  const wait = locator.evaluate(
+    (e, [text, limit]) =>
+      new Promise((done, fail) => {
+        new MutationObserver(() => e.textContent.includes(text) && done()).observe(e, { childList: true, characterData: true, subtree: true });
+        setTimeout(() => fail(new Error(`it never had ${text}`)), limit);
+      }),
+    [text, TIMEOUT_MS],
+  );
+  await locator.evaluate("0"); // the observer is there
+  await act();
+  await wait;
 }
 
 /** Clicks Pause twice, and returns how long the first takes from the browser's having it until the answer is painted. */

@@ -5,7 +5,7 @@
 import { createServer, request } from "node:http";
 import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
-import { edge, equal, run } from "../node/lib.mjs";
+import { TIMEOUT_MS, edge, equal, run } from "../node/lib.mjs";
 import { launch } from "./launch.mjs";
 
 const require = createRequire(new URL("../node/package.json", import.meta.url));
@@ -59,7 +59,7 @@ await run({
 
 async function visit(url) {
   const page = await browser.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(TIMEOUT_MS);
   await page.goto(url);
   return page;
 }

@@ -2,11 +2,9 @@
 // a public, a private and a presence channel of edge, two pages see the same events, and see each other come and go.
 // Needs chromium on the PATH. With EDGE_SCREENSHOT=path, leaves a picture of both pages' room there.
 
-import { equal, run, server } from "../node/lib.mjs";
+import { TIMEOUT_MS, equal, run, server } from "../node/lib.mjs";
 import { launch } from "./launch.mjs";
 import { query, serve } from "./serve.mjs";
-
-const TIMEOUT_MS = 20_000; // reached only in failure
 
 const browser = await launch();
 

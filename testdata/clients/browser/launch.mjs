@@ -3,6 +3,7 @@
 import { accessSync, constants } from "node:fs";
 import { createRequire } from "node:module";
 import { delimiter, join } from "node:path";
+import { TIMEOUT_MS } from "../node/lib.mjs";
 
 const { chromium } = createRequire(new URL("../node/package.json", import.meta.url))("playwright-core");
 
@@ -11,7 +12,7 @@ export function launch(...args) {
   return chromium.launch({
     executablePath: onPath("chromium", "chromium-browser", "google-chrome"),
     headless: true,
-    timeout: 60_000,
+    timeout: TIMEOUT_MS,
     args: [
       "--no-sandbox",
       "--disable-gpu",

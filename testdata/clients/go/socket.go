@@ -9,7 +9,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-const timeout = 20 * time.Second // for any one answer; only matters in failure
+const timeout = 2 * time.Minute // for any one answer; only matters in failure
 
 // socket is one subscriber. It reads strictly in order on every channel; between channels there is no order to rely on.
 type socket struct {

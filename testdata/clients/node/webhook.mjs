@@ -107,9 +107,9 @@ await run({
       room.trigger("client-é", sent);
       await told({ ...event, channel: room.name, user_id: "10" });
     }
-    pusher.unsubscribe(room.name);
     pusher.unsubscribe(desk.name);
-    await told(counted(desk.name, 0), removed(room.name, "10"), vacated(room.name), vacated(desk.name));
+    pusher.unsubscribe(room.name);
+    await told(counted(desk.name, 0), vacated(desk.name), removed(room.name, "10"), vacated(room.name));
   },
 
   "an empty cache is told once, until it was filled": async () => {
@@ -165,7 +165,7 @@ await run({
     const webhook = server.webhook(delivery);
     equal(Number.isInteger(webhook.getData().time_ms), true, `time_ms ${webhook.getData().time_ms} is a whole number`);
     const age = Date.now() - webhook.getTime();
-    equal(age >= -1000 && age < 60_000, true, `${age} ms are a plausible age`);
+    equal(age >= -1000 && age < 600_000, true, `${age} ms are a plausible age`);
     equal(Object.keys(webhook.getData()), ["time_ms", "events"], "fields of the body");
   },
 

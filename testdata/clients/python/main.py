@@ -19,7 +19,7 @@ from pusher.errors import PusherBadAuth, PusherBadRequest, PusherBadStatus
 
 HOST, PORT = os.environ["EDGE_HOST"], int(os.environ["EDGE_PORT"])
 APP_ID, KEY, SECRET = os.environ["EDGE_APP_ID"], os.environ["EDGE_KEY"], os.environ["EDGE_SECRET"]
-TIMEOUT = 20  # seconds for any one answer; only matters in failure
+TIMEOUT = 120  # seconds for any one answer; only matters in failure
 MASTER_KEY = base64.b64encode(b"8tW5FQLniQ1sBQFwrw7t6TVEsJZd10yY")
 USER = {"id": "py-user", "user_info": {"name": "Pÿ"}}
 

@@ -169,7 +169,7 @@ def forgeries(hook, *_):
     signature = headers["X-Pusher-Signature"]
     validate = Receiver.client.validate_webhook
     age = time.time() * 1000 - validate(KEY, signature, body)["time_ms"]
-    same(f"plausibility of an age of {age} ms", -1000 < age < 60_000, True)
+    same(f"plausibility of an age of {age} ms", -1000 < age < 600_000, True)
     tampered = body.replace(b"presence-room", b"presence-hall")
     same("tampered", tampered != body, True)
     same("validated with another body", validate(KEY, signature, tampered), None)

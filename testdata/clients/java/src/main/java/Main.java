@@ -42,7 +42,7 @@ public class Main {
     private static final String HOST = System.getenv("EDGE_HOST"), PORT = System.getenv("EDGE_PORT");
     private static final String APP_ID = System.getenv("EDGE_APP_ID");
     private static final String KEY = System.getenv("EDGE_KEY"), SECRET = System.getenv("EDGE_SECRET");
-    private static final int TIMEOUT = 20; // seconds for any one answer; only matters in failure
+    private static final int TIMEOUT = 120; // seconds for any one answer; only matters in failure
     private static final String MASTER_KEY =
             Base64.getEncoder().encodeToString("8tW5FQLniQ1sBQFwrw7t6TVEsJZd10yY".getBytes(StandardCharsets.UTF_8));
     private static final Gson GSON = new Gson();
@@ -71,6 +71,7 @@ public class Main {
     private static void run() throws Exception {
         try (var server = new com.pusher.rest.Pusher(APP_ID, KEY, SECRET, MASTER_KEY)) {
             server.setHost(HOST + ":" + PORT);
+            server.setRequestTimeout(TIMEOUT * 1000);
             Client alice = new Client(server, "a", "Älice"), bob = new Client(server, "b", "Bob");
             subscribe(alice, bob);
             trigger(server, alice, bob);
@@ -156,6 +157,7 @@ public class Main {
                 JsonParser.parseString("{\"occupied\":true,\"user_count\":2,\"subscription_count\":2}"));
         try (var forger = new com.pusher.rest.Pusher(APP_ID, KEY, SECRET + "x")) {
             forger.setHost(HOST + ":" + PORT);
+            forger.setRequestTimeout(TIMEOUT * 1000);
             same("status with a wrong secret", forger.get("/channels").getHttpStatus(), 401);
         }
         Result large = server.trigger("java-public", "large", "x".repeat(10240)); // quotes make it 10,242 bytes
