@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -412,6 +413,7 @@ func TestConsoleApps(t *testing.T) {
 	c1, c2 := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
 	c1.join("of-one")
 	c2.join("of-two")
+	c2.settled() // or that it has subscribed might be told only now
 	feed := two.watch()
 	for v, want := range map[*visitor][2]string{one: {`"app":"1","key":"one"`, "of-two"}, two: {`"app":"2","key":"two"`, "of-one"}} {
 		if status, answer := v.do("GET", "/state?channel="+want[1], ""); status != 200 || !strings.Contains(answer, want[0]) || strings.Contains(answer, want[1]) {
@@ -460,10 +462,9 @@ func TestConsoleApps(t *testing.T) {
 // TestConsoleFeed: there is a line for everything that happens, with the reason where there is one, and no signature in any.
 func TestConsoleFeed(t *testing.T) {
 	hook := newReceiver(t)
-	failed := false
+	var failed atomic.Bool
 	failing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !failed {
-			failed = true
+		if !failed.Swap(true) {
 			w.WriteHeader(503)
 		}
 	}))
@@ -489,17 +490,21 @@ func TestConsoleFeed(t *testing.T) {
 		t.Errorf("from %s", l.From)
 	}
 	c.join("private-hooked")
-	want("a subscription", feedLine{What: "subscribed", Channel: "private-hooked", Socket: c.id})
-	delivered := feed.find("both receivers", func(l feedLine) bool { return strings.HasPrefix(l.What, "webhook") })
-	other := feed.find("both receivers", func(l feedLine) bool { return strings.HasPrefix(l.What, "webhook") })
-	if delivered.What != "webhook delivered" {
-		delivered, other = other, delivered
+	first := map[string]feedLine{} // of each From; they come in any order
+	for len(first) < 3 {
+		l := feed.find("a subscription and both receivers", func(l feedLine) bool { return l.What == "subscribed" || strings.HasPrefix(l.What, "webhook") })
+		if _, ok := first[l.From]; !ok {
+			first[l.From] = l
+		}
 	}
-	if delivered.What != "webhook delivered" || delivered.From != receiver.URL+"/good" || delivered.Reached != 1 || !strings.Contains(delivered.Data, "channel_occupied") {
-		t.Errorf("%+v", delivered)
+	if l := first[""]; l.What != "subscribed" || l.Channel != "private-hooked" || l.Socket != c.id || l.At == 0 {
+		t.Errorf("%+v", l)
 	}
-	if other.What != "webhook failed" || other.From != failing.URL+"/bad" || !strings.Contains(other.Reason, "503") {
-		t.Errorf("%+v", other)
+	if l := first[receiver.URL+"/good"]; l.What != "webhook delivered" || l.Reached != 1 || !strings.Contains(l.Data, "channel_occupied") {
+		t.Errorf("%+v", l)
+	}
+	if l := first[failing.URL+"/bad"]; l.What != "webhook failed" || !strings.Contains(l.Reason, "503") {
+		t.Errorf("%+v", l)
 	}
 	c.subscribe("presence-room", `{"user_id":"u1"}`)
 	c.text()
@@ -534,7 +539,10 @@ func TestConsoleFeed(t *testing.T) {
 
 	stuck := connect(t, s.addr) // reads nothing from now on
 	stuck.join("flood")
-	for s.app.bounds.cuts[cutFull].Load() == 0 {
+	for there := true; s.app.bounds.cuts[cutFull].Load() == 0; there = s.app.channelInfo("flood").subscriptions > 0 {
+		if !there {
+			t.Fatal("the slow reader has left, but its queue was not full")
+		}
 		publish(t, s.addr, "flood", "wave", strings.Repeat("x", 10_000))
 	}
 	want("a slow reader", feedLine{What: "cut", Socket: stuck.id, Reason: "its queue was full (-send-buffer)"})
@@ -652,6 +660,10 @@ func TestConsoleState(t *testing.T) {
 	}
 	b.signIn(`{"id":"ada@x"}`)
 	publish(t, s.addr, "cache-x", "e", "{}")
+	for _, socket := range s.app.allSockets() { // what was answered may still be being handled, and then nothing is told: see below
+		socket.mu.Lock()
+		socket.mu.Unlock()
+	}
 	st := get("?channel=presence-x")
 	if n := st.Channels.All; n != mostRows+7 || len(st.Channels.Rows) != mostRows || !slices.IsSortedFunc(st.Channels.Rows, func(x, y row) int { return strings.Compare(x.Name, y.Name) }) {
 		t.Errorf("%d channels, %d rows", n, len(st.Channels.Rows))
@@ -781,51 +793,55 @@ func TestConsoleTerminate(t *testing.T) {
 // TestFeedBounds: a page that does not read costs a bounded amount of memory, and is told how much it has missed; and a flood on
 // one channel does not hide what happens on another.
 func TestFeedBounds(t *testing.T) {
-	s := testOptions(t).server(t)
-	a := s.apps.Load().all[0]
-	f := s.console.openFeed(a)
-	defer s.console.closeFeed(f)
-	data := quote(strings.Repeat("\x01", 20_000)) // the longest there is when it is written
-	const n = 5000
-	for i := range n {
-		a.tell(notice{what: noticeEvent, channel: "room-" + strconv.Itoa(i), event: "e", data: data})
-	}
-	if most := feedBuffer + 7*feedData; len(f.lines) > most {
-		t.Errorf("%d bytes wait, at most %d may", len(f.lines), most)
-	}
-	a.tell(notice{what: noticeRefused, channel: "refused", reason: "and yet it is told"})
-	text := string(f.take())
-	got := strings.Count(text, `"what":"event"`)
-	if !strings.Contains(text, "and yet it is told") {
-		t.Error("large events leave no room for a refusal")
-	}
-	if !strings.HasSuffix(text, fmt.Sprintf("\n{\"what\":\"skipped\",\"count\":%d}\n", n-got)) || got == 0 || !strings.Contains(text, `"size":20000`) {
-		t.Errorf("%d lines, and at the end %s", got, text[max(0, len(text)-100):])
-	}
-	f.mu.Lock()
-	clear(f.paces[:])
-	f.mu.Unlock()
-	for range n {
-		a.tell(notice{what: noticeEvent, channel: "flood", event: "e", data: quote("x")})
-	}
-	for i := range len(f.paces[1]) {
-		a.tell(notice{what: noticeEvent, channel: "room-" + strconv.Itoa(i), event: "rare", data: benchData})
-	}
-	text = string(f.take())
-	if got := strings.Count(text, `"flood"`); got < feedRate || got > 2*feedRate+feedRate {
-		t.Errorf("%d lines of a flood", got)
-	}
-	if hidden := len(f.paces[1]) - strings.Count(text, "rare"); hidden > len(f.paces[1])/4 {
-		t.Errorf("events on %d other channels of %d are hidden", hidden, len(f.paces[1]))
-	}
-	if f.take(); len(f.take()) != 0 {
-		t.Error("something is said twice")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(processStart)) // see startInBubble
+		s := testOptions(t).server(t)
+		defer s.console.end()
+		a := s.apps.Load().all[0]
+		f := s.console.openFeed(a)
+		defer s.console.closeFeed(f)
+		data := quote(strings.Repeat("\x01", 20_000)) // the longest there is when it is written
+		const n = 5000
+		for i := range n {
+			a.tell(notice{what: noticeEvent, channel: "room-" + strconv.Itoa(i), event: "e", data: data})
+		}
+		if most := feedBuffer + 7*feedData; len(f.lines) > most {
+			t.Errorf("%d bytes wait, at most %d may", len(f.lines), most)
+		}
+		a.tell(notice{what: noticeRefused, channel: "refused", reason: "and yet it is told"})
+		text := string(f.take())
+		got := strings.Count(text, `"what":"event"`)
+		if !strings.Contains(text, "and yet it is told") {
+			t.Error("large events leave no room for a refusal")
+		}
+		if !strings.HasSuffix(text, fmt.Sprintf("\n{\"what\":\"skipped\",\"count\":%d}\n", n-got)) || got == 0 || !strings.Contains(text, `"size":20000`) {
+			t.Errorf("%d lines, and at the end %s", got, text[max(0, len(text)-100):])
+		}
+		f.mu.Lock()
+		clear(f.paces[:])
+		f.mu.Unlock()
+		for range n {
+			a.tell(notice{what: noticeEvent, channel: "flood", event: "e", data: quote("x")})
+		}
+		for i := range len(f.paces[1]) {
+			a.tell(notice{what: noticeEvent, channel: "room-" + strconv.Itoa(i), event: "rare", data: benchData})
+		}
+		text = string(f.take())
+		if got := strings.Count(text, `"flood"`); got < feedRate || got > 2*feedRate+feedRate {
+			t.Errorf("%d lines of a flood", got)
+		}
+		if hidden := len(f.paces[1]) - strings.Count(text, "rare"); hidden > len(f.paces[1])/4 {
+			t.Errorf("events on %d other channels of %d are hidden", hidden, len(f.paces[1]))
+		}
+		if f.take(); len(f.take()) != 0 {
+			t.Error("something is said twice")
+		}
+	})
 }
 
 // TestFeedSlow: with pages that do not read, every event reaches every subscriber.
 func TestFeedSlow(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, "-send-buffer", "100000000") // this test may be held up
 	v := s.signIn(t, testSecret)
 	var feeds []*feedReader
 	for range 3 {
@@ -835,7 +851,7 @@ func TestFeedSlow(t *testing.T) {
 	c.join("room")
 	const n = 2000
 	data := strings.Repeat("x", 9000)
-	sent := make(chan bool)
+	sent, began := make(chan bool), time.Now()
 	go func() {
 		defer close(sent)
 		for i := range n {
@@ -848,6 +864,9 @@ func TestFeedSlow(t *testing.T) {
 		c.expect(event("e", "room", strconv.Itoa(i)+data))
 	}
 	<-sent
+	if took := time.Since(began); took >= feedPatience {
+		t.Skipf("all was delivered, but after %s the pages may have been given up", took)
+	}
 	for _, f := range feeds {
 		lines := 0
 		for missed := 0; lines+missed < 2*n; {
@@ -886,21 +905,38 @@ func TestFeedsAreFew(t *testing.T) {
 
 // TestFeedEnds: open pages do not hold up the end of the server.
 func TestFeedEnds(t *testing.T) {
-	s := startServer(t)
-	v := s.signIn(t, testSecret)
-	feeds := []*feedReader{v.watch(), v.watch()}
-	began := time.Now()
-	s.stop()
-	if took := time.Since(began); took >= requestsTimeout {
-		t.Errorf("it took %s", took)
+	synctest.Test(t, func(t *testing.T) {
+		s, dial, stop := stoppableInBubble(t)
+		var feeds sync.WaitGroup
+		for range 2 {
+			feeds.Go(s.watchOver(t, dial()).end)
+		}
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took >= requestsTimeout {
+			t.Errorf("it took %s", took)
+		}
+		feeds.Wait()
+		if s.console.openFeed(s.apps.Load().all[0]) != nil {
+			t.Error("a feed begins after the end")
+		}
+		s.console.end() // again
+	})
+}
+
+// watchOver opens a feed over a connection.
+func (s *server) watchOver(t *testing.T, conn net.Conn) *feedReader {
+	t.Helper()
+	token, err := s.console.begin(0, testSecret, "", "")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, f := range feeds {
-		f.end()
+	fmt.Fprintf(conn, "GET /console/feed HTTP/1.1\r\nHost: x\r\nCookie: edge-console=%s\r\n\r\n", token)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
 	}
-	if s.console.openFeed(s.app) != nil {
-		t.Error("a feed begins after the end")
-	}
-	s.console.end() // again
+	return &feedReader{t, resp.Body, bufio.NewScanner(resp.Body)}
 }
 
 // TestConsoleHistory: every second is counted while somebody watches and for ten minutes after, and then no more.
@@ -1068,33 +1104,12 @@ func TestConsoleBanner(t *testing.T) {
 // TestFeedLasts: a page is told for as long as it is open, whatever time the server gives to requests.
 func TestFeedLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(processStart)) // see startInBubble
-		s := testOptions(t).server(t)
-		token, err := s.console.begin(0, testSecret, "", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l := pipes{make(chan net.Conn), make(chan struct{})}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- s.serve(ctx, l) }()
-		ours, theirs := net.Pipe()
-		l.conns <- theirs
-		fmt.Fprintf(ours, "GET /console/feed HTTP/1.1\r\nHost: x\r\nCookie: edge-console=%s\r\n\r\n", token)
-		resp, err := http.ReadResponse(bufio.NewReader(ours), nil)
-		if err != nil || resp.StatusCode != 200 {
-			t.Fatal(resp, err)
-		}
-		f := &feedReader{t, resp.Body, bufio.NewScanner(resp.Body)}
+		s, dial := serverInBubble(t)
+		f := s.watchOver(t, dial())
 		for began := time.Now(); time.Since(began) < 5*time.Minute; {
 			if _, ok := f.next(); !ok {
 				t.Fatalf("the feed has ended after %s", time.Since(began))
 			}
-		}
-		ours.Close()
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
 		}
 	})
 }

@@ -717,46 +717,48 @@ func TestFallbackPing(t *testing.T) {
 // TestFallbackReopen: pusher-js reopens a stream at the end of the line with which it has more than 256 Ki UTF-16 units. What is
 // written behind that line would be lost.
 func TestFallbackReopen(t *testing.T) {
-	s := startServer(t)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-	stream := p.receive("xhr_streaming")
-	read := 0 // units
-	line := func() string {
-		line := stream.line()
-		read += len(utf16.Encode([]rune(line + "\n")))
-		return line
-	}
-	line()
-	p.established(&answer{t: t, in: bufio.NewReader(strings.NewReader("o\n" + line() + "\n"))})
-	p.say(p.subscribing("room", ""))
-	line()
-	text := strings.Repeat("😀ä", 1500) // 12,000 bytes of JSON, 4,500 units
-	const events = 200
-	var publishing sync.WaitGroup
-	publishing.Go(func() {
+	synctest.Test(t, func(t *testing.T) {
+		s, dial := serverInBubble(t, "-send-buffer", "100000000")
+		p := newPage(t, dial, keyPath)
+		stream := p.receive("xhr_streaming")
+		read := 0 // units
+		line := func() string {
+			line := stream.line()
+			read += len(utf16.Encode([]rune(line + "\n")))
+			return line
+		}
+		line()
+		p.established(&answer{t: t, in: bufio.NewReader(strings.NewReader("o\n" + line() + "\n"))})
+		p.say(p.subscribing("room", ""))
+		line()
+		text := strings.Repeat("😀ä", 1500) // 12,000 bytes of JSON, 4,500 units
+		const events = 200
+		var publishing sync.WaitGroup
+		publishing.Go(func() {
+			for i := range events {
+				s.apps.Load().all[0].trigger("room", kindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
+			}
+		})
+		defer publishing.Wait()
+		streams := 1
 		for i := range events {
-			publish(t, s.addr, "room", fmt.Sprint(i), text)
+			if want, got := "a"+said(event(fmt.Sprint(i), "room", text)), line(); got != want {
+				t.Fatalf("event %d over stream %d: got %.100s", i, streams, got)
+			}
+			if read > 256<<10 {
+				old := stream
+				stream = p.receive("xhr_streaming")
+				if rest := old.rest(); len(rest) > 0 {
+					t.Fatalf("%d lines came after a client would have reopened the stream: %.100q", len(rest), rest)
+				}
+				old.hangUp()
+				read, streams = 0, streams+1
+			}
+		}
+		if streams != 4 {
+			t.Errorf("%d streams", streams)
 		}
 	})
-	defer publishing.Wait()
-	streams := 1
-	for i := range events {
-		if want, got := "a"+said(event(fmt.Sprint(i), "room", text)), line(); got != want {
-			t.Fatalf("event %d over stream %d: got %.100s", i, streams, got)
-		}
-		if read > 256<<10 {
-			old := stream
-			stream = p.receive("xhr_streaming")
-			if rest := old.rest(); len(rest) > 0 {
-				t.Fatalf("%d lines came after a client would have reopened the stream: %.100q", len(rest), rest)
-			}
-			old.hangUp()
-			read, streams = 0, streams+1
-		}
-	}
-	if streams != 4 {
-		t.Errorf("%d streams", streams)
-	}
 }
 
 // TestFallbackNotReopened: a stream goes on after five seconds if the client is one that does not know it should reopen it.
@@ -915,26 +917,32 @@ func TestFallbackOrder(t *testing.T) {
 
 // TestFallbackTooFew: what waits for a client that does not ask for it is bounded. It is told so, and so that it comes back.
 func TestFallbackTooFew(t *testing.T) {
-	s := startServer(t, "-send-buffer", "100000")
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-	p.poll()
-	p.say(p.subscribing("room", ""))
-	p.polled()
-	text := strings.Repeat("x", 10_000)
-	for s.app.bounds.cuts[cutFull].Load() == 0 {
-		publish(t, s.addr, "room", "e", text)
-		if held := s.memory.holds(); held > 600_000 {
-			t.Fatalf("%d bytes are held", held)
+	synctest.Test(t, func(t *testing.T) {
+		s, dial := serverInBubble(t, "-send-buffer", "100000")
+		app := s.apps.Load().all[0]
+		p := newPage(t, dial, keyPath)
+		p.poll()
+		p.say(p.subscribing("room", ""))
+		p.polled()
+		data := quote(strings.Repeat("x", 10_000))
+		for !app.empty() {
+			app.trigger("room", kindPublic, Event{name: []byte("e"), data: data, keep: true})
+			time.Sleep(time.Millisecond) // others sleep too, and no time passes while someone runs
+			if held := s.memory.holds(); held > 600_000 {
+				t.Fatalf("%d bytes are held", held)
+			}
 		}
-	}
-	waitUntil(t, "it has left", s.app.empty)
-	if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
-		t.Errorf("polled %.200q", got)
-	}
-	if held := s.memory.holds(); held != 0 {
-		t.Errorf("%d bytes are held", held)
-	}
-	p.receive("xhr").expect("o") // and that was the end of the session
+		if n := app.bounds.cuts[cutFull].Load(); n != 1 {
+			t.Errorf("%d were cut off for a full queue", n)
+		}
+		if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
+			t.Errorf("polled %.200q", got)
+		}
+		if held := s.memory.holds(); held != 0 {
+			t.Errorf("%d bytes are held", held)
+		}
+		p.receive("xhr").expect("o") // and that was the end of the session
+	})
 }
 
 // TestFallbackTooMany: nor may a client send without bounds.
@@ -959,8 +967,9 @@ func TestFallbackTooMany(t *testing.T) {
 
 // TestFallbackStuck: one that does not read its stream goes, like any other.
 func TestFallbackStuck(t *testing.T) {
-	defer func(d time.Duration) { writeTimeout = d }(writeTimeout)
-	writeTimeout = 500 * time.Millisecond
+	before := writeTimeout
+	t.Cleanup(func() { writeTimeout = before }) // when the server has ended
+	writeTimeout = 2 * time.Second
 	s := startServer(t, "-send-buffer", "100000000")
 	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
 	stream := p.stream()
@@ -970,6 +979,7 @@ func TestFallbackStuck(t *testing.T) {
 	text := strings.Repeat("x", 10_000)
 	for end := time.Now().Add(patience); !s.app.empty(); {
 		publish(t, s.addr, "room", "e", text)
+		time.Sleep(time.Millisecond) // it is not to be for a full queue
 		if time.Now().After(end) {
 			t.Fatal("it stays")
 		}
@@ -1008,49 +1018,47 @@ func TestFallbackTimeouts(t *testing.T) {
 
 // TestFallbackShutdown: clients over HTTP are told at the end, in whole answers, and do not hold it up.
 func TestFallbackShutdown(t *testing.T) {
-	s := startServer(t)
-	var answers []*answer
-	for range 20 {
-		p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-		answers = append(answers, p.stream())
-	}
-	lines := make(chan []string, 20)
-	for range cap(lines) {
-		p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-		p.poll()
-		conn := p.dialled("xhr")
-		go func() { // ends with the answer
-			var got []string
-			if r, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
-				got = (&answer{t, conn, r, bufio.NewReader(r.Body)}).rest()
+	synctest.Test(t, func(t *testing.T) {
+		s, dial, stop := stoppableInBubble(t)
+		const each = 20
+		streams, lines := make(chan []string, each), make(chan []string, each)
+		for range each {
+			stream := newPage(t, dial, keyPath).stream()
+			go func() { streams <- stream.rest() }() // ends with the answer
+		}
+		for range each {
+			p := newPage(t, dial, keyPath)
+			p.poll()
+			conn := p.dialled("xhr")
+			go func() { // ends with the answer
+				var got []string
+				if r, err := http.ReadResponse(bufio.NewReader(conn), nil); err == nil {
+					got = (&answer{t, conn, r, bufio.NewReader(r.Body)}).rest()
+				}
+				lines <- got
+			}()
+		}
+		waitUntil(t, "everyone asks for lines", func() bool { return s.receiving() == 2*each })
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took >= requestsTimeout {
+			t.Errorf("it took %s", took)
+		}
+		want := []string{`c[4200,"Please reconnect immediately"]`}
+		for range each {
+			if got := <-streams; !slices.Equal(got, want) {
+				t.Errorf("a stream ended with %q", got)
 			}
-			lines <- got
-		}()
-	}
-	waitUntil(t, "everyone asks for lines", func() bool { return s.receiving() == len(answers)+cap(lines) })
-	began := time.Now()
-	s.stop()
-	if took := time.Since(began); took >= requestsTimeout {
-		t.Errorf("it took %s", took)
-	}
-	want := []string{`c[4200,"Please reconnect immediately"]`}
-	for _, a := range answers {
-		if got := a.rest(); !slices.Equal(got, want) {
-			t.Errorf("a stream ended with %q", got)
+			if got := <-lines; !slices.Equal(got, want) {
+				t.Errorf("a poll ended with %q", got)
+			}
 		}
-	}
-	for range cap(lines) {
-		if got := <-lines; !slices.Equal(got, want) {
-			t.Errorf("a poll ended with %q", got)
-		}
-	}
+	})
 }
 
 // receiving is how many clients over HTTP ask for lines.
-func (s *testServer) receiving() (n int) {
-	s.app.socketsMu.Lock()
-	defer s.app.socketsMu.Unlock()
-	for _, socket := range s.app.sockets {
+func (s *server) receiving() (n int) {
+	for _, socket := range s.apps.Load().all[0].allSockets() {
 		session := socket.conn.wrapped.(*session)
 		session.mu.Lock()
 		if session.receiving != nil && len(session.lines) == 0 {
@@ -1063,26 +1071,25 @@ func (s *testServer) receiving() (n int) {
 
 // TestShutdownWaitsForRequests: a request under way is answered in the end, although those of clients over HTTP are not waited for.
 func TestShutdownWaitsForRequests(t *testing.T) {
-	s := startServer(t)
-	newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
-	conn := dial(t, s.addr)
-	body := `{"name":"e","channel":"x","data":"d"}`
-	u, _ := url.Parse(signedURL(s.addr, "POST", "/apps/1/events", "", body))
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: edge\r\nContent-Length: %d\r\n\r\n", u.RequestURI(), len(body))
-	waitUntil(t, "the request has begun", func() bool {
-		s.callers.mu.Lock()
-		defer s.callers.mu.Unlock()
-		last := s.callers.since.Back()
-		return last != nil && last.Value.(*caller).state == http.StateActive
+	synctest.Test(t, func(t *testing.T) {
+		s, dial, stop := stoppableInBubble(t)
+		stream := newPage(t, dial, keyPath).stream()
+		conn := dial()
+		body := `{"name":"e","channel":"x","data":"d"}`
+		u, _ := url.Parse(signedURL("edge", "POST", "/apps/1/events", "", body))
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: edge\r\nContent-Length: %d\r\n\r\n", u.RequestURI(), len(body))
+		synctest.Wait() // the request has begun
+		var ends sync.WaitGroup
+		ends.Go(stop)
+		ends.Go(func() { stream.rest() })
+		waitUntil(t, "the server is about to end", s.draining.Load)
+		time.Sleep(requestsTimeout - time.Second)
+		io.WriteString(conn, body)
+		if r, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || r.StatusCode != 200 {
+			t.Errorf("got %v, %v", r, err)
+		}
+		ends.Wait()
 	})
-	var stopped sync.WaitGroup
-	stopped.Go(s.stop)
-	waitUntil(t, "the server is about to end", s.draining.Load)
-	io.WriteString(conn, body)
-	if r, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || r.StatusCode != 200 {
-		t.Errorf("got %v, %v", r, err)
-	}
-	stopped.Wait()
 }
 
 // TestFallbackLimits: sessions are bounded, all together and those of one address.
@@ -1172,27 +1179,31 @@ func TestFallbackCallers(t *testing.T) {
 	if _, err := idle.conn.Read(make([]byte, 1)); err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("an idle connection stays: %v", err)
 	}
+	http.DefaultClient.CloseIdleConnections() // that of the first has been closed for others, which may not show yet
 	publish(t, s.addr, "room", "e", "y")
 	stream.expect("a" + said(event("e", "room", "y")))
 }
 
 // TestFallbackMemory: what waits in sessions counts as held, and in the worst case who does not move has to go.
 func TestFallbackMemory(t *testing.T) {
-	s := startServer(t, "-memory", "16M")
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-	p.poll()
-	p.say(p.subscribing("room", ""))
-	p.polled()
-	publish(t, s.addr, "room", "e", strings.Repeat("x", 10_000))
-	waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
-	other := &holding{conn: new(conn)}
-	s.memory.hold(other, s.memory.most(), true)
-	waitUntil(t, "it was cut off", func() bool { return s.app.bounds.cuts[cutMemory].Load() == 1 })
-	s.memory.hold(other, 0, true)
-	if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
-		t.Errorf("polled %.200q", got)
-	}
-	waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 && s.app.empty() })
+	synctest.Test(t, func(t *testing.T) {
+		s, dial := serverInBubble(t, "-memory", "16M")
+		app := s.apps.Load().all[0]
+		p := newPage(t, dial, keyPath)
+		p.poll()
+		p.say(p.subscribing("room", ""))
+		p.polled()
+		app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
+		waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
+		other := &holding{conn: new(conn)}
+		s.memory.hold(other, s.memory.most(), true)
+		waitUntil(t, "it was cut off", func() bool { return app.bounds.cuts[cutMemory].Load() == 1 })
+		s.memory.hold(other, 0, true)
+		if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
+			t.Errorf("polled %.200q", got)
+		}
+		waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 && app.empty() })
+	})
 }
 
 // TestFallbackPanic: when something panics that runs for one session, that one goes and no other.

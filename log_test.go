@@ -11,22 +11,24 @@ import (
 )
 
 func TestLines(t *testing.T) {
-	var out bytes.Buffer
-	l := newLines(&out, false)
-	want := ""
-	for i := range 100 {
-		fmt.Fprintln(l, "line", i)
-		want += fmt.Sprintln("line", i)
-	}
-	l.close()
-	if out.String() != want {
-		t.Errorf("got %q", out.String())
-	}
-	fmt.Fprintln(l, "late") // after the end nothing happens
-	l.close()
-	if out.String() != want {
-		t.Errorf("got %q", out.String())
-	}
+	synctest.Test(t, func(t *testing.T) { // close does not wait for long
+		var out bytes.Buffer
+		l := newLines(&out, false)
+		want := ""
+		for i := range 100 {
+			fmt.Fprintln(l, "line", i)
+			want += fmt.Sprintln("line", i)
+		}
+		l.close()
+		if out.String() != want {
+			t.Errorf("got %q", out.String())
+		}
+		fmt.Fprintln(l, "late") // after the end nothing happens
+		l.close()
+		if out.String() != want {
+			t.Errorf("got %q", out.String())
+		}
+	})
 }
 
 // Of a flood so many lines are written as are allowed, and how many were not.

@@ -112,6 +112,9 @@ func TestMemory(t *testing.T) {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const n, most = 5000, 5000 // connections, bytes
+	if limit := descriptorLimit(); limit < n+1000 {
+		t.Skipf("%d descriptors are too few for %d connections", limit, n)
+	}
 	p := startProcess(t, "edge")
 	start := p.resident()
 	clients := make([]*client, n)
@@ -161,36 +164,52 @@ func TestDescriptors(t *testing.T) {
 	first := connect(t, p.addr)
 	first.join("room")
 	var all []net.Conn
-	for i := range 600 {
-		c := dial(t, p.addr)
-		switch all = append(all, c); i % 3 {
-		case 0:
-			fmt.Fprintf(c, "GET /app/key?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
-				"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-		case 1:
-			io.WriteString(c, "POST /apps/1/events HTTP/1.1\r\nHost")
+	leave := func() {
+		for _, c := range all {
+			c.Close()
 		}
+		all = nil
+		waitUntil(t, "others are welcome again", func() bool {
+			c := handshake(t, p.addr, "/app/key?protocol=7", "")
+			defer c.conn.Close()
+			return strings.Contains(c.text(), "connection_established")
+		})
 	}
-	http.DefaultClient.Timeout = 4 * time.Second // after five some of those who hold the descriptors are cut off in any case
+	http.DefaultClient.Timeout = patience
 	defer func() { http.DefaultClient.Timeout = 0 }()
-	for range 3 {
-		http.DefaultClient.CloseIdleConnections() // so that it needs a new connection
-		publish(t, p.addr, "room", "hello", "{}")
-		first.expect(event("hello", "room", "{}"))
+	for try := 1; ; try++ {
+		for i := range 600 {
+			c := dial(t, p.addr)
+			switch all = append(all, c); i % 3 {
+			case 0:
+				fmt.Fprintf(c, "GET /app/key?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
+					"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+			case 1:
+				io.WriteString(c, "POST /apps/1/events HTTP/1.1\r\nHost")
+			}
+		}
+		longest := time.Duration(0)
+		for range 3 {
+			http.DefaultClient.CloseIdleConnections() // so that it needs a new connection
+			began := time.Now()
+			publish(t, p.addr, "room", "hello", "{}")
+			longest = max(longest, time.Since(began))
+			first.expect(event("hello", "room", "{}"))
+		}
+		if longest < 4*time.Second { // after five some of those who hold the descriptors are cut off in any case
+			break
+		}
+		if try == 3 {
+			t.Fatalf("publishing takes %s", longest)
+		}
+		leave() // the machine may have been held up
 	}
 	before := p.cpu()
 	time.Sleep(2 * time.Second) // the time that is measured
 	if used := p.cpu() - before; used > 1e6 {
 		t.Errorf("%.0f us of processor time in two seconds of doing nothing", used)
 	}
-	for _, c := range all {
-		c.Close()
-	}
-	waitUntil(t, "others are welcome again", func() bool {
-		c := handshake(t, p.addr, "/app/key?protocol=7", "")
-		defer c.conn.Close()
-		return strings.Contains(c.text(), "connection_established")
-	})
+	leave()
 }
 
 // TestUnreadLines: lines that nobody reads, or that cannot be written, hold up nothing, not even the end.

@@ -81,6 +81,29 @@ func startApps(t *testing.T, config string, args ...string) *testServer {
 	return serveOptions(t, l, o)
 }
 
+// stoppableInBubble is serverInBubble for a test that stops the server itself.
+func stoppableInBubble(t *testing.T, args ...string) (s *server, dial func() net.Conn, stop func()) {
+	time.Sleep(time.Until(processStart)) // see serverInBubble
+	s = testOptions(t, args...).server(t)
+	l := pipes{make(chan net.Conn), make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.serve(ctx, l) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return s, func() net.Conn {
+		ours, theirs := net.Pipe()
+		t.Cleanup(func() { ours.Close() })
+		l.conns <- theirs
+		return ours
+	}, stop
+}
+
 // TestSeveralApps: apps share nothing but the process.
 func TestSeveralApps(t *testing.T) {
 	hook := &keyedReceiver{t: t, key: newKey("one", "secret-one")}
@@ -148,6 +171,7 @@ func TestSeveralApps(t *testing.T) {
 		t.Errorf("terminate by an unknown key: %d", status)
 	}
 	waitUntil(t, "the first app's receiver is told", func() bool { return hook.got() > 0 })
+	waitUntil(t, "the others have left", func() bool { return s.apps.Load().all[0].connections() == 2 })
 	page := string(s.appendMetrics(nil))
 	for _, want := range []string{`edge_connected{app_id="1"} 2`, `edge_connected{app_id="2"} 1`, `edge_key_uses_total{app_id="1",key="old"} 2`} {
 		if !strings.Contains(page, want+"\n") {
@@ -246,7 +270,7 @@ func TestReload(t *testing.T) {
 		t.Error("the first app is another, or its key has forgotten its uses")
 	}
 	one.settled()
-	for _, key := range []withKey{old, {"new", "n"}} {
+	for i, key := range []withKey{old, {"new", "n"}} {
 		if status, answer := key.call(t, s.addr, "POST", "/apps/1/events", `{"name":"e","channel":"private-a","data":"xyz"}`); status != 200 {
 			t.Errorf("signed with %s: %d %s", key.name, status, answer)
 		}
@@ -255,12 +279,12 @@ func TestReload(t *testing.T) {
 		c.subscribeWith(key, "private-b")
 		c.expect(succeeded("private-b"))
 		c.leave()
+		// private-a was there before the webhooks were: they are told nothing of it, and all of private-b, signed with the new key.
+		waitUntil(t, "the receiver is told", func() bool { return first.got() >= int64(2*(i+1)) })
 	}
 	if status, _ := old.call(t, s.addr, "POST", "/apps/1/events", `{"name":"e","channel":"private-a","data":"long"}`); status != 413 {
 		t.Errorf("over the new limit: %d", status)
 	}
-	// private-a was there before the webhooks were: they are told nothing of it, and all of private-b, signed with the new key.
-	waitUntil(t, "the receiver is told", func() bool { return first.got() >= 4 })
 	one.send(`{"event":"pusher:unsubscribe","data":{"channel":"private-a"}}`)
 	one.settled()
 	one.subscribeWith(old, "private-a")
@@ -323,6 +347,9 @@ func TestHangup(t *testing.T) {
 		t.Skip("no signals")
 	}
 	const readers, reloads = 1000, 20
+	if limit := descriptorLimit(); limit < readers+1000 {
+		t.Skipf("%d descriptors are too few for %d connections", limit, readers)
+	}
 	file := configOf(t, `{"event-size": 1000}`)
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-config", file, "-pid-file", pidFile)
@@ -594,36 +621,33 @@ func TestStaleSocket(t *testing.T) {
 
 // TestCallersOverTLS: an HTTP client that reads nothing cannot hold up the one for whom it is cut off.
 func TestCallersOverTLS(t *testing.T) {
-	dir, trust := certDir(t)
-	cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	mine, theirs := net.Pipe() // which has no room, like a full buffer
-	defer mine.Close()
-	defer theirs.Close()
-	stuck := tls.Server(mine, cert.config())
-	shaken := make(chan error, 1)
-	go func() { shaken <- tls.Client(theirs, trust).Handshake() }()
-	if err := errors.Join(stuck.Handshake(), <-shaken); err != nil {
-		t.Fatal(err)
-	}
-	c := newCallers()
-	c.limit.Store(10)
-	c.note(stuck, http.StateNew)
-	evicted := make(chan bool)
-	go func() {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(processStart)) // or the certificate would not hold yet
+		dir, trust := certDir(t)
+		cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mine, theirs := net.Pipe() // which has no room, like a full buffer
+		defer mine.Close()
+		defer theirs.Close()
+		stuck := tls.Server(mine, cert.config())
+		shaken := make(chan error, 1)
+		go func() { shaken <- tls.Client(theirs, trust).Handshake() }()
+		if err := errors.Join(stuck.Handshake(), <-shaken); err != nil {
+			t.Fatal(err)
+		}
+		c := newCallers()
+		c.limit.Store(10)
+		c.note(stuck, http.StateNew)
+		began := time.Now()
 		for range c.limit.Load() {
 			c.note(new(net.TCPConn), http.StateNew)
 		}
-		close(evicted)
-	}()
-	select {
-	case <-evicted:
-	case <-time.After(4 * time.Second): // crypto/tls would wait for five
-		t.Error("it waits for the client")
-	}
-	<-evicted
+		if waited := time.Since(began); waited > 0 {
+			t.Errorf("it waits for the client for %s", waited) // crypto/tls would for five seconds
+		}
+	})
 }
 
 func TestPlain(t *testing.T) {
@@ -700,6 +724,7 @@ func TestMetrics(t *testing.T) {
 	stranger.text()
 	stranger.expectClose(codeUnknownKey)
 	waitUntil(t, "they have left", func() bool { return s.app.connections() == 1 && s.app.webhooks().all()[0].counts().retried > 0 })
+	waitUntil(t, "what they were sent and sent is counted", func() bool { return s.app.counts.sent.Load() >= 9 && s.app.counts.received.Load() >= 4 })
 	page := string(s.appendMetrics(nil))
 	const app = `{app_id="a\"b\\c"`
 	for _, want := range []string{
@@ -757,7 +782,7 @@ func checkExposition(t *testing.T, page string) {
 
 // TestMetricsAddr: metrics are on their address, and on no other; without one there are none.
 func TestMetricsAddr(t *testing.T) {
-	addr := freeAddr(t)
+	addr := steadyAddr(t)
 	p := startProcess(t, "edge", "-metrics-addr", addr)
 	get := func(addr, path string) (status int, text string) {
 		r, _ := http.NewRequest("GET", "http://"+addr+path, nil)
