@@ -790,6 +790,26 @@ func TestConsoleTerminate(t *testing.T) {
 	waitUntil(t, "they have left", func() bool { return s.app.connections() == 1 })
 }
 
+// TestFeedOfAnother: a page that begins to watch an app while the others are counted gets nothing of that, not an empty line.
+func TestFeedOfAnother(t *testing.T) {
+	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
+	s := mustParse(t, nil, "EDGE_CONFIG="+file).server(t)
+	defer s.console.end()
+	all := s.apps.Load().all
+	one := s.console.openFeed(all[0])
+	now := map[*App]totals{all[0]: all[0].total()}
+	two := s.console.openFeed(all[1])
+	s.console.tellSecond(now)
+	if first := string(one.take()); !strings.Contains(first, `"what":"second"`) {
+		t.Errorf("the first page was told %q", first)
+	}
+	for line := range strings.Lines(string(two.take())) {
+		if !json.Valid([]byte(line)) || strings.Contains(line, `"what":"second"`) {
+			t.Errorf("the second page was told %q", line)
+		}
+	}
+}
+
 // TestFeedBounds: a page that does not read costs a bounded amount of memory, and is told how much it has missed; and a flood on
 // one channel does not hide what happens on another.
 func TestFeedBounds(t *testing.T) {

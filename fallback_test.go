@@ -854,6 +854,34 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 	})
 }
 
+// TestFallbackGapAgain: a request that came when the time without one was just over keeps the session, and the time begins again.
+func TestFallbackGapAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &session{of: &fallback{memory: newBudget(1 << 40)}}
+		s.changed.L = &s.mu
+		s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
+		poll := &receiving{}
+		s.receiving = poll
+		s.detach(poll)
+		time.Sleep(sessionGap - time.Second)
+		s.attach(poll)
+		s.detach(poll)
+		over := func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.over
+		}
+		s.lost() // which had been called before the poll, and waited for its turn
+		if over() {
+			t.Error("the session has ended")
+		}
+		time.Sleep(sessionGap + time.Second)
+		if !over() {
+			t.Error("it has not ended")
+		}
+	})
+}
+
 // TestFallbackOrder: messages are handled in the order of their numbers, if the earlier ones come in time.
 func TestFallbackOrder(t *testing.T) {
 	for _, test := range []struct {
@@ -867,6 +895,8 @@ func TestFallbackOrder(t *testing.T) {
 		{"in time", "3....12", "123"},
 		{"too late", "3......12", "312"},
 		{"the others need not wait", "3.....45.12", "34512"},
+		{"two gaps at once", "24........1", "241"},
+		{"nor is it longer for those that come meanwhile", "3..4..5..12", "34512"},
 		{"a poll has a number too", "1p23", "13"},
 		{"a poll overtakes", "p312.4", "124"},
 		{"repeated", "1122.33", "123"},

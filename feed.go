@@ -282,6 +282,11 @@ func (c *console) tick() {
 	for a := range now {
 		now[a] = a.total()
 	}
+	c.tellSecond(now)
+}
+
+// tellSecond tells the feeds what the last second was like, of those apps that are counted.
+func (c *console) tellSecond(now map[*App]totals) {
 	feeds, lines := c.count(now)
 	for _, f := range feeds {
 		if line := lines[f.app]; line != nil { // else it has been opened just now
