@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -320,18 +321,30 @@ func TestLeaveWaitsForThePump(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	writing := make(chan string, 10)
+	s.watch.log = slog.New(lineHandler(func(line string) {
+		select {
+		case writing <- line:
+		default: // of lines to come nobody wants to know
+		}
+	}))
+	s.watch.setVerbose(true)
 	socket.conn.mu.Lock() // as if another channel were writing to it
 	s.app.trigger("room", kindPublic, Event{name: []byte("e"), data: benchData})
-	waitUntil(t, "the pump is under way", func() bool {
-		sub.channel.mu.Lock()
-		defer sub.channel.mu.Unlock()
-		return sub.channel.batch == nil
-	})
-	time.AfterFunc(20*time.Millisecond, socket.conn.mu.Unlock)
-	s.app.unsubscribe(sub)
-	if sub.channel.busy() {
-		t.Error("the pump still runs")
+	for line := range writing { // what is shown comes right before it is written
+		if line == "sent" {
+			break
+		}
 	}
+	var written atomic.Bool
+	time.AfterFunc(20*time.Millisecond, func() {
+		written.Store(true)
+		socket.conn.mu.Unlock()
+	})
+	if s.app.unsubscribe(sub); !written.Load() {
+		t.Error("the pump is still writing")
+	}
+	waitUntil(t, "the pump has ended", func() bool { return !sub.channel.busy() })
 }
 
 // TestJoinInTheMiddle: who subscribes while the pump is under way gets the answer, then what was published since, and nothing from

@@ -661,8 +661,13 @@ func TestConsoleState(t *testing.T) {
 	b.signIn(`{"id":"ada@x"}`)
 	publish(t, s.addr, "cache-x", "e", "{}")
 	for _, socket := range s.app.allSockets() { // what was answered may still be being handled, and then nothing is told: see below
-		socket.mu.Lock()
-		socket.mu.Unlock()
+		waitUntil(t, "it is not being served", func() bool {
+			free := socket.mu.TryLock()
+			if free {
+				socket.mu.Unlock()
+			}
+			return free
+		})
 	}
 	st := get("?channel=presence-x")
 	if n := st.Channels.All; n != mostRows+7 || len(st.Channels.Rows) != mostRows || !slices.IsSortedFunc(st.Channels.Rows, func(x, y row) int { return strings.Compare(x.Name, y.Name) }) {
