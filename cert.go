@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -170,11 +171,18 @@ func makePair(template *x509.Certificate, authority *tls.Certificate, certFile, 
 	return writeFile(certFile, "CERTIFICATE", cert, 0o644)
 }
 
-// writeFile puts a file in the place of the old one at once, so that whoever reads it meanwhile gets one of them.
+// writeFile puts a file in the place of the old one at once, so that whoever reads it meanwhile gets one of them. It is as
+// readable as the old one was: a service may not be able to read what is root's alone.
 func writeFile(name, kind string, der []byte, mode os.FileMode) error {
 	next := name + ".new"
+	os.Remove(next) // or it would keep its mode
 	if err := os.WriteFile(next, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode); err != nil {
 		return err
+	}
+	if old, err := os.Stat(name); err == nil {
+		if err := errors.Join(giveTo(next, old), os.Chmod(next, old.Mode().Perm())); err != nil {
+			return err
+		}
 	}
 	return os.Rename(next, name)
 }

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"fmt"
 	"log"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,7 +19,7 @@ func TestClockNotSet(t *testing.T) {
 		time.Sleep(time.Until(processStart)) // see startInBubble
 		var lines bytes.Buffer
 		log.SetOutput(&lines)
-		defer log.SetOutput(os.Stderr)
+		defer log.SetOutput(errorOutput)
 		s := testOptions(t).server(t)
 		var set atomic.Bool
 		boot := time.Unix(0, 0) // a board without a battery

@@ -207,7 +207,7 @@ func (p *program) listenAndServe(ctx context.Context, stop func(), o options, me
 		stop = nil // nohup(1), or a service: a hangup only ever means to reload
 	}
 	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
+	signal.Notify(hangups, syscall.SIGHUP, reloadSignal)
 	defer signal.Stop(hangups)
 	go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }, stop) // ends with ctx
 	if s.console != nil && p.shown {
@@ -250,9 +250,12 @@ func (p *program) reloadCommand() error {
 	if err != nil || pid <= 0 {
 		return usageError{errors.New("which process? edge reload PID, or the -pid-file or -config it was started with")}
 	}
+	if what := programName(strconv.Itoa(pid)); what != "" && what != programName("self") && !strings.HasPrefix(what, "edge") {
+		return fmt.Errorf("process %d is not edge, but %s: the pid file is an old one, or the number wrong", pid, what)
+	}
 	process, err := os.FindProcess(pid)
 	if err == nil {
-		err = process.Signal(syscall.SIGHUP)
+		err = process.Signal(reloadSignal)
 		process.Release()
 	}
 	if err != nil {
@@ -260,6 +263,12 @@ func (p *program) reloadCommand() error {
 	}
 	fmt.Fprintf(p.stdout, "told process %d; its log says whether it takes the configuration\n", pid)
 	return nil
+}
+
+// programName is the name of the program that a process runs, as far as the kernel keeps it; "" if that is not known.
+func programName(pid string) string {
+	name, _ := os.ReadFile("/proc/" + pid + "/comm")
+	return strings.TrimSpace(string(name))
 }
 
 // warnings are what is legal, but probably not meant.

@@ -7,6 +7,8 @@ package main
 import (
 	"errors"
 	"net"
+	"os"
+	"syscall"
 )
 
 type poller struct{}
@@ -24,6 +26,10 @@ func (c *conn) tryWrite(p []byte) (int, error) { return 0, errNotPolled }
 func (c *conn) hangUp(reset bool)              {}
 func (c *conn) shutdownWrite()                 {}
 func (c *conn) closeDescriptor()               {}
+
+const reloadSignal = syscall.SIGHUP
+
+func giveTo(string, os.FileInfo) error { return nil }
 
 func descriptorLimit() int { return 10_000 }
 

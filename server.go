@@ -279,11 +279,12 @@ func (s *server) reload(o options) error {
 			return err
 		}
 	}
-	for _, name := range o.given.differences(old.given, "addr", "path", "http-path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth", "console") {
-		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (old.tlsCert == "") {
+	for _, name := range o.given.differences(s.began.given, "addr", "path", "http-path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth", "console") {
+		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (s.began.tlsCert == "") {
 			slog.Warn("this option takes effect with the next start", "option", name)
 		}
 	}
+	o.keepMemory(&s.began)
 	s.options = o
 	s.watch.setVerbose(o.verbose)
 	s.divide(o)
@@ -304,16 +305,34 @@ func (s *server) reload(o options) error {
 	return nil
 }
 
+const fromSystem = "memory and open files"
+
+// keepMemory leaves the memory as it was at the start, and with it the number of connections that was worked out from it.
+func (o *options) keepMemory(began *options) {
+	derived := o.connections
+	if o.memory = began.memory; o.given["max-connections"].from != fromSystem {
+		return
+	}
+	o.connections = min(defaultConnections(), o.forConnections())
+	for i := range o.apps {
+		if l := &o.apps[i].limits; l.maxConnections == derived {
+			l.maxConnections = o.connections
+		}
+	}
+}
+
 // reloadWhenAsked makes the options hold that parse returns, each time something comes from hangups, until ctx is done. With stop it
-// is called instead if there is no terminal any more: the hangup was of that.
+// is called instead of a SIGHUP if there is no terminal any more: the hangup was of that.
 func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error), stop func()) {
 	for {
+		var asked os.Signal
 		select {
 		case <-ctx.Done():
 			return
-		case <-hangups:
+		case s := <-hangups:
+			asked = s
 		}
-		if stop != nil && !hasTerminal() {
+		if asked == syscall.SIGHUP && stop != nil && !hasTerminal() {
 			stop()
 			return
 		}

@@ -10,13 +10,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -395,6 +399,68 @@ func TestHangup(t *testing.T) {
 		t.Errorf("exit: %v; pid file left: %t", err, exists(pidFile))
 	}
 	t.Logf("%d deliveries during %d reloads", nb.received.Load(), reloads)
+}
+
+// TestReloadOfWhatStays: what only the start can change is compared with the start, and memory keeps what was worked out of it.
+func TestReloadOfWhatStays(t *testing.T) {
+	var out syncBuffer
+	log.SetOutput(&out)
+	defer log.SetOutput(errorOutput)
+	args := []string{"-key", "key", "-secret", testSecret}
+	s := mustParse(t, append(args, "-memory", "1G")).server(t)
+	most := s.apps.Load().all[0].limits().maxConnections
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"-memory", "16M"}, []string{"option=memory"}},
+		{[]string{"-memory", "16M", "-addr", ":7777"}, []string{"option=memory", "option=addr"}},
+		{[]string{"-memory", "1G"}, nil},
+	} {
+		if err := s.reload(mustParse(t, append(args, c.args...))); err != nil {
+			t.Fatal(err)
+		}
+		said := out.take()
+		if strings.Count(said, "takes effect with the next start") != len(c.want) || !containsAll(said, c.want) {
+			t.Errorf("%q: said %q", c.args, said)
+		}
+		if now := s.apps.Load().all[0].limits().maxConnections; now != most || s.memory.mostClients.Load() != int64(most) {
+			t.Errorf("%q: %d connections, in all %d, want %d", c.args, now, s.memory.mostClients.Load(), most)
+		}
+	}
+	if err := s.reload(mustParse(t, append(args, "-memory", "16M", "-max-connections", "77"))); err != nil {
+		t.Fatal(err)
+	}
+	if now := s.apps.Load().all[0].limits().maxConnections; now != 77 {
+		t.Errorf("%d connections, want what was said", now)
+	}
+}
+
+func containsAll(s string, parts []string) bool {
+	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(s, part) })
+}
+
+// TestReloadStranger: a pid file may be an old one, and its number another program's by now.
+func TestReloadStranger(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells")
+	}
+	stranger := exec.Command("sleep", "1000")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "it runs", func() bool { return programName(strconv.Itoa(stranger.Process.Pid)) == "sleep" })
+	code, _, stderr := runCommand(t, []string{"reload", "-pid-file", configOf(t, strconv.Itoa(stranger.Process.Pid))})
+	if oneSentence(t, stderr, "is not edge, but sleep"); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Error(err)
+	}
+	stranger.Process.Kill()
+	if err := stranger.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("it ended with %v", err)
+	}
 }
 
 // TestReloadCommand: what edge reload cannot do it says in a sentence.
@@ -978,9 +1044,11 @@ func TestLogFormats(t *testing.T) {
 }
 
 // TestMissingTerminal: in a session without a terminal a hangup is a reload; nobody who started it in one keeps it by closing that.
+// What edge reload sends is never meant otherwise.
 func TestMissingTerminal(t *testing.T) {
 	s := testOptions(t).server(t)
-	for _, withTerminal := range []bool{true, false} {
+	for i, withTerminal := range []bool{true, false, true} {
+		asked := []os.Signal{syscall.SIGHUP, syscall.SIGHUP, reloadSignal}[i]
 		hangups, parsed, stopped := make(chan os.Signal, 1), make(chan bool, 1), make(chan bool, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		var stop func()
@@ -991,15 +1059,15 @@ func TestMissingTerminal(t *testing.T) {
 		over.Go(func() {
 			s.reloadWhenAsked(ctx, hangups, func() (options, error) { parsed <- true; return testOptions(t), nil }, stop)
 		})
-		hangups <- syscall.SIGHUP
+		hangups <- asked
 		want := parsed
-		if withTerminal && !hasTerminal() {
+		if withTerminal && !hasTerminal() && asked == syscall.SIGHUP {
 			want = stopped
 		}
 		select {
 		case <-want:
 		case <-time.After(patience):
-			t.Errorf("with a terminal: %t: nothing happened", withTerminal)
+			t.Errorf("with a terminal: %t: nothing happened after %s", withTerminal, asked)
 		}
 		cancel()
 		over.Wait()

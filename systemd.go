@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -187,8 +188,8 @@ func (p *program) unitCommand() error {
 	if err != nil {
 		return err
 	}
-	var bin string
-	args, err := p.ownOptions([]option{{name: "bin", value: self, help: "where edge is (default where this one is)", set: text(&bin)}})
+	var bin string // systemd wants it absolute
+	args, err := p.ownOptions([]option{{name: "bin", value: self, help: "where edge is (default where this one is)", set: func(s string) (err error) { bin, err = filepath.Abs(s); return err }}})
 	switch {
 	case err != nil:
 		return err
@@ -208,6 +209,10 @@ func (p *program) unitCommand() error {
 
 // serviceUnit is a unit that lets edge do what it has to, and nothing else. It reads /etc/edge/edge.json and /etc/edge/secret.
 func serviceUnit(bin string) string {
+	bin = strings.ReplaceAll(bin, "%", "%%")
+	if strings.ContainsAny(bin, " \t'\"\\$;") {
+		bin = strconv.Quote(bin)
+	}
 	return `[Unit]
 Description=edge, a Pusher Channels server
 After=network.target edge.socket

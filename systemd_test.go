@@ -379,3 +379,13 @@ func (l *brokenListener) Accept() (net.Conn, error) {
 	}
 	return nc, err
 }
+
+// TestUnitOfAPath: systemd reads the path as it was meant.
+func TestUnitOfAPath(t *testing.T) {
+	for bin, want := range map[string]string{"/usr/bin/edge": "/usr/bin/edge", "/opt/my edge/100%": `"/opt/my edge/100%%"`, "x/../edge": "/"} {
+		code, stdout, _ := runCommand(t, []string{"unit", "-bin", bin, "service"})
+		if code != 0 || !strings.Contains(stdout, "\nExecStart="+want) {
+			t.Errorf("%s: %d %.200s", bin, code, stdout)
+		}
+	}
+}

@@ -24,7 +24,8 @@ type certificate struct {
 	cert     *tls.Certificate
 	files    [2]string
 	read     [2]os.FileInfo // as they were when they were read
-	checked  int64          // when that was last compared, on the clock of monotonic
+	checked  int64          // when that was last compared,
+	warned   int64          // and when warnLocked was called, on the clock of monotonic
 	reported bool           // that they cannot be read
 }
 
@@ -48,10 +49,21 @@ func (c *certificate) useLocked(files [2]string) error {
 		return fmt.Errorf("cannot use the certificate %s with the key %s: %w", files[0], files[1], err)
 	}
 	c.cert, c.files, c.read, c.reported = &pair, files, read, false
-	if left := time.Until(pair.Leaf.NotAfter); left < 30*24*time.Hour {
-		slog.Warn("the certificate ends soon", "file", files[0], "days left", int(left.Hours()/24))
-	}
+	c.warnLocked()
 	return nil
+}
+
+// warnLocked says, once a day, if clients do not take the certificate, or soon will not.
+func (c *certificate) warnLocked() {
+	c.warned = monotonic()
+	switch leaf := c.cert.Leaf; {
+	case time.Now().Before(leaf.NotBefore):
+		slog.Warn("the certificate does not hold yet, or the clock is wrong", "file", c.files[0], "from", leaf.NotBefore)
+	case time.Now().After(leaf.NotAfter):
+		slog.Error("the certificate has ended: clients refuse it", "file", c.files[0], "on", leaf.NotAfter)
+	case time.Until(leaf.NotAfter) < 30*day:
+		slog.Warn("the certificate ends soon", "file", c.files[0], "days left", int(time.Until(leaf.NotAfter)/day))
+	}
 }
 
 func stat(files [2]string) (info [2]os.FileInfo) {
@@ -67,6 +79,9 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	defer c.mu.Unlock()
 	if now := monotonic(); time.Duration(now-c.checked) >= certificateCheck {
 		c.checked = now
+		if time.Duration(now-c.warned) >= day {
+			c.warnLocked()
+		}
 		if now := stat(c.files); changed(now, c.read) {
 			if err := c.useLocked(c.files); err == nil {
 				slog.Info("the certificate has changed", "file", c.files[0])

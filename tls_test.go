@@ -9,15 +9,18 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -386,7 +389,14 @@ func TestCertCommand(t *testing.T) {
 			t.Errorf("%s: %v %v", name, info.Mode(), err)
 		}
 	}
+	key := filepath.Join(dir, "edge-key.pem") // which a service has been let read
+	os.Chmod(key, 0o640)
+	os.Chown(key, -1, 12345) // fails without root
+	allowed, _ := os.Stat(key)
 	_, again, _ := runCommand(t, []string{"cert", "-dir", dir})
+	if info, err := os.Stat(key); err != nil || info.Mode() != allowed.Mode() || owners(info) != owners(allowed) {
+		t.Errorf("the new key is another's to read: %v, owners %s, before %v, %s", info.Mode(), owners(info), allowed.Mode(), owners(allowed))
+	}
 	if load("edge-ca").SerialNumber.Cmp(authority.SerialNumber) != 0 || load("edge").SerialNumber.Cmp(leaf.SerialNumber) == 0 || !strings.Contains(again, "the authority there was") {
 		t.Errorf("made anew: %s", again)
 	}
@@ -399,6 +409,55 @@ func TestCertCommand(t *testing.T) {
 		t.Errorf("without a directory: %d", code)
 	}
 	oneSentence(t, stderr, "/nothing")
+}
+
+// owners are the owner and group of a file, where there are such.
+func owners(info os.FileInfo) string {
+	st := reflect.Indirect(reflect.ValueOf(info.Sys()))
+	uid, gid := st.FieldByName("Uid"), st.FieldByName("Gid")
+	if !uid.IsValid() || !gid.IsValid() {
+		return ""
+	}
+	return fmt.Sprint(uid, gid)
+}
+
+// TestCertificateEnds: that clients will not take a certificate is said when it is read, and again after a day.
+func TestCertificateEnds(t *testing.T) {
+	dir, _ := certDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000
+		var out syncBuffer
+		log.SetOutput(&out)
+		defer log.SetOutput(errorOutput)
+		said := func(want string) {
+			t.Helper()
+			if got := out.take(); want == "" && got != "" || !strings.Contains(got, want) {
+				t.Errorf("said %q, want %q", got, want)
+			}
+		}
+		c, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		said("")
+		leaf := *c.cert.Leaf
+		c.cert.Leaf.NotBefore = time.Now().Add(time.Hour)
+		c.warnLocked()
+		said("does not hold yet")
+		*c.cert.Leaf = leaf
+		for _, later := range []struct {
+			wait time.Duration
+			want string
+		}{
+			{time.Hour, ""}, {23 * time.Hour, ""},
+			{time.Until(c.cert.Leaf.NotAfter.Add(-10*day - time.Hour)), "ends soon"},
+			{time.Hour, ""}, {11 * day, "has ended"},
+		} {
+			time.Sleep(later.wait)
+			c.get(nil)
+			said(later.want)
+		}
+	})
 }
 
 // TestCertNeedsTheClock: a certificate of a machine whose clock is wrong would not hold.
