@@ -380,7 +380,7 @@ func banner(o options, listeners []net.Listener) string {
 	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
 	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
 	if o.metricsAddr != "" {
-		fmt.Fprintf(&b, "  metrics    http://%s/metrics\n", o.metricsAddr)
+		fmt.Fprintf(&b, "  metrics    %s\n", metricsText(o.metricsAddr))
 	}
 	if o.console {
 		fmt.Fprintf(&b, "  console    %s://%s/console%s\n", scheme, base, o.consoleLink)
@@ -390,6 +390,17 @@ func banner(o options, listeners []net.Listener) string {
 	}
 	fmt.Fprintf(&b, "Ready on %s. Ctrl-C ends it.\n", first.Addr())
 	return b.String()
+}
+
+// metricsText is where the metrics are, given -metrics-addr.
+func metricsText(addr string) string {
+	if path, unix := strings.CutPrefix(addr, "unix:"); unix {
+		return "http://localhost/metrics on " + path
+	}
+	if strings.HasPrefix(addr, ":") {
+		addr = "localhost" + addr
+	}
+	return "http://" + addr + "/metrics"
 }
 
 // samples are how clients find the server.

@@ -555,6 +555,9 @@ func TestClientAddr(t *testing.T) {
 		{"10.0.0.0/8", "10.0.0.1:5", []string{"1.2.3.4, nonsense, 10.0.0.2"}, "10.0.0.2"},
 		{"10.0.0.0/8", "10.0.0.1:5", []string{"::ffff:1.2.3.4"}, "1.2.3.4"},
 		{"::1", "[::1]:5", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"::1", "[::1]:5", []string{"6.6.6.6, 1.2.3.4:567"}, "1.2.3.4"},
+		{"::1", "[::1]:5", []string{"6.6.6.6, [2001:db8::1]:567"}, "2001:db8::1"},
+		{"::1", "[::1]:5", []string{"1.2.3.4:x"}, ""},
 		{"unix", "@", []string{"1.2.3.4"}, "1.2.3.4"},
 		{"unix", "10.0.0.1:5", []string{"1.2.3.4"}, ""},
 		{"10.0.0.0/8", "@", []string{"1.2.3.4"}, ""},
@@ -566,6 +569,15 @@ func TestClientAddr(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}
+
+func TestMetricsText(t *testing.T) {
+	for addr, want := range map[string]string{"127.0.0.1:9601": "http://127.0.0.1:9601/metrics", ":9601": "http://localhost:9601/metrics",
+		"unix:/run/metrics": "http://localhost/metrics on /run/metrics"} {
+		if got := metricsText(addr); got != want {
+			t.Errorf("%s: %s", addr, got)
 		}
 	}
 }

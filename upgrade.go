@@ -118,7 +118,13 @@ func clientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
 	}
 	noted := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
 	for _, text := range slices.Backward(noted) {
-		a, err := netip.ParseAddr(strings.TrimSpace(text))
+		text = strings.TrimSpace(text)
+		a, err := netip.ParseAddr(text)
+		if err != nil { // some proxies note the port too
+			var with netip.AddrPort
+			with, err = netip.ParseAddrPort(text)
+			a = with.Addr()
+		}
 		if err != nil {
 			break
 		}
