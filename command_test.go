@@ -238,6 +238,10 @@ func TestTriggerLinesTrouble(t *testing.T) {
 					w.Close()
 				}
 				rw.WriteHeader(status)
+				if status == 200 {
+					io.WriteString(rw, "{}")
+					return
+				}
 				io.WriteString(rw, "text\n")
 			}))
 			defer srv.Close()
@@ -449,7 +453,14 @@ func TestRemoteAnswers(t *testing.T) {
 	}{
 		{"channels", "\x1b[31mno\x07\n\n way", "edge: the server answered 401: [31mno way\n", 401},
 		{"channels", strings.Repeat("x", 5000), "edge: the server answered 404: " + strings.Repeat("x", 1000) + "\n", 404},
-		{"channels", "<html>", "edge: the server's answer has no \"channels\": <html>\n", 200},
+		{"channels", "<html>", "edge: the server at ADDR does not answer like a Pusher server: \"<html>\"\n", 200},
+		{"trigger room e", "<html>\n\x1b" + strings.Repeat("x", 200), "edge: the server at ADDR does not answer like a Pusher server: \"<html> " + strings.Repeat("x", 93) + "\"\n", 200},
+		{"trigger room e", "", "edge: the server at ADDR does not answer like a Pusher server: \"\"\n", 200},
+		{"trigger room e", "[]", "edge: the server at ADDR does not answer like a Pusher server: \"[]\"\n", 202},
+		{"trigger room e", `{"ok":true}`, "", 200},
+		{"trigger room e -lines", "<html>", "edge: line 1: the server at ADDR does not answer like a Pusher server: \"<html>\"\n", 200},
+		{"terminate 42", "<html>", "edge: the server at ADDR does not answer like a Pusher server: \"<html>\"\n", 200},
+		{"terminate 42", " {}\n", "", 200},
 		{"channels", "{}", "edge: the server's answer has no \"channels\": {}\n", 200},
 		{"channels", "", "edge: the server answered 302: \n", 302},
 		{"channels", `{"channels":[]}`, "", 200}, // some say so if there are none
@@ -460,9 +471,11 @@ func TestRemoteAnswers(t *testing.T) {
 			w.WriteHeader(c.status)
 			io.WriteString(w, c.answer)
 		}))
-		p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, c.command)
-		if code := p.run(); (code == 0) != (c.says == "") || stderr.String() != c.says || stdout.String() != "" {
-			t.Errorf("%q: exit code %d: %s%s", c.answer, code, stdout, stderr)
+		addr := srv.Listener.Addr().String()
+		p, stdout, stderr := shellProgram(addr, strings.NewReader("1\n2\n"), strings.Fields(c.command)...)
+		says := strings.ReplaceAll(c.says, "ADDR", addr)
+		if code := p.run(); (code == 0) != (c.says == "") || stderr.String() != says || stdout.String() != "" {
+			t.Errorf("%s: %q: exit code %d: %s%s", c.command, c.answer, code, stdout, stderr)
 		}
 		srv.Close()
 	}

@@ -200,7 +200,7 @@ func (r *remote) unreachable(addr string, err error) error {
 	return fmt.Errorf("cannot reach the server at %s: %w", addr, err)
 }
 
-// call makes a call of the HTTP API below the app's path, and returns the answer. Anything but a 2xx is an apiError.
+// call makes a call of the HTTP API below the app's path, and returns the answer. Anything but a 2xx with an object is an apiError.
 func (r *remote) call(method, path string, ps params, body []byte) ([]byte, error) {
 	u := url.URL{Scheme: "http", Host: r.host(r.api), Path: r.path + "/apps/" + r.id + path}
 	if r.tls != nil {
@@ -226,6 +226,9 @@ func (r *remote) call(method, path string, ps params, body []byte) ([]byte, erro
 		return nil, &apiError{resp.StatusCode, fmt.Sprintf("the server answered %d: %s", resp.StatusCode, oneLine(answer))}
 	case len(answer) > maxAnswer:
 		return nil, fmt.Errorf("the server's answer has more than %d MB", maxAnswer>>20)
+	}
+	if err := parseObject(answer, apiDepth, maxAnswer, nil, nil); err != nil { // a captive portal says 200 too
+		return nil, &apiError{resp.StatusCode, fmt.Sprintf("the server at %s does not answer like a Pusher server: %.100q", r.api, oneLine(answer))}
 	}
 	return answer, nil
 }
