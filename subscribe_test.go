@@ -297,6 +297,8 @@ func TestSubscribeReads(t *testing.T) {
 		{"no data", [][]byte{fragment(0x81, `{"event":"e","channel":"room"}`)}, `{"channel":"room","event":"e","data":null}` + "\n", ""},
 		{"user", [][]byte{fragment(0x81, `{"event":"client-e","channel":"presence-x","data":"1","user_id":"7"}`)}, `{"channel":"presence-x","event":"client-e","data":1,"user_id":"7"}` + "\n", ""},
 		{"no JSON inside", [][]byte{eventFrame("e", "room", `{"a":1} x`)}, `{"channel":"room","event":"e","data":"{\"a\":1} x"}` + "\n", ""},
+		{"half of a surrogate pair", [][]byte{eventFrame("e", "room", `["\ud83d","\uDE00\ud83d\ude00\uD83D\u0041","\\\\ud83d","\ud83d\ud83d\ude00"]`)}, `{"channel":"room","event":"e","data":["\ufffd","\ufffd\ud83d\ude00\ufffd\u0041","\\\\ud83d","\ufffd\ud83d\ude00"]}` + "\n", ""},
+		{"half of a surrogate pair in a text", [][]byte{fragment(0x81, `{"event":"\ud83d","channel":"room","data":"x\udfff"}`)}, `{"channel":"room","event":"�","data":"x\ufffd"}` + "\n", ""},
 		{"deep JSON inside", [][]byte{eventFrame("e", "room", strings.Repeat("[", 200)+strings.Repeat("]", 200))}, `{"channel":"room","event":"e","data":"[[…`, ""},
 		{"of the server", [][]byte{eventFrame(eventSubscriptionCount, "room", `{"subscription_count":1}`), eventFrame("pusher:new", "room", ""), eventFrame("e", "room", "1")}, one, ""},
 		{"a complaint", [][]byte{eventFrame(eventSubscriptionSucceeded, "room", "{}"), appendError(nil, 4302, "too long", ""), eventFrame("e", "room", "1")}, one, ""},
