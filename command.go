@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -203,23 +204,23 @@ type publication struct {
 	channels []string
 	event    string
 	socketID string
-	patience time.Duration // with a server that cannot be reached; 0 for ever
+	lines    bool
+	patience time.Duration // 0 for that of call, with lines for ever
 }
 
 func (p *program) triggerCommand() error {
 	var w whereabouts
 	t := &publication{p: p}
-	var lines bool
 	o, args, err := p.commandOptions(append([]option{
 		{"channel", "", "a further channel, may be repeated", onlyFlag | repeats, add(&t.channels, func(string) error { return nil }), forget(&t.channels)},
 		{"socket-id", "", "connection that does not get the event", onlyFlag, text(&t.socketID), nil},
-		{"lines", "false", "send each line of standard input as an event", onlyFlag, boolean(&lines), nil},
-		{"timeout", "0", "with -lines: end if a line could not be sent for so long, like 1m; without it, never", onlyFlag, duration(&t.patience, 0), nil},
+		{"lines", "false", "send each line of standard input as an event", onlyFlag, boolean(&t.lines), nil},
+		{"timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; without it after 30s, with -lines never", onlyFlag, duration(&t.patience, 0), nil},
 	}, w.table()...))
 	if err != nil {
 		return err
 	}
-	if len(args) < 2 || len(args) > 3 || lines && len(args) == 3 && args[2] != "-" {
+	if len(args) < 2 || len(args) > 3 || t.lines && len(args) == 3 && args[2] != "-" {
 		return p.misused()
 	}
 	if t.remote, err = newRemote(o, w); err != nil {
@@ -227,7 +228,7 @@ func (p *program) triggerCommand() error {
 	}
 	defer t.client.CloseIdleConnections()
 	t.channels, t.event = append([]string{args[0]}, t.channels...), args[1]
-	if lines {
+	if t.lines {
 		return t.sendLines(p.stdin)
 	}
 	data := "{}"
@@ -244,7 +245,7 @@ func (p *program) triggerCommand() error {
 	if problem := t.check(data); problem != nil {
 		return problem
 	}
-	return t.send([]string{data})
+	return t.persist([]string{data})
 }
 
 var errTooLong = fmt.Errorf("the data has more than %d bytes", maxInput)
@@ -268,7 +269,7 @@ func (t *publication) check(data string) error {
 }
 
 // send publishes an event for each data, of which there is one unless there is one channel.
-func (t *publication) send(all []string) error {
+func (t *publication) send(ctx context.Context, all []string) error {
 	path, body := "/events", []byte{'{'}
 	if len(all) > 1 {
 		path, body = "/batch_events", []byte(`{"batch":[`)
@@ -283,7 +284,7 @@ func (t *publication) send(all []string) error {
 	if len(all) > 1 {
 		body = append(body, "]}"...)
 	}
-	_, err := t.call("POST", path, nil, body)
+	_, err := t.call(ctx, "POST", path, nil, body)
 	return err
 }
 
@@ -378,21 +379,29 @@ func (t *publication) sendBatch(batch []string, before int) error {
 	return nil
 }
 
-// persist is send, tried again while that may help.
+// persist is send, with lines tried again while that may help.
 func (t *publication) persist(batch []string) error {
-	began := time.Now()
+	ctx, cancel := context.Background(), func() {}
+	if t.patience > 0 {
+		ctx, cancel = context.WithTimeoutCause(ctx, t.patience, fmt.Errorf("no answer within %s", t.patience))
+	}
+	defer cancel()
 	for try := 0; ; try++ {
-		err := t.send(batch)
+		err := t.send(ctx, batch)
 		if err == nil && try > 0 {
 			t.p.say("the server at %s takes events again", t.api)
 		}
-		if err == nil || !passing(err) || t.patience > 0 && time.Since(began) >= t.patience {
+		if err == nil || !t.lines || !passing(err) || ctx.Err() != nil {
 			return err
 		}
 		if try == 0 {
 			t.p.say("%v: trying again", err)
 		}
-		time.Sleep(backoff(try))
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(backoff(try)):
+		}
 	}
 }
 
@@ -430,10 +439,10 @@ func (p *program) channelsCommand() error {
 	if strings.HasPrefix(prefix, "presence-") {
 		info += ",user_count"
 	}
-	answer, err := r.call("GET", "/channels", append(slices.Clone(ps), param{"info", info}), nil)
+	answer, err := r.call(context.Background(), "GET", "/channels", append(slices.Clone(ps), param{"info", info}), nil)
 	var refused *apiError
 	if errors.As(err, &refused) && refused.status == http.StatusBadRequest { // a server that does not count subscriptions here
-		answer, err = r.call("GET", "/channels", ps, nil)
+		answer, err = r.call(context.Background(), "GET", "/channels", ps, nil)
 	}
 	if err != nil {
 		return err
@@ -458,7 +467,7 @@ func (p *program) usersCommand() error {
 		return err
 	}
 	defer r.client.CloseIdleConnections()
-	answer, err := r.call("GET", "/channels/"+args+"/users", nil, nil)
+	answer, err := r.call(context.Background(), "GET", "/channels/"+args+"/users", nil, nil)
 	if err != nil {
 		return err
 	}
@@ -476,7 +485,7 @@ func (p *program) terminateCommand() error {
 		return err
 	}
 	defer r.client.CloseIdleConnections()
-	_, err = r.call("POST", "/users/"+user+"/terminate_connections", nil, []byte("{}"))
+	_, err = r.call(context.Background(), "POST", "/users/"+user+"/terminate_connections", nil, []byte("{}"))
 	return err
 }
 

@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -258,6 +260,76 @@ func TestTriggerLinesTrouble(t *testing.T) {
 				t.Errorf("says %s, want %s", got, c.says)
 			}
 		})
+	}
+}
+
+// TestTriggerTimeout: -timeout holds, whatever a server does, with -lines and without.
+func TestTriggerTimeout(t *testing.T) {
+	w := whereabouts{host: "there:80"}
+	for _, c := range []struct {
+		name       string
+		lines      bool
+		patience   time.Duration
+		dial       error // at all calls
+		say        string
+		ends       time.Duration
+		says, told string
+	}{
+		{"silent", false, 7 * time.Second, nil, "", 7 * time.Second, "cannot reach the server at there:80: no answer within 7s", ""},
+		{"stuck", false, 7 * time.Second, nil, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{", 7 * time.Second, "cannot reach the server at there:80: no answer within 7s", ""},
+		{"silent, by itself", false, 0, nil, "", requestTimeout, "", ""},
+		{"silent, longer", false, time.Minute, nil, "", requestTimeout, "", ""},
+		{"away", false, 7 * time.Second, syscall.ECONNREFUSED, "", 0, "cannot reach the server at there:80: connection refused", ""},
+		{"lines, silent", true, 7 * time.Second, nil, "", 7 * time.Second, "line 1: cannot reach the server at there:80: no answer within 7s", ""},
+		{"lines, silent, longer", true, time.Minute, nil, "", time.Minute, "line 1: cannot reach the server at there:80: no answer within 1m0s", "trying again"},
+		{"lines, away", true, 7 * time.Second, syscall.ECONNREFUSED, "", 7 * time.Second, "line 1: cannot reach the server at there:80: connection refused", "trying again"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, _, stderr := shellProgram("", nil)
+				r, err := newRemote(&options{app: appOptions{key: "key", secret: testSecret}}, w)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.dialer = func(context.Context, string, string) (net.Conn, error) {
+					if c.dial != nil {
+						return nil, c.dial
+					}
+					ours, theirs := net.Pipe()
+					go func() { // ends with the connection
+						io.CopyN(io.Discard, theirs, 1)
+						go io.WriteString(theirs, c.say)
+						io.Copy(io.Discard, theirs)
+					}()
+					return ours, nil
+				}
+				pub := &publication{remote: r, p: p, channels: []string{"room"}, event: "e", lines: c.lines, patience: c.patience}
+				began := time.Now()
+				if c.lines {
+					err = pub.sendLines(strings.NewReader("1\n"))
+				} else {
+					err = pub.persist([]string{"1"})
+				}
+				if after := time.Since(began); after != c.ends {
+					t.Errorf("it took %s, want %s", after, c.ends)
+				}
+				if err == nil || c.says != "" && err.Error() != c.says || (stderr.String() != "") != (c.told != "") || !strings.Contains(stderr.String(), c.told) {
+					t.Errorf("ended with %v, said %s", err, stderr)
+				}
+				r.client.CloseIdleConnections()
+			})
+		})
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0") // whoever connects waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, options := range [][]string{nil, {"-lines"}} {
+		p, _, stderr := shellProgram(l.Addr().String(), strings.NewReader("1\n"), append([]string{"trigger", "room", "e", "-timeout", "10ms"}, options...)...)
+		if code := p.run(); code != 1 || !strings.HasSuffix(stderr.String(), "no answer within 10ms\n") {
+			t.Errorf("%q: exit code %d: %s", options, code, stderr)
+		}
 	}
 }
 

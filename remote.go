@@ -201,25 +201,27 @@ func (r *remote) unreachable(addr string, err error) error {
 }
 
 // call makes a call of the HTTP API below the app's path, and returns the answer. Anything but a 2xx with an object is an apiError.
-func (r *remote) call(method, path string, ps params, body []byte) ([]byte, error) {
+func (r *remote) call(ctx context.Context, method, path string, ps params, body []byte) ([]byte, error) {
 	u := url.URL{Scheme: "http", Host: r.host(r.api), Path: r.path + "/apps/" + r.id + path}
 	if r.tls != nil {
 		u.Scheme = "https"
 	}
 	u.RawQuery = r.key.signedQuery(method, u.Path, ps, body, time.Now())
-	req, err := http.NewRequest(method, u.String(), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%q is no address of a server", r.api)}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "edge/"+version)
+	var answer []byte
 	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, r.unreachable(r.api, err)
+	if err == nil {
+		defer resp.Body.Close()
+		answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, r.unreachable(r.api, context.Cause(ctx))
 	case err != nil:
 		return nil, r.unreachable(r.api, err)
 	case resp.StatusCode/100 != 2:
