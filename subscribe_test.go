@@ -245,7 +245,7 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 		{"hangs up", "the server at there:80", func(*peer) {}},
 		{"never answers", "the server at there:80 does not answer as an HTTP server: read pipe: i/o timeout", (*peer).drain},
 		{"hangs up later", "the server at there:80 does not answer as an HTTP server: ", func(p *peer) { http.ReadRequest(p.in) }},
-		{"never greets", "the server does not answer a ping", func(p *peer) {
+		{"never greets", "the server at there:80 does not greet", func(p *peer) {
 			p.upgrade()
 			p.drain()
 		}},
@@ -270,6 +270,57 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 				synctest.Wait()
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%v, want %q", err, c.want)
+				}
+			})
+		})
+	}
+}
+
+// What has come of it when -timeout is over.
+func TestSubscribeTimeout(t *testing.T) {
+	succeeded := func(channel string) []byte { return eventFrame(eventSubscriptionSucceeded, channel, "{}") }
+	answering := func(frames ...[]byte) func(int, *peer) {
+		return func(n int, p *peer) {
+			p.greet()
+			if n == 0 {
+				go p.write(frames...) // ends with the connection
+			}
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		timeout time.Duration
+		count   int
+		ends    time.Duration
+		says    string // "" for success
+		serve   func(n int, p *peer)
+	}{
+		{"never accepts", time.Second, 0, time.Second, "the server at there:80 does not answer as an HTTP server: read pipe: i/o timeout", func(int, *peer) {}},
+		{"never greets", time.Second, 1, time.Second, "the server at there:80 does not greet", func(_ int, p *peer) { p.upgrade() }},
+		{"never greets, longer", time.Minute, 0, dialTimeout, "the server at there:80 does not greet", func(_ int, p *peer) { p.upgrade() }},
+		{"sticks in greeting", time.Second, 0, time.Second, "not subscribed to a, b within 1s", func(_ int, p *peer) {
+			p.upgrade()
+			p.write([]byte{0x81})
+		}},
+		{"never answers", time.Second, 0, time.Second, "not subscribed to a, b within 1s", answering()},
+		{"answers half", time.Second, 1, time.Second, "not subscribed to b within 1s", answering(succeeded("a"))},
+		{"answers", time.Second, 0, time.Second, "", answering(succeeded("a"), succeeded("b"))},
+		{"answers, no event", time.Second, 2, time.Second, "1 of 2 events came within 1s", answering(succeeded("a"), succeeded("b"), eventFrame("e", "a", "1"))},
+		{"answers, once", time.Minute, 0, time.Minute, "", answering(succeeded("a"), succeeded("b"), appendClose(nil, 4200, ""))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, _, _ := meet(t, []string{"a", "b"}, func(n int, p *peer) {
+					c.serve(n, p)
+					p.drain()
+				})
+				began := time.Now()
+				err := s.runFor(c.timeout, c.count)
+				if after := time.Since(began); after != c.ends {
+					t.Errorf("it took %s, want %s", after, c.ends)
+				}
+				if (err == nil) != (c.says == "") || err != nil && err.Error() != c.says {
+					t.Errorf("%v, want %q", err, c.says)
 				}
 			})
 		})
