@@ -69,6 +69,8 @@ func newRemote(o *options, w whereabouts) (*remote, error) {
 		fallthrough
 	case w.host != "":
 		err = r.elsewhere(w)
+	case w.tls || w.authority != "": // else the line would be taken for encrypted
+		err = errors.New("-tls and -tls-ca go with -host")
 	default:
 		r.here(o)
 	}
