@@ -398,9 +398,13 @@ func TestShellOverTLS(t *testing.T) {
 		{"", []string{"-host", "localhost:" + port, "-tls-ca", filepath.Join(other, "edge-ca.pem")}, "certificate signed by unknown authority"},
 		{"", []string{"-host", misnamed(t, dir), "-tls-ca", ca}, "certificate is valid for example.com, not localhost"},
 	} {
-		for _, command := range [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "60s"}} {
-			p, _, stderr := shellProgram(c.addr, nil, append(command, c.args...)...)
-			if code := p.run(); code != 1 || !strings.Contains(stderr.String(), c.says) {
+		commands := [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "60s"}}
+		if c.addr == "" { // what is beside the server may become the same
+			commands = append(commands, []string{"trigger", "room", "e", "-lines"})
+		}
+		for _, command := range commands {
+			p, _, stderr := shellProgram(c.addr, strings.NewReader("1\n"), append(command, c.args...)...)
+			if code := p.run(); code != 1 || !strings.Contains(stderr.String(), c.says) || strings.Contains(stderr.String(), "again") {
 				t.Errorf("%q %q: exit code %d: %s", command, c.args, code, stderr)
 			}
 		}
@@ -414,6 +418,35 @@ func TestShellOverTLS(t *testing.T) {
 		p, _, _ := shellProgram(s.addr, nil, append([]string{"trigger", "room", "e"}, tlsArgs(dir)...)...)
 		return p.run() == 0
 	})
+}
+
+// TestTriggerLinesToNoTLS: what does not speak TLS will not learn it.
+func TestTriggerLinesToNoTLS(t *testing.T) {
+	for _, c := range []struct{ answer, says string }{
+		{"HTTP/1.1 400 Bad Request\r\n\r\n", "http: server gave HTTP response to HTTPS client"},
+		{"220 smtp\r\n", "tls: first record does not look like a TLS handshake"},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { // ends with l
+			for {
+				nc, err := l.Accept()
+				if err != nil {
+					return
+				}
+				io.WriteString(nc, c.answer)
+				defer nc.Close()
+			}
+		}()
+		p, _, stderr := shellProgram("", strings.NewReader("1\n"), "trigger", "room", "e", "-lines", "-timeout", "60s", "-host", l.Addr().String(), "-tls")
+		want := fmt.Sprintf("edge: line 1: cannot reach the server at %s: %s\n", l.Addr(), c.says)
+		if code := p.run(); code != 1 || stderr.String() != want {
+			t.Errorf("exit code %d: %s", code, stderr)
+		}
+		l.Close()
+	}
 }
 
 // misnamed is the address of a server with a certificate of the authority in dir, for another name.

@@ -252,10 +252,12 @@ func oneLine(b []byte) string {
 func passing(err error) bool {
 	var refused *apiError
 	var usage usageError
+	var untrusted *tls.CertificateVerificationError
+	var noTLS tls.RecordHeaderError
 	if errors.As(err, &refused) {
 		return refused.status >= 500 || refused.status == http.StatusTooManyRequests
 	}
-	return !errors.As(err, &usage)
+	return !errors.As(err, &usage) && !errors.As(err, &untrusted) && !errors.As(err, &noTLS) && !errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // backoff is how long to wait before the try after this one, counted from 0.
