@@ -568,6 +568,7 @@ func TestRemoteAnswers(t *testing.T) {
 		{"terminate 42", " {}\n", "", 200},
 		{"channels", "{}", "edge: the server's answer has no \"channels\": {}\n", 200},
 		{"channels", "", "edge: the server answered 302: \n", 302},
+		{"users ..", "<a href=/?auth_signature=" + strings.Repeat("0a", 32) + "&x=y>", "edge: the server answered 307: <a href=/?auth_signature=…&x=y>\n", 307},
 		{"channels", `{"channels":[]}`, "", 200}, // some say so if there are none
 		{"channels", `{"channels":{}}`, "", 200},
 	} {

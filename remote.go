@@ -237,14 +237,14 @@ func (r *remote) call(ctx context.Context, method, path string, ps params, body 
 	return answer, nil
 }
 
-// oneLine is text from elsewhere as it can be shown on a terminal.
+// oneLine is text from elsewhere as it can be shown on a terminal: a redirection names the URL, which has a signature in it.
 func oneLine(b []byte) string {
 	text := strings.Map(func(c rune) rune {
 		if !unicode.IsPrint(c) {
 			return ' '
 		}
 		return c
-	}, string(b[:min(len(b), 1000)]))
+	}, string(hideSignatures(b[:min(len(b), 1000)])))
 	return strings.Join(strings.Fields(text), " ")
 }
 

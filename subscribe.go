@@ -242,7 +242,7 @@ func (s *subscriber) receive(c *wire, message []byte) error {
 		s.subscribe(c, kindUser)
 	case eventSubscriptionError:
 		_, text := errorFields(data)
-		return fmt.Errorf("cannot subscribe to %s: %s", channel, text)
+		return fmt.Errorf("cannot subscribe to %s: %s", oneLine([]byte(channel)), text)
 	case eventSubscriptionSucceeded:
 		s.subscribed(channel)
 	}

@@ -354,6 +354,7 @@ func TestSubscribeReads(t *testing.T) {
 		{"of the server", [][]byte{eventFrame(eventSubscriptionCount, "room", `{"subscription_count":1}`), eventFrame("pusher:new", "room", ""), eventFrame("e", "room", "1")}, one, ""},
 		{"a complaint", [][]byte{eventFrame(eventSubscriptionSucceeded, "room", "{}"), appendError(nil, 4302, "too long", ""), eventFrame("e", "room", "1")}, one, ""},
 		{"refused", [][]byte{appendSubscriptionError(nil, []byte("room"), &refusal{"AuthError", "not\nyou", 401})}, "", "cannot subscribe to room: not you"},
+		{"refused, by an odd name", [][]byte{appendSubscriptionError(nil, []byte("\x1b[2Jro\nom"), &refusal{"AuthError", "\x1bno", 401})}, "", "cannot subscribe to [2Jro om: no"},
 		{"refused by an error", [][]byte{appendError(nil, 0, "Invalid signature", "")}, "", "cannot subscribe: Invalid signature"},
 		{"masked", [][]byte{{0x81, 0x81, 0, 0, 0, 0, 'x'}}, "", errFrame.Error()},
 		{"a reserved bit", [][]byte{{0xC1, 1, 'x'}}, "", errFrame.Error()},
