@@ -432,17 +432,20 @@ func (p *program) channelsCommand() error {
 	}
 	defer r.client.CloseIdleConnections()
 	var ps params
-	info := "subscription_count"
+	infos := []params{{{"info", "subscription_count"}}, nil} // a server may not count subscriptions here
 	if prefix != "" {
 		ps = params{{"filter_by_prefix", prefix}}
 	}
 	if strings.HasPrefix(prefix, "presence-") {
-		info += ",user_count"
+		infos = []params{{{"info", "subscription_count,user_count"}}, {{"info", "user_count"}}, nil}
 	}
-	answer, err := r.call(context.Background(), "GET", "/channels", append(slices.Clone(ps), param{"info", info}), nil)
-	var refused *apiError
-	if errors.As(err, &refused) && refused.status == http.StatusBadRequest { // a server that does not count subscriptions here
-		answer, err = r.call(context.Background(), "GET", "/channels", ps, nil)
+	var answer []byte
+	for _, info := range infos {
+		answer, err = r.call(context.Background(), "GET", "/channels", append(info, ps...), nil)
+		var refused *apiError
+		if !errors.As(err, &refused) || refused.status != http.StatusBadRequest {
+			break
+		}
 	}
 	if err != nil {
 		return err

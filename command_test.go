@@ -587,18 +587,31 @@ func TestRemoteAnswers(t *testing.T) {
 	}
 }
 
-// A server that does not count subscriptions in its list of channels is asked for the list alone.
+// A server that does not count subscriptions in its list of channels is asked for the users alone, or for the list alone.
 func TestChannelsOfOthers(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Has("info") {
-			http.Error(w, "no", 400)
-			return
+	for _, c := range []struct{ prefix, takes, asked string }{
+		{"", "", "subscription_count;"},
+		{"a", "", "subscription_count;"},
+		{"presence-", "", "subscription_count,user_count;user_count;"},
+		{"presence-", "user_count", "subscription_count,user_count;user_count"},
+		{"presence-", "subscription_count,user_count", "subscription_count,user_count"},
+	} {
+		var asked []string
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			info := r.FormValue("info")
+			if asked = append(asked, info); r.FormValue("filter_by_prefix") != c.prefix || info != "" && info != c.takes {
+				http.Error(w, "no", 400)
+				return
+			}
+			io.WriteString(w, `{"channels":{"b":{},"a":{"user_count": 3}}}`)
+		}))
+		p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, "channels", "-prefix", c.prefix)
+		if code := p.run(); code != 0 || stdout.String() != "{\"name\":\"a\",\"user_count\":3}\n{\"name\":\"b\"}\n" {
+			t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 		}
-		io.WriteString(w, `{"channels":{"b":{},"a":{"user_count": 3}}}`)
-	}))
-	defer srv.Close()
-	p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, "channels")
-	if code := p.run(); code != 0 || stdout.String() != "{\"name\":\"a\",\"user_count\":3}\n{\"name\":\"b\"}\n" {
-		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+		if got := strings.Join(asked, ";"); got != c.asked {
+			t.Errorf("-prefix %q: asked for %s, want %s", c.prefix, got, c.asked)
+		}
+		srv.Close()
 	}
 }
