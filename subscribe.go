@@ -74,7 +74,7 @@ func (p *program) subscribeCommand() error {
 	info, count := "{}", 0
 	o, args, err := p.commandOptions(append([]option{
 		{"count", "0", "end after so many events; 0 for no end", onlyFlag, number(&count, 0, 1<<31-1), nil},
-		{"timeout", "0", "end after so long, like 30s; with -count the exit code is 1 then", onlyFlag, duration(&timeout, 0), nil},
+		{"timeout", "0", "end after so long, like 30s; the exit code is 1 then if it never was subscribed, or with -count", onlyFlag, duration(&timeout, 0), nil},
 		{"user", "", "user id on presence channels; without it one is made up", onlyFlag, text(&s.user), nil},
 		{"user-info", "{}", "what others there learn of the user, an object", onlyFlag, text(&info), nil},
 		{"all", "false", "print what the server says too: pusher:subscription_succeeded, pusher:member_added and the like", onlyFlag, boolean(&s.all), nil},
