@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -78,13 +80,39 @@ not there at the start.
 // errEnough is the error of writing to someone who does not read any more, as in edge channels | head -1: no reason to complain.
 var errEnough = errors.New("nobody reads this any more")
 
-// print writes to standard output.
+// print writes JSON to standard output, changing b: jq reads no half of a surrogate pair.
 func (p *program) print(b []byte) error {
+	replaceHalves(b)
 	_, err := p.stdout.Write(b)
 	if errors.Is(err, syscall.EPIPE) {
 		return errEnough
 	}
 	return err
+}
+
+// replaceHalves makes each escape of half of a surrogate pair, in JSON, one of U+FFFD.
+func replaceHalves(b []byte) {
+	half := func(b []byte) rune {
+		if len(b) < 6 || b[0] != '\\' || b[1] != 'u' || !utf16.IsSurrogate(hex4(b[2:])) {
+			return 0
+		}
+		return hex4(b[2:])
+	}
+	for i := 0; i < len(b); i++ {
+		if b[i] != '\\' {
+			continue
+		}
+		first := half(b[i:])
+		switch {
+		case first == 0:
+			i++ // or the second of two backslashes would begin an escape
+		case utf16.DecodeRune(first, half(b[i+6:])) != utf8.RuneError:
+			i += 11
+		default:
+			copy(b[i+2:], "fffd")
+			i += 5
+		}
+	}
 }
 
 // say tells a person something.
@@ -176,23 +204,23 @@ type publication struct {
 	channels []string
 	event    string
 	socketID string
-	patience time.Duration // with a server that cannot be reached; 0 for ever
+	lines    bool
+	patience time.Duration // 0 for that of call, with lines for ever
 }
 
 func (p *program) triggerCommand() error {
 	var w whereabouts
 	t := &publication{p: p}
-	var lines bool
 	o, args, err := p.commandOptions(append([]option{
 		{"channel", "", "a further channel, may be repeated", onlyFlag | repeats, add(&t.channels, func(string) error { return nil }), forget(&t.channels)},
 		{"socket-id", "", "connection that does not get the event", onlyFlag, text(&t.socketID), nil},
-		{"lines", "false", "send each line of standard input as an event", onlyFlag, boolean(&lines), nil},
-		{"timeout", "0", "with -lines: end if a line could not be sent for so long, like 1m; without it, never", onlyFlag, duration(&t.patience, 0), nil},
+		{"lines", "false", "send each line of standard input as an event", onlyFlag, boolean(&t.lines), nil},
+		{"timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; without it after 30s, with -lines never", onlyFlag, duration(&t.patience, 0), nil},
 	}, w.table()...))
 	if err != nil {
 		return err
 	}
-	if len(args) < 2 || len(args) > 3 || lines && len(args) == 3 && args[2] != "-" {
+	if len(args) < 2 || len(args) > 3 || t.lines && len(args) == 3 && args[2] != "-" {
 		return p.misused()
 	}
 	if t.remote, err = newRemote(o, w); err != nil {
@@ -200,7 +228,7 @@ func (p *program) triggerCommand() error {
 	}
 	defer t.client.CloseIdleConnections()
 	t.channels, t.event = append([]string{args[0]}, t.channels...), args[1]
-	if lines {
+	if t.lines {
 		return t.sendLines(p.stdin)
 	}
 	data := "{}"
@@ -217,7 +245,7 @@ func (p *program) triggerCommand() error {
 	if problem := t.check(data); problem != nil {
 		return problem
 	}
-	return t.send([]string{data})
+	return t.persist([]string{data})
 }
 
 var errTooLong = fmt.Errorf("the data has more than %d bytes", maxInput)
@@ -241,7 +269,7 @@ func (t *publication) check(data string) error {
 }
 
 // send publishes an event for each data, of which there is one unless there is one channel.
-func (t *publication) send(all []string) error {
+func (t *publication) send(ctx context.Context, all []string) error {
 	path, body := "/events", []byte{'{'}
 	if len(all) > 1 {
 		path, body = "/batch_events", []byte(`{"batch":[`)
@@ -256,7 +284,7 @@ func (t *publication) send(all []string) error {
 	if len(all) > 1 {
 		body = append(body, "]}"...)
 	}
-	_, err := t.call("POST", path, nil, body)
+	_, err := t.call(ctx, "POST", path, nil, body)
 	return err
 }
 
@@ -351,21 +379,29 @@ func (t *publication) sendBatch(batch []string, before int) error {
 	return nil
 }
 
-// persist is send, tried again while that may help.
+// persist is send, with lines tried again while that may help.
 func (t *publication) persist(batch []string) error {
-	began := time.Now()
+	ctx, cancel := context.Background(), func() {}
+	if t.patience > 0 {
+		ctx, cancel = context.WithTimeoutCause(ctx, t.patience, fmt.Errorf("no answer within %s", t.patience))
+	}
+	defer cancel()
 	for try := 0; ; try++ {
-		err := t.send(batch)
+		err := t.send(ctx, batch)
 		if err == nil && try > 0 {
 			t.p.say("the server at %s takes events again", t.api)
 		}
-		if err == nil || !passing(err) || t.patience > 0 && time.Since(began) >= t.patience {
+		if err == nil || !t.lines || !passing(err) || ctx.Err() != nil {
 			return err
 		}
 		if try == 0 {
 			t.p.say("%v: trying again", err)
 		}
-		time.Sleep(backoff(try))
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(backoff(try)):
+		}
 	}
 }
 
@@ -396,17 +432,20 @@ func (p *program) channelsCommand() error {
 	}
 	defer r.client.CloseIdleConnections()
 	var ps params
-	info := "subscription_count"
+	infos := []params{{{"info", "subscription_count"}}, nil} // a server may not count subscriptions here
 	if prefix != "" {
 		ps = params{{"filter_by_prefix", prefix}}
 	}
 	if strings.HasPrefix(prefix, "presence-") {
-		info += ",user_count"
+		infos = []params{{{"info", "subscription_count,user_count"}}, {{"info", "user_count"}}, nil}
 	}
-	answer, err := r.call("GET", "/channels", append(slices.Clone(ps), param{"info", info}), nil)
-	var refused *apiError
-	if errors.As(err, &refused) && refused.status == http.StatusBadRequest { // a server that does not count subscriptions here
-		answer, err = r.call("GET", "/channels", ps, nil)
+	var answer []byte
+	for _, info := range infos {
+		answer, err = r.call(context.Background(), "GET", "/channels", append(info, ps...), nil)
+		var refused *apiError
+		if !errors.As(err, &refused) || refused.status != http.StatusBadRequest {
+			break
+		}
 	}
 	if err != nil {
 		return err
@@ -431,7 +470,7 @@ func (p *program) usersCommand() error {
 		return err
 	}
 	defer r.client.CloseIdleConnections()
-	answer, err := r.call("GET", "/channels/"+args+"/users", nil, nil)
+	answer, err := r.call(context.Background(), "GET", "/channels/"+args+"/users", nil, nil)
 	if err != nil {
 		return err
 	}
@@ -449,7 +488,7 @@ func (p *program) terminateCommand() error {
 		return err
 	}
 	defer r.client.CloseIdleConnections()
-	_, err = r.call("POST", "/users/"+user+"/terminate_connections", nil, []byte("{}"))
+	_, err = r.call(context.Background(), "POST", "/users/"+user+"/terminate_connections", nil, []byte("{}"))
 	return err
 }
 

@@ -6,6 +6,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -238,6 +240,10 @@ func TestTriggerLinesTrouble(t *testing.T) {
 					w.Close()
 				}
 				rw.WriteHeader(status)
+				if status == 200 {
+					io.WriteString(rw, "{}")
+					return
+				}
 				io.WriteString(rw, "text\n")
 			}))
 			defer srv.Close()
@@ -254,6 +260,76 @@ func TestTriggerLinesTrouble(t *testing.T) {
 				t.Errorf("says %s, want %s", got, c.says)
 			}
 		})
+	}
+}
+
+// TestTriggerTimeout: -timeout holds, whatever a server does, with -lines and without.
+func TestTriggerTimeout(t *testing.T) {
+	w := whereabouts{host: "there:80"}
+	for _, c := range []struct {
+		name       string
+		lines      bool
+		patience   time.Duration
+		dial       error // at all calls
+		say        string
+		ends       time.Duration
+		says, told string
+	}{
+		{"silent", false, 7 * time.Second, nil, "", 7 * time.Second, "cannot reach the server at there:80: no answer within 7s", ""},
+		{"stuck", false, 7 * time.Second, nil, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{", 7 * time.Second, "cannot reach the server at there:80: no answer within 7s", ""},
+		{"silent, by itself", false, 0, nil, "", requestTimeout, "", ""},
+		{"silent, longer", false, time.Minute, nil, "", requestTimeout, "", ""},
+		{"away", false, 7 * time.Second, syscall.ECONNREFUSED, "", 0, "cannot reach the server at there:80: connection refused", ""},
+		{"lines, silent", true, 7 * time.Second, nil, "", 7 * time.Second, "line 1: cannot reach the server at there:80: no answer within 7s", ""},
+		{"lines, silent, longer", true, time.Minute, nil, "", time.Minute, "line 1: cannot reach the server at there:80: no answer within 1m0s", "trying again"},
+		{"lines, away", true, 7 * time.Second, syscall.ECONNREFUSED, "", 7 * time.Second, "line 1: cannot reach the server at there:80: connection refused", "trying again"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, _, stderr := shellProgram("", nil)
+				r, err := newRemote(&options{app: appOptions{key: "key", secret: testSecret}}, w)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.dialer = func(context.Context, string, string) (net.Conn, error) {
+					if c.dial != nil {
+						return nil, c.dial
+					}
+					ours, theirs := net.Pipe()
+					go func() { // ends with the connection
+						io.CopyN(io.Discard, theirs, 1)
+						go io.WriteString(theirs, c.say)
+						io.Copy(io.Discard, theirs)
+					}()
+					return ours, nil
+				}
+				pub := &publication{remote: r, p: p, channels: []string{"room"}, event: "e", lines: c.lines, patience: c.patience}
+				began := time.Now()
+				if c.lines {
+					err = pub.sendLines(strings.NewReader("1\n"))
+				} else {
+					err = pub.persist([]string{"1"})
+				}
+				if after := time.Since(began); after != c.ends {
+					t.Errorf("it took %s, want %s", after, c.ends)
+				}
+				if err == nil || c.says != "" && err.Error() != c.says || (stderr.String() != "") != (c.told != "") || !strings.Contains(stderr.String(), c.told) {
+					t.Errorf("ended with %v, said %s", err, stderr)
+				}
+				r.client.CloseIdleConnections()
+			})
+		})
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0") // whoever connects waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, options := range [][]string{nil, {"-lines"}} {
+		p, _, stderr := shellProgram(l.Addr().String(), strings.NewReader("1\n"), append([]string{"trigger", "room", "e", "-timeout", "10ms"}, options...)...)
+		if code := p.run(); code != 1 || !strings.HasSuffix(stderr.String(), "no answer within 10ms\n") {
+			t.Errorf("%q: exit code %d: %s", options, code, stderr)
+		}
 	}
 }
 
@@ -322,9 +398,13 @@ func TestShellOverTLS(t *testing.T) {
 		{"", []string{"-host", "localhost:" + port, "-tls-ca", filepath.Join(other, "edge-ca.pem")}, "certificate signed by unknown authority"},
 		{"", []string{"-host", misnamed(t, dir), "-tls-ca", ca}, "certificate is valid for example.com, not localhost"},
 	} {
-		for _, command := range [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "60s"}} {
-			p, _, stderr := shellProgram(c.addr, nil, append(command, c.args...)...)
-			if code := p.run(); code != 1 || !strings.Contains(stderr.String(), c.says) {
+		commands := [][]string{{"trigger", "room", "e"}, {"subscribe", "room", "-timeout", "60s"}}
+		if c.addr == "" { // what is beside the server may become the same
+			commands = append(commands, []string{"trigger", "room", "e", "-lines"})
+		}
+		for _, command := range commands {
+			p, _, stderr := shellProgram(c.addr, strings.NewReader("1\n"), append(command, c.args...)...)
+			if code := p.run(); code != 1 || !strings.Contains(stderr.String(), c.says) || strings.Contains(stderr.String(), "again") {
 				t.Errorf("%q %q: exit code %d: %s", command, c.args, code, stderr)
 			}
 		}
@@ -338,6 +418,35 @@ func TestShellOverTLS(t *testing.T) {
 		p, _, _ := shellProgram(s.addr, nil, append([]string{"trigger", "room", "e"}, tlsArgs(dir)...)...)
 		return p.run() == 0
 	})
+}
+
+// TestTriggerLinesToNoTLS: what does not speak TLS will not learn it.
+func TestTriggerLinesToNoTLS(t *testing.T) {
+	for _, c := range []struct{ answer, says string }{
+		{"HTTP/1.1 400 Bad Request\r\n\r\n", "http: server gave HTTP response to HTTPS client"},
+		{"220 smtp\r\n", "tls: first record does not look like a TLS handshake"},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { // ends with l
+			for {
+				nc, err := l.Accept()
+				if err != nil {
+					return
+				}
+				io.WriteString(nc, c.answer)
+				defer nc.Close()
+			}
+		}()
+		p, _, stderr := shellProgram("", strings.NewReader("1\n"), "trigger", "room", "e", "-lines", "-timeout", "60s", "-host", l.Addr().String(), "-tls")
+		want := fmt.Sprintf("edge: line 1: cannot reach the server at %s: %s\n", l.Addr(), c.says)
+		if code := p.run(); code != 1 || stderr.String() != want {
+			t.Errorf("exit code %d: %s", code, stderr)
+		}
+		l.Close()
+	}
 }
 
 // misnamed is the address of a server with a certificate of the authority in dir, for another name.
@@ -449,9 +558,17 @@ func TestRemoteAnswers(t *testing.T) {
 	}{
 		{"channels", "\x1b[31mno\x07\n\n way", "edge: the server answered 401: [31mno way\n", 401},
 		{"channels", strings.Repeat("x", 5000), "edge: the server answered 404: " + strings.Repeat("x", 1000) + "\n", 404},
-		{"channels", "<html>", "edge: the server's answer has no \"channels\": <html>\n", 200},
+		{"channels", "<html>", "edge: the server at ADDR does not answer like a Pusher server: \"<html>\"\n", 200},
+		{"trigger room e", "<html>\n\x1b" + strings.Repeat("x", 200), "edge: the server at ADDR does not answer like a Pusher server: \"<html> " + strings.Repeat("x", 93) + "\"\n", 200},
+		{"trigger room e", "", "edge: the server at ADDR does not answer like a Pusher server: \"\"\n", 200},
+		{"trigger room e", "[]", "edge: the server at ADDR does not answer like a Pusher server: \"[]\"\n", 202},
+		{"trigger room e", `{"ok":true}`, "", 200},
+		{"trigger room e -lines", "<html>", "edge: line 1: the server at ADDR does not answer like a Pusher server: \"<html>\"\n", 200},
+		{"terminate 42", "<html>", "edge: the server at ADDR does not answer like a Pusher server: \"<html>\"\n", 200},
+		{"terminate 42", " {}\n", "", 200},
 		{"channels", "{}", "edge: the server's answer has no \"channels\": {}\n", 200},
 		{"channels", "", "edge: the server answered 302: \n", 302},
+		{"users ..", "<a href=/?auth_signature=" + strings.Repeat("0a", 32) + "&x=y>", "edge: the server answered 307: <a href=/?auth_signature=…&x=y>\n", 307},
 		{"channels", `{"channels":[]}`, "", 200}, // some say so if there are none
 		{"channels", `{"channels":{}}`, "", 200},
 	} {
@@ -460,26 +577,41 @@ func TestRemoteAnswers(t *testing.T) {
 			w.WriteHeader(c.status)
 			io.WriteString(w, c.answer)
 		}))
-		p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, c.command)
-		if code := p.run(); (code == 0) != (c.says == "") || stderr.String() != c.says || stdout.String() != "" {
-			t.Errorf("%q: exit code %d: %s%s", c.answer, code, stdout, stderr)
+		addr := srv.Listener.Addr().String()
+		p, stdout, stderr := shellProgram(addr, strings.NewReader("1\n2\n"), strings.Fields(c.command)...)
+		says := strings.ReplaceAll(c.says, "ADDR", addr)
+		if code := p.run(); (code == 0) != (c.says == "") || stderr.String() != says || stdout.String() != "" {
+			t.Errorf("%s: %q: exit code %d: %s%s", c.command, c.answer, code, stdout, stderr)
 		}
 		srv.Close()
 	}
 }
 
-// A server that does not count subscriptions in its list of channels is asked for the list alone.
+// A server that does not count subscriptions in its list of channels is asked for the users alone, or for the list alone.
 func TestChannelsOfOthers(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Has("info") {
-			http.Error(w, "no", 400)
-			return
+	for _, c := range []struct{ prefix, takes, asked string }{
+		{"", "", "subscription_count;"},
+		{"a", "", "subscription_count;"},
+		{"presence-", "", "subscription_count,user_count;user_count;"},
+		{"presence-", "user_count", "subscription_count,user_count;user_count"},
+		{"presence-", "subscription_count,user_count", "subscription_count,user_count"},
+	} {
+		var asked []string
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			info := r.FormValue("info")
+			if asked = append(asked, info); r.FormValue("filter_by_prefix") != c.prefix || info != "" && info != c.takes {
+				http.Error(w, "no", 400)
+				return
+			}
+			io.WriteString(w, `{"channels":{"b":{},"a":{"user_count": 3}}}`)
+		}))
+		p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, "channels", "-prefix", c.prefix)
+		if code := p.run(); code != 0 || stdout.String() != "{\"name\":\"a\",\"user_count\":3}\n{\"name\":\"b\"}\n" {
+			t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 		}
-		io.WriteString(w, `{"channels":{"b":{},"a":{"user_count": 3}}}`)
-	}))
-	defer srv.Close()
-	p, stdout, stderr := shellProgram(srv.Listener.Addr().String(), nil, "channels")
-	if code := p.run(); code != 0 || stdout.String() != "{\"name\":\"a\",\"user_count\":3}\n{\"name\":\"b\"}\n" {
-		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+		if got := strings.Join(asked, ";"); got != c.asked {
+			t.Errorf("-prefix %q: asked for %s, want %s", c.prefix, got, c.asked)
+		}
+		srv.Close()
 	}
 }

@@ -69,6 +69,8 @@ func newRemote(o *options, w whereabouts) (*remote, error) {
 		fallthrough
 	case w.host != "":
 		err = r.elsewhere(w)
+	case w.tls || w.authority != "": // else the line would be taken for encrypted
+		err = errors.New("-tls and -tls-ca go with -host")
 	default:
 		r.here(o)
 	}
@@ -200,26 +202,28 @@ func (r *remote) unreachable(addr string, err error) error {
 	return fmt.Errorf("cannot reach the server at %s: %w", addr, err)
 }
 
-// call makes a call of the HTTP API below the app's path, and returns the answer. Anything but a 2xx is an apiError.
-func (r *remote) call(method, path string, ps params, body []byte) ([]byte, error) {
+// call makes a call of the HTTP API below the app's path, and returns the answer. Anything but a 2xx with an object is an apiError.
+func (r *remote) call(ctx context.Context, method, path string, ps params, body []byte) ([]byte, error) {
 	u := url.URL{Scheme: "http", Host: r.host(r.api), Path: r.path + "/apps/" + r.id + path}
 	if r.tls != nil {
 		u.Scheme = "https"
 	}
 	u.RawQuery = r.key.signedQuery(method, u.Path, ps, body, time.Now())
-	req, err := http.NewRequest(method, u.String(), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%q is no address of a server", r.api)}
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "edge/"+version)
+	var answer []byte
 	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, r.unreachable(r.api, err)
+	if err == nil {
+		defer resp.Body.Close()
+		answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, r.unreachable(r.api, context.Cause(ctx))
 	case err != nil:
 		return nil, r.unreachable(r.api, err)
 	case resp.StatusCode/100 != 2:
@@ -227,17 +231,20 @@ func (r *remote) call(method, path string, ps params, body []byte) ([]byte, erro
 	case len(answer) > maxAnswer:
 		return nil, fmt.Errorf("the server's answer has more than %d MB", maxAnswer>>20)
 	}
+	if err := parseObject(answer, apiDepth, maxAnswer, nil, nil); err != nil { // a captive portal says 200 too
+		return nil, &apiError{resp.StatusCode, fmt.Sprintf("the server at %s does not answer like a Pusher server: %.100q", r.api, oneLine(answer))}
+	}
 	return answer, nil
 }
 
-// oneLine is text from elsewhere as it can be shown on a terminal.
+// oneLine is text from elsewhere as it can be shown on a terminal: a redirection names the URL, which has a signature in it.
 func oneLine(b []byte) string {
 	text := strings.Map(func(c rune) rune {
 		if !unicode.IsPrint(c) {
 			return ' '
 		}
 		return c
-	}, string(b[:min(len(b), 1000)]))
+	}, string(hideSignatures(b[:min(len(b), 1000)])))
 	return strings.Join(strings.Fields(text), " ")
 }
 
@@ -245,10 +252,12 @@ func oneLine(b []byte) string {
 func passing(err error) bool {
 	var refused *apiError
 	var usage usageError
+	var untrusted *tls.CertificateVerificationError
+	var noTLS tls.RecordHeaderError
 	if errors.As(err, &refused) {
 		return refused.status >= 500 || refused.status == http.StatusTooManyRequests
 	}
-	return !errors.As(err, &usage)
+	return !errors.As(err, &usage) && !errors.As(err, &untrusted) && !errors.As(err, &noTLS) && !errors.Is(err, http.ErrSchemeMismatch)
 }
 
 // backoff is how long to wait before the try after this one, counted from 0.

@@ -43,6 +43,7 @@ type subscriber struct {
 	all       bool   // print what the server itself has to say too
 	left      int    // events still to print; negative for no end
 	connected bool   // once at least
+	complete  bool   // subscribed to all, once at least
 
 	// Of one connection.
 	pending []string // channels whose answers have not come
@@ -73,7 +74,7 @@ func (p *program) subscribeCommand() error {
 	info, count := "{}", 0
 	o, args, err := p.commandOptions(append([]option{
 		{"count", "0", "end after so many events; 0 for no end", onlyFlag, number(&count, 0, 1<<31-1), nil},
-		{"timeout", "0", "end after so long, like 30s; with -count the exit code is 1 then", onlyFlag, duration(&timeout, 0), nil},
+		{"timeout", "0", "end after so long, like 30s; the exit code is 1 then if it never was subscribed, or with -count", onlyFlag, duration(&timeout, 0), nil},
 		{"user", "", "user id on presence channels; without it one is made up", onlyFlag, text(&s.user), nil},
 		{"user-info", "{}", "what others there learn of the user, an object", onlyFlag, text(&info), nil},
 		{"all", "false", "print what the server says too: pusher:subscription_succeeded, pusher:member_added and the like", onlyFlag, boolean(&s.all), nil},
@@ -89,27 +90,36 @@ func (p *program) subscribeCommand() error {
 			s.channels = append(s.channels, channel)
 		}
 	}
-	if s.left = count; count == 0 {
-		s.left = -1
-	}
 	if err := s.introduce(info); err != nil {
 		return usageError{err}
 	}
 	if s.remote, err = newRemote(o, w); err != nil {
 		return err
 	}
+	return s.runFor(timeout, count)
+}
+
+// runFor is run, until that many events have come or the timeout is over; 0 for no end.
+func (s *subscriber) runFor(timeout time.Duration, count int) error {
+	if s.left = count; count == 0 {
+		s.left = -1
+	}
 	ctx, cancel := context.Background(), func() {}
 	if timeout > 0 {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 	}
 	defer cancel()
-	err = s.run(ctx)
+	err := s.run(ctx)
 	switch {
 	case errors.Is(err, errCounted):
 		return nil
-	case ctx.Err() != nil && count > 0:
+	case ctx.Err() == nil:
+		return err
+	case !s.complete && len(s.pending) > 0:
+		return fmt.Errorf("not subscribed to %s within %s", strings.Join(s.pending, ", "), timeout)
+	case count > 0 && s.connected:
 		return fmt.Errorf("%d of %d events came within %s", count-s.left, count, timeout)
-	case ctx.Err() != nil && s.connected:
+	case s.connected:
 		return nil
 	}
 	return err
@@ -232,7 +242,7 @@ func (s *subscriber) receive(c *wire, message []byte) error {
 		s.subscribe(c, kindUser)
 	case eventSubscriptionError:
 		_, text := errorFields(data)
-		return fmt.Errorf("cannot subscribe to %s: %s", channel, text)
+		return fmt.Errorf("cannot subscribe to %s: %s", oneLine([]byte(channel)), text)
 	case eventSubscriptionSucceeded:
 		s.subscribed(channel)
 	}
@@ -293,6 +303,7 @@ func (s *subscriber) subscribed(channel string) {
 		return
 	}
 	if s.pending = slices.Delete(s.pending, i, i+1); len(s.pending) == 0 {
+		s.complete = true
 		s.p.say("subscribed to %s", strings.Join(s.channels, ", "))
 	}
 }
@@ -363,7 +374,7 @@ type wire struct {
 	in *bufio.Reader
 }
 
-// open opens a connection to the app.
+// open opens a connection to the app, until the server begins to greet.
 func (s *subscriber) open(ctx context.Context) (*wire, error) {
 	s.id = socketID{}
 	nc, err := s.dialer(ctx, s.network, s.ws)
@@ -381,6 +392,10 @@ func (s *subscriber) open(ctx context.Context) (*wire, error) {
 	if err := c.handshake(s.host(s.ws), s.path+"/app/"+s.key.name); err != nil {
 		nc.Close()
 		return nil, err
+	}
+	if _, err := c.in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
+		nc.Close()
+		return nil, &lost{0, fmt.Sprintf("the server at %s does not greet", s.host(s.ws))}
 	}
 	nc.SetDeadline(time.Time{})
 	return c, nil

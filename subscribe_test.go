@@ -245,7 +245,7 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 		{"hangs up", "the server at there:80", func(*peer) {}},
 		{"never answers", "the server at there:80 does not answer as an HTTP server: read pipe: i/o timeout", (*peer).drain},
 		{"hangs up later", "the server at there:80 does not answer as an HTTP server: ", func(p *peer) { http.ReadRequest(p.in) }},
-		{"never greets", "the server does not answer a ping", func(p *peer) {
+		{"never greets", "the server at there:80 does not greet", func(p *peer) {
 			p.upgrade()
 			p.drain()
 		}},
@@ -276,6 +276,57 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 	}
 }
 
+// What has come of it when -timeout is over.
+func TestSubscribeTimeout(t *testing.T) {
+	succeeded := func(channel string) []byte { return eventFrame(eventSubscriptionSucceeded, channel, "{}") }
+	answering := func(frames ...[]byte) func(int, *peer) {
+		return func(n int, p *peer) {
+			p.greet()
+			if n == 0 {
+				go p.write(frames...) // ends with the connection
+			}
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		timeout time.Duration
+		count   int
+		ends    time.Duration
+		says    string // "" for success
+		serve   func(n int, p *peer)
+	}{
+		{"never accepts", time.Second, 0, time.Second, "the server at there:80 does not answer as an HTTP server: read pipe: i/o timeout", func(int, *peer) {}},
+		{"never greets", time.Second, 1, time.Second, "the server at there:80 does not greet", func(_ int, p *peer) { p.upgrade() }},
+		{"never greets, longer", time.Minute, 0, dialTimeout, "the server at there:80 does not greet", func(_ int, p *peer) { p.upgrade() }},
+		{"sticks in greeting", time.Second, 0, time.Second, "not subscribed to a, b within 1s", func(_ int, p *peer) {
+			p.upgrade()
+			p.write([]byte{0x81})
+		}},
+		{"never answers", time.Second, 0, time.Second, "not subscribed to a, b within 1s", answering()},
+		{"answers half", time.Second, 1, time.Second, "not subscribed to b within 1s", answering(succeeded("a"))},
+		{"answers", time.Second, 0, time.Second, "", answering(succeeded("a"), succeeded("b"))},
+		{"answers, no event", time.Second, 2, time.Second, "1 of 2 events came within 1s", answering(succeeded("a"), succeeded("b"), eventFrame("e", "a", "1"))},
+		{"answers, once", time.Minute, 0, time.Minute, "", answering(succeeded("a"), succeeded("b"), appendClose(nil, 4200, ""))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, _, _ := meet(t, []string{"a", "b"}, func(n int, p *peer) {
+					c.serve(n, p)
+					p.drain()
+				})
+				began := time.Now()
+				err := s.runFor(c.timeout, c.count)
+				if after := time.Since(began); after != c.ends {
+					t.Errorf("it took %s, want %s", after, c.ends)
+				}
+				if (err == nil) != (c.says == "") || err != nil && err.Error() != c.says {
+					t.Errorf("%v, want %q", err, c.says)
+				}
+			})
+		})
+	}
+}
+
 // Whatever way an event comes, it is printed; what no server may send ends the connection, for good.
 func TestSubscribeReads(t *testing.T) {
 	one := `{"channel":"room","event":"e","data":1}` + "\n"
@@ -297,10 +348,13 @@ func TestSubscribeReads(t *testing.T) {
 		{"no data", [][]byte{fragment(0x81, `{"event":"e","channel":"room"}`)}, `{"channel":"room","event":"e","data":null}` + "\n", ""},
 		{"user", [][]byte{fragment(0x81, `{"event":"client-e","channel":"presence-x","data":"1","user_id":"7"}`)}, `{"channel":"presence-x","event":"client-e","data":1,"user_id":"7"}` + "\n", ""},
 		{"no JSON inside", [][]byte{eventFrame("e", "room", `{"a":1} x`)}, `{"channel":"room","event":"e","data":"{\"a\":1} x"}` + "\n", ""},
+		{"half of a surrogate pair", [][]byte{eventFrame("e", "room", `["\ud83d","\uDE00\ud83d\ude00\uD83D\u0041","\\\\ud83d","\ud83d\ud83d\ude00"]`)}, `{"channel":"room","event":"e","data":["\ufffd","\ufffd\ud83d\ude00\ufffd\u0041","\\\\ud83d","\ufffd\ud83d\ude00"]}` + "\n", ""},
+		{"half of a surrogate pair in a text", [][]byte{fragment(0x81, `{"event":"\ud83d","channel":"room","data":"x\udfff"}`)}, `{"channel":"room","event":"�","data":"x\ufffd"}` + "\n", ""},
 		{"deep JSON inside", [][]byte{eventFrame("e", "room", strings.Repeat("[", 200)+strings.Repeat("]", 200))}, `{"channel":"room","event":"e","data":"[[…`, ""},
 		{"of the server", [][]byte{eventFrame(eventSubscriptionCount, "room", `{"subscription_count":1}`), eventFrame("pusher:new", "room", ""), eventFrame("e", "room", "1")}, one, ""},
 		{"a complaint", [][]byte{eventFrame(eventSubscriptionSucceeded, "room", "{}"), appendError(nil, 4302, "too long", ""), eventFrame("e", "room", "1")}, one, ""},
 		{"refused", [][]byte{appendSubscriptionError(nil, []byte("room"), &refusal{"AuthError", "not\nyou", 401})}, "", "cannot subscribe to room: not you"},
+		{"refused, by an odd name", [][]byte{appendSubscriptionError(nil, []byte("\x1b[2Jro\nom"), &refusal{"AuthError", "\x1bno", 401})}, "", "cannot subscribe to [2Jro om: no"},
 		{"refused by an error", [][]byte{appendError(nil, 0, "Invalid signature", "")}, "", "cannot subscribe: Invalid signature"},
 		{"masked", [][]byte{{0x81, 0x81, 0, 0, 0, 0, 'x'}}, "", errFrame.Error()},
 		{"a reserved bit", [][]byte{{0xC1, 1, 'x'}}, "", errFrame.Error()},
