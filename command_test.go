@@ -7,6 +7,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -613,5 +615,22 @@ func TestChannelsOfOthers(t *testing.T) {
 			t.Errorf("-prefix %q: asked for %s, want %s", c.prefix, got, c.asked)
 		}
 		srv.Close()
+	}
+}
+
+// TestPassing: what is tried again, and what is not.
+func TestPassing(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{io.EOF, true}, {&apiError{503, "x"}, true}, {&apiError{429, "x"}, true}, {&apiError{401, "x"}, false},
+		{usageError{io.EOF}, false}, {http.ErrSchemeMismatch, false}, {tls.RecordHeaderError{}, false},
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, false},
+		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, true},
+	} {
+		if got := passing(fmt.Errorf("no: %w", c.err)); got != c.want {
+			t.Errorf("%T %v: %t", c.err, c.err, got)
+		}
 	}
 }

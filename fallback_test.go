@@ -1158,6 +1158,25 @@ func TestFallbackLimits(t *testing.T) {
 	}
 }
 
+// TestFallbackLeaves: of sessions and addresses that have gone nothing is kept.
+func TestFallbackLeaves(t *testing.T) {
+	f := newFallback(nil, nil, newBudget(1<<30), "")
+	one, two := &session{name: "1", from: netip.MustParseAddr("192.0.2.1")}, &session{name: "2", from: netip.MustParseAddr("192.0.2.1")}
+	for _, s := range []*session{one, two} {
+		if _, ok := f.enter(s); !ok {
+			t.Fatal("it is full")
+		}
+	}
+	f.leave(one)
+	f.leave(one)
+	if len(f.sessions) != 1 || f.from[two.from] != 1 {
+		t.Errorf("%d sessions, from %v", len(f.sessions), f.from)
+	}
+	if f.leave(two); len(f.sessions) != 0 || len(f.from) != 0 {
+		t.Errorf("%d sessions, from %v", len(f.sessions), f.from)
+	}
+}
+
 func TestNetwork(t *testing.T) {
 	for in, want := range map[string]string{"192.0.2.1": "192.0.2.1", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "fe80::1%eth0": "fe80::"} {
 		if got := network(netip.MustParseAddr(in)); got.String() != want {
