@@ -428,6 +428,9 @@ func (f *configFile) readObject(b []byte, object value, table []option, special 
 			return nil, fmt.Errorf("%s: unknown option %q; %s", from, clip([]byte(name)), didYouMean("", name, optionNames(table), "edge -help lists the options"))
 		default:
 			values, err := settingValues(v, table[i].traits)
+			if err == nil && v.is('[') && table[i].value != "" && strings.Join(values, "") == "" {
+				err = errors.New("the list is empty")
+			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: invalid value of %q: %v", from, name, err)
 			}
@@ -457,6 +460,8 @@ func settingValues(v value, t traits) (values []string, err error) {
 		return []string{pair}, nil
 	case !v.is('['):
 		return []string{string(v)}, nil
+	case t&(repeats|commas) == 0:
+		return nil, errors.New("it takes one value, not a list")
 	}
 	for item := range v.items() {
 		some, err := settingValues(item, t)
