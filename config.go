@@ -238,6 +238,9 @@ func (o *options) complete(file configFile) error {
 	if (o.tlsCert == "") != (o.tlsKey == "") {
 		return errors.New("-tls-cert and -tls-key go together: one of them is missing")
 	}
+	if err := o.checkTLS(); err != nil {
+		return err
+	}
 	if slices.Contains(o.addrs, o.metricsAddr) {
 		return fmt.Errorf("-metrics-addr and -addr are both %s: metrics need an address of their own", o.metricsAddr)
 	}
@@ -264,6 +267,24 @@ func (o *options) complete(file configFile) error {
 		}
 	}
 	return o.completeApps(file)
+}
+
+// checkTLS refuses addresses that would be served in plain by mistake. (A command does not serve, and may be about another server.)
+func (o *options) checkTLS() error {
+	sealed := func(addr string) bool {
+		if o.tlsCert == "" {
+			return strings.HasPrefix(addr, "tls:")
+		}
+		return !plain(addr, len(o.addrs)-1)
+	}
+	i := slices.IndexFunc(o.addrs, sealed)
+	switch {
+	case o.choosing || (i >= 0) == (o.tlsCert != ""):
+		return nil
+	case i >= 0:
+		return fmt.Errorf("-addr %s needs -tls-cert and -tls-key", o.addrs[i])
+	}
+	return fmt.Errorf("there is -tls-cert, but every -addr is plain, like %s: write tls:host:port for one with TLS", o.addrs[0])
 }
 
 // completeApps makes the apps of the file, each of which inherits what it does not say.

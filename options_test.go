@@ -288,6 +288,15 @@ func TestCommandRefusesOptions(t *testing.T) {
 		{nil, []string{"EDGE_CACHE_TTL=0"}, []string{"EDGE_CACHE_TTL", `"0"`}},
 		{nil, []string{"EDGE_ADDR=6001"}, []string{`"6001"`}},
 		{nil, []string{"EDGE_KEY=a b"}, []string{`"a b"`}},
+		{[]string{"-addr", ":80", "-addr", "tls::443"}, nil, []string{"-addr tls::443", "-tls-cert"}},
+	}
+	for _, addrs := range []string{"127.0.0.1:0 [::1]:0", "127.0.0.1:0 unix:/nothing/x", "unix:/nothing/x", "plain::0"} {
+		args := []string{"-tls-cert", "/nothing/a", "-tls-key", "/nothing/b"}
+		first, _, _ := strings.Cut(addrs, " ")
+		for addr := range strings.FieldsSeq(addrs) {
+			args = append(args, "-addr", addr)
+		}
+		cases = append(cases, refused{args, nil, []string{"-tls-cert", first, "tls:host:port"}})
 	}
 	for option, values := range map[string][]string{
 		"webhook":            {"ftp://a", "a.example", "http://a#event=x", "http://a http://b#events=x"},
