@@ -392,7 +392,7 @@ func (f *configFile) read(table []option) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	b = plainJSON(b)
+	b = plainJSON([]byte(strings.TrimPrefix(string(b), "\ufeff"))) // which editors of Windows begin with
 	var bad *jsonError
 	if err := checkJSON(b, 8, 100_000); errors.As(err, &bad) {
 		return fmt.Errorf("%s: %s", f.place(b, bad.at), bad.what)

@@ -35,6 +35,7 @@ func TestConfigFile(t *testing.T) {
 	}{
 		{`{}`, nil},
 		{"\n{\n}\n", nil},
+		{"\ufeff{\"id\": \"7\"}", []string{"-id", "7"}},
 		{`{"addr": "127.0.0.1:7000"}`, []string{"-addr", "127.0.0.1:7000"}},
 		{`{"addr": [":7000", "unix:/tmp/x"]}`, []string{"-addr", ":7000", "-addr", "unix:/tmp/x"}},
 		{`{"activity-timeout": "60s", "pong-timeout": 5}`, []string{"-activity-timeout", "60s", "-pong-timeout", "5"}},
