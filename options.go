@@ -110,7 +110,7 @@ func appTable(a *appOptions) []option {
 		{"client-events", "true", "allow client events on private and presence channels", forApp, boolean(&l.clientEvents), nil},
 		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", forApp, number(&l.maxConnections, 1, math.MaxInt32), nil},
 		{"authorized-connections", "0", "time in which a client has to sign in or to join a private channel before it is closed with 4009; 0 asks for neither", forApp, duration(&l.authorizeWithin, 0), nil},
-		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, commaList(&l.origins), nil},
+		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, origins(&l.origins), nil},
 		{"activity-timeout", "120s", "silence after which a client is pinged", forApp, duration(&l.activityTimeout, time.Second), nil},
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.pongTimeout, time.Millisecond), nil},
 		{"auth-window", "600s", "how far the clock of an API client may be off", forApp, duration(&l.authWindow, time.Second), nil},
@@ -184,6 +184,30 @@ func commaList(to *[]string) func(string) error {
 		for item := range strings.SplitSeq(s, ",") {
 			if item = strings.TrimSpace(item); item != "" {
 				*to = append(*to, item)
+			}
+		}
+		return nil
+	}
+}
+
+// origins takes what allowsOrigin can find: origins as browsers send them, hosts, *.host and *, with commas between them.
+func origins(to *[]string) func(string) error {
+	return func(s string) error {
+		commaList(to)(s)
+		for i, item := range *to {
+			scheme, host, full := strings.Cut(item, "://")
+			if full && len(host) > 1 {
+				host = strings.TrimSuffix(host, "/")
+				(*to)[i] = scheme + "://" + host
+			} else if !full {
+				host = strings.TrimPrefix(item, "*.")
+			}
+			port := !full && strings.Contains(host, ":") && !strings.HasSuffix(host, "]")
+			if item == "*" || strings.EqualFold(item, "file://") { // which pages of an app have
+				continue
+			}
+			if full && scheme == "" || host == "" || host[0] == '.' || port || strings.ContainsAny(host, "/*?#@ ") {
+				return fmt.Errorf("no page has the origin %q: it must be like https://example.com, http://localhost:8080, example.com or *.example.com", item)
 			}
 		}
 		return nil

@@ -211,6 +211,7 @@ func TestOptionValues(t *testing.T) {
 	}
 	for value, want := range map[string][]string{
 		"": nil, ",": nil, "a": {"a"}, "https://a.example:8443, *.b.example ,,c": {"https://a.example:8443", "*.b.example", "c"},
+		"https://a.example/": {"https://a.example"}, "*": {"*"}, "null,[::1],http://[::1]:80": {"null", "[::1]", "http://[::1]:80"}, "file://,capacitor://localhost": {"file://", "capacitor://localhost"},
 	} {
 		if o := mustParse(t, []string{"-origins", value}); !slices.Equal(o.app.limits.origins, want) {
 			t.Errorf("%q are %q, want %q", value, o.app.limits.origins, want)
@@ -315,6 +316,8 @@ func TestCommandRefusesOptions(t *testing.T) {
 		"pong-timeout":       {"0", "0s", "-1ns", "-5", "x"},
 		"auth-window":        {"0", "999ms", "-600"},
 		"cache-ttl":          {"0", "1ms", "-30m"},
+		"origins": {"://", "https://", "https:///", "://a", "https://*.example.org", "https://a/path", "https://a//", "a/", "*.", "*a", "a.*", "*.*.a", ".a", "a:80",
+			"https://a https://b", "a,https://b/c"},
 		"client-events":      {"maybe", "yes", "2", ""},
 		"subscription-count": {"x"},
 		"error-events":       {"on"},
