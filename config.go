@@ -455,7 +455,7 @@ func (f *configFile) readObject(b []byte, object value, table []option, special 
 			if err != nil {
 				return nil, fmt.Errorf("%s: invalid value of %q: %v", from, name, err)
 			}
-			if table[i].value != "" || !slices.Equal(values, []string{""}) { // or it says what the example shows: nothing
+			if table[i].value != "" || v.is('[') || !slices.Equal(values, []string{""}) { // or it says what the example shows: nothing
 				g[name] = setting{values, from}
 			}
 		}

@@ -101,12 +101,16 @@ func TestConfigApps(t *testing.T) {
 		"event-size": 100, "webhook": "http://all",
 		"apps": [
 			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200, "webhook": ["http://one", "http://two"]},
-			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false, "max-connections": 5}
-		]}`)})
-	if len(o.apps) != 2 {
+			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false, "max-connections": 5},
+			{"id": "3", "key": "d", "secret": "z", "origins": [], "webhook": []}, {"id": "4", "key": "e", "secret": "z", "origins": "", "webhook": ""}
+		]}`)}, "EDGE_ORIGINS=all.example")
+	if len(o.apps) != 4 {
 		t.Fatalf("%d apps", len(o.apps))
 	}
 	one, two := o.apps[0], o.apps[1]
+	if open, silent := o.apps[2], o.apps[3]; open.limits.origins != nil || open.hooks != nil || silent.limits.origins == nil || silent.hooks == nil {
+		t.Errorf("an empty list says nothing, or \"\" does: %+v, %+v", open, silent)
+	}
 	if one.id != "1" || one.key != "a" || one.secret != "x" || one.limits.eventSize != 200 || !one.limits.clientEvents ||
 		!slices.Equal(one.hooks, []string{"http://one", "http://two"}) || !slices.Equal(one.keys(), []keyPair{{"a", "x"}, {"b", "y"}}) {
 		t.Errorf("the first is %+v", one)
@@ -115,7 +119,7 @@ func TestConfigApps(t *testing.T) {
 		!slices.Equal(two.hooks, []string{"http://all"}) || !slices.Equal(two.limits.origins, []string{"a.example"}) || two.moreKeys != nil {
 		t.Errorf("the second is %+v", two)
 	}
-	if one.limits.presenceMembers != 7 || one.limits.origins != nil || one.limits.maxConnections == 5 {
+	if one.limits.presenceMembers != 7 || !slices.Equal(one.limits.origins, []string{"all.example"}) || one.limits.maxConnections == 5 {
 		t.Errorf("the first has what is the second's: %+v", one)
 	}
 }
