@@ -403,12 +403,7 @@ func (f *configFile) read(table []option) error {
 		return fmt.Errorf("%s: the configuration must be an object: { … }", f.place(b, 0))
 	}
 	var apps value
-	f.given, err = f.readObject(b, top, table, func(name string, v value) bool {
-		if name == "apps" {
-			apps = v
-		}
-		return name == "apps"
-	})
+	f.given, err = f.readObject(b, top, table, &apps)
 	if err != nil || apps.absent() {
 		return err
 	}
@@ -421,7 +416,7 @@ func (f *configFile) readApps(b []byte, apps value) error {
 		if !v.is('{') {
 			return fmt.Errorf("%s: an app must be an object: { \"id\": …, \"key\": …, \"secret\": … }", f.placeOf(b, v))
 		}
-		g, err := f.readObject(b, v, appTable(new(appOptions)), func(string, value) bool { return false })
+		g, err := f.readObject(b, v, appTable(new(appOptions)), nil)
 		if err != nil {
 			return err
 		}
@@ -433,20 +428,22 @@ func (f *configFile) readApps(b []byte, apps value) error {
 	return nil
 }
 
-// readObject reads an object whose names are those of a table. special takes the others it knows.
-func (f *configFile) readObject(b []byte, object value, table []option, special func(string, value) bool) (given, error) {
+// readObject reads an object whose names are those of a table. apps takes the value of that name, and is nil within it.
+func (f *configFile) readObject(b []byte, object value, table []option, apps *value) (given, error) {
 	g, seen := given{}, map[string]bool{}
 	for name, v := range object.members() {
 		from := f.placeOf(b, v)
-		i := slices.IndexFunc(table, func(o option) bool { return o.name == name && o.traits&onlyFlag == 0 && o.name != "config" })
+		i := slices.IndexFunc(table, func(o option) bool { return o.name == name && o.inFile() })
 		if seen[name] {
 			return nil, fmt.Errorf("%s: %q stands twice", from, clip([]byte(name)))
 		}
 		seen[name] = true
 		switch {
-		case special(name, v) || i >= 0 && v.absent():
+		case name == "apps" && apps != nil:
+			*apps = v
+		case i >= 0 && v.absent():
 		case i < 0:
-			return nil, fmt.Errorf("%s: unknown option %q; %s", from, clip([]byte(name)), didYouMean("", name, optionNames(table), "edge -help lists the options"))
+			return nil, fmt.Errorf("%s: %s", from, misplaced(name, table, apps != nil))
 		default:
 			values, err := settingValues(v, table[i].traits)
 			if err == nil && v.is('[') && table[i].value != "" && strings.Join(values, "") == "" {
@@ -461,6 +458,21 @@ func (f *configFile) readObject(b []byte, object value, table []option, special 
 		}
 	}
 	return g, nil
+}
+
+// misplaced says why a name cannot stand in an object of the file, which is the outermost or one of an app.
+func misplaced(name string, table []option, outermost bool) string {
+	all := optionTable(new(options))
+	if i := slices.IndexFunc(all, func(o option) bool { return o.name == name }); i >= 0 && !all[i].inFile() {
+		return fmt.Sprintf("%q cannot stand in a file; it is the option -%s", name, name)
+	} else if i >= 0 {
+		return fmt.Sprintf("%q is for all apps together and belongs outside \"apps\"", name)
+	}
+	names := optionNames(slices.DeleteFunc(slices.Clone(table), func(o option) bool { return !o.inFile() }))
+	if outermost {
+		names = append(names, "apps")
+	}
+	return fmt.Sprintf("unknown option %q; %s", clip([]byte(name)), didYouMean("", name, names, "edge -help lists the options"))
 }
 
 // settingValues returns what a value of the file would be as flags: a string, number or truth value stands for itself, a list for
@@ -741,7 +753,7 @@ func exampleConfig() string {
 	var b strings.Builder
 	b.WriteString("// The configuration of edge: JSON, in which comments are allowed. What stands here in a comment is what holds without it.\n{\n")
 	for _, opt := range optionTable(new(options)) {
-		if opt.traits&onlyFlag != 0 || opt.name == "config" {
+		if !opt.inFile() {
 			continue
 		}
 		value := opt.value

@@ -77,6 +77,9 @@ const (
 	commas                      // values with commas between, which the file may have as a list
 )
 
+// inFile reports whether the configuration file may have it.
+func (o option) inFile() bool { return o.traits&onlyFlag == 0 && o.name != "config" }
+
 // optionTable is every option. The functions write to o.
 func optionTable(o *options) []option {
 	return append([]option{
