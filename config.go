@@ -70,7 +70,7 @@ func (g given) apply(table []option, defaults bool) error {
 // invalid says that a value is wrong.
 func invalid(opt option, value, from string, err error) error {
 	switch {
-	case opt.traits&masked != 0 || opt.name == "webhook" && strings.ContainsAny(value, "@?"):
+	case opt.traits&masked != 0 || opt.name == "webhook" && (strings.ContainsAny(value, "@?") || strings.Contains(value, "headers")):
 		value = "***"
 	case len(value) > 200:
 		value = value[:200]
@@ -630,35 +630,58 @@ func kilobytes(v string, _ func(string) string) string {
 
 // soketiHooks makes our webhooks of soketi's: [{"url":…,"event_types":[…],"filter":{"channel_name_starts_with":…}},…].
 func soketiHooks(v string, _ func(string) string) string {
+	hooks, _ := readSoketiHooks(v)
+	return hooks
+}
+
+// readSoketiHooks says too what of them we do not have.
+func readSoketiHooks(v string) (_ string, lost []string) {
 	var hooks []string
 	if checkJSON([]byte(v), 8, 1000) != nil {
-		return v // which will be refused
+		return v, nil // which will be refused
 	}
 	for item := range value(v).items() {
-		var f [3]value
-		if parseObject(item, 8, 1000, []string{"url", "event_types", "filter"}, f[:]) != nil || !f[0].is('"') {
-			return v
+		var f [4]value
+		if parseObject(item, 8, 1000, []string{"url", "event_types", "filter", "headers"}, f[:]) != nil || !f[0].is('"') {
+			return v, nil
 		}
-		var events, wants []string
+		var known, unknown, wants []string
 		for e := range f[1].items() {
-			if e.is('"') && slices.Contains(hookNames, string(e.text())) {
-				events = append(events, string(e.text()))
+			if !e.is('"') {
+				return v, nil
+			} else if name := string(e.text()); slices.Contains(hookNames, name) {
+				known = append(known, name)
+			} else {
+				unknown = append(unknown, name)
 			}
 		}
-		if len(events) > 0 {
-			wants = append(wants, "events="+strings.Join(events, ","))
+		switch {
+		case known != nil:
+			wants = append(wants, "events="+strings.Join(known, ","))
+		case unknown != nil:
+			wants = append(wants, "events="+url.QueryEscape(strings.Join(unknown, ","))) // which will be refused
+		case f[1].is('['):
+			continue // it is told nothing
 		}
-		var prefix [1]value
-		if parseObject(f[2], 8, 1000, []string{"channel_name_starts_with"}, prefix[:]) == nil && prefix[0].is('"') {
-			wants = append(wants, "prefix="+url.QueryEscape(string(prefix[0].text())))
+		var filter [2]value
+		if parseObject(f[2], 8, 1000, []string{"channel_name_starts_with", "channel_name_ends_with"}, filter[:]) == nil && filter[0].is('"') {
+			wants = append(wants, "prefix="+url.QueryEscape(string(filter[0].text())))
 		}
+		note := func(there bool, what string) {
+			if there && !slices.Contains(lost, what) {
+				lost = append(lost, what)
+			}
+		}
+		note(f[3].is('{') && len(f[3]) > len("{}"), "headers")
+		note(filter[1].is('"') && len(filter[1]) > len(`""`), "channel_name_ends_with")
+		note(unknown != nil, "some event_types")
 		hook := string(f[0].text())
 		if len(wants) > 0 {
 			hook += "#" + strings.Join(wants, "&")
 		}
 		hooks = append(hooks, hook)
 	}
-	return strings.Join(hooks, " ")
+	return strings.Join(hooks, " "), lost
 }
 
 // readOthers reads the variables of other servers.
@@ -671,7 +694,12 @@ func (g given) readOthers(getenv func(string) (string, bool)) {
 		return v
 	}
 	for _, other := range others {
-		v := get(other.variable)
+		v, from := get(other.variable), other.variable
+		if other.option == "webhook" {
+			if _, lost := readSoketiHooks(v); lost != nil {
+				from += " without " + strings.Join(lost, ", ")
+			}
+		}
 		if v != "" && other.convert != nil {
 			v = other.convert(v, get)
 		}
@@ -679,9 +707,23 @@ func (g given) readOthers(getenv func(string) (string, bool)) {
 			continue // it is named already
 		}
 		if v != "" {
-			g.says(other.option, other.variable, v)
+			g.says(other.option, from, v)
 		}
 	}
+}
+
+// foreign says which options are as variables of other servers have them.
+func (o *options) foreign() (all []string) {
+	for _, opt := range optionTable(new(options)) {
+		from := o.given[opt.name].from
+		variable, _, _ := strings.Cut(from, " without ")
+		for _, other := range others {
+			if other.option == opt.name && other.variable == variable {
+				all = append(all, opt.name+" from "+from)
+			}
+		}
+	}
+	return all
 }
 
 // options reads all there is of them, and of the files that they name.

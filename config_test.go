@@ -338,9 +338,37 @@ func TestOthers(t *testing.T) {
 			t.Errorf("%s: exit code %d", variable, code)
 		}
 	}
+	if code, _, stderr := runCommand(t, nil, `SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a","event_types":["nonsense","b&c"]}]`); code != 2 {
+		t.Errorf("a webhook of unknown events only: exit code %d", code)
+	} else {
+		oneSentence(t, stderr, "SOKETI_DEFAULT_APP_WEBHOOKS", `there is no event "nonsense"`)
+	}
+	if _, _, stderr := runCommand(t, nil, `SOKETI_DEFAULT_APP_WEBHOOKS=[{"lambda":"x","headers":{"X-Token":"sesame"}}]`); stderr == "" {
+		t.Error("a webhook without an URL is taken")
+	} else {
+		oneSentence(t, stderr, "SOKETI_DEFAULT_APP_WEBHOOKS")
+	}
 	o := mustParse(t, nil, "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=sesame")
 	if text := banner(o, listenersOf(o)); !strings.Contains(text, "k (from PUSHER_APP_KEY)") || !strings.Contains(text, "(from PUSHER_APP_SECRET)") || strings.Contains(text, "sesame") {
 		t.Errorf("the banner does not say where they are from:\n%s", text)
+	}
+}
+
+// TestForeign: what came from other servers' variables is named, and what of webhooks is not ours, but no value.
+func TestForeign(t *testing.T) {
+	o := mustParse(t, []string{"-event-size", "5"}, "PUSHER_APP_SECRET=sesame", "SOKETI_DEFAULT_APP_MAX_CONNS=7", "SOKETI_EVENT_MAX_SIZE_IN_KB=1", "REVERB_APP_KEY=k", "EDGE_ID=1",
+		`SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a/sesame","headers":{"X-Token":"sesame"},"event_types":["nonsense","cache_miss"]},{"url":"http://b","event_types":[]},
+		{"url":"http://c","headers":{},"filter":{"channel_name_ends_with":"-x"}},{"url":"http://d","headers":{"a":"b"},"filter":{"channel_name_ends_with":""}}]`)
+	want := []string{"addr from REVERB_APP_KEY", "key from REVERB_APP_KEY", "secret from PUSHER_APP_SECRET", "max-connections from SOKETI_DEFAULT_APP_MAX_CONNS",
+		"webhook from SOKETI_DEFAULT_APP_WEBHOOKS without headers, some event_types, channel_name_ends_with"}
+	if got := o.foreign(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if want := []string{"http://a/sesame#events=cache_miss", "http://c", "http://d"}; !slices.Equal(o.app.hooks, want) {
+		t.Errorf("the webhooks are %q, want %q", o.app.hooks, want)
+	}
+	if o := mustParse(t, nil, "EDGE_KEY=k", "SOKETI_DEFAULT_APP_WEBHOOKS="); o.foreign() != nil {
+		t.Errorf("got %q, want none", o.foreign())
 	}
 }
 
