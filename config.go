@@ -590,7 +590,7 @@ var others = []struct {
 		if on, _ := strconv.ParseBool(v); !on {
 			return ""
 		}
-		if port := getenv("SOKETI_METRICS_SERVER_PORT"); port != "" {
+		if port := getenv("SOKETI_METRICS_SERVER_PORT"); port != "" && !isLink(port) {
 			return ":" + port
 		}
 		return ":9601"
@@ -606,8 +606,14 @@ func anyHost(host string) string {
 	return host
 }
 
+// isLink reports whether a variable is one of Kubernetes': SOKETI_PORT is tcp://10.0.0.1:6001 wherever there is a service named soketi.
+func isLink(port string) bool { return strings.Contains(port, "://") }
+
 func portOf(host string) func(string, func(string) string) string {
 	return func(port string, getenv func(string) string) string {
+		if isLink(port) {
+			return ""
+		}
 		return net.JoinHostPort(anyHost(getenv(host)), port)
 	}
 }

@@ -316,6 +316,8 @@ func TestOthers(t *testing.T) {
 				"-presence-members", "50", "-presence-user-size", "2048", "-verbose", "-metrics-addr", ":9601"}},
 		{[]string{"SOKETI_METRICS_ENABLED=true", "SOKETI_METRICS_SERVER_PORT=9700", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s", "SOKETI_DEFAULT_APP_MAX_CONNS=7"},
 			[]string{"-metrics-addr", ":9700", "-key", "k", "-secret", "s", "-max-connections", "7"}},
+		{[]string{"SOKETI_METRICS_ENABLED=1", "SOKETI_METRICS_SERVER_PORT=tcp://10.0.0.1:9601", "SOKETI_PORT=tcp://10.0.0.1:6001", "REVERB_SERVER_PORT=udp://[fd00::1]:80",
+			"REVERB_APP_KEY=k", "PUSHER_APP_SECRET=s"}, []string{"-metrics-addr", ":9601", "-addr", ":8080", "-key", "k", "-secret", "s"}},
 		{[]string{"SOKETI_METRICS_ENABLED=false", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s"}, []string{"-key", "k", "-secret", "s"}},
 		{[]string{"PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s",
 			`SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a","event_types":["channel_occupied","nonsense"]},{"url":"http://b","filter":{"channel_name_starts_with":"private-"}}]`},
