@@ -461,7 +461,8 @@ func TestProxies(t *testing.T) {
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{
 		"{}", "// x\n{\"addr\": \":1\", /* y */ \"event-size\": 5,}", `{"apps":[{"id":"1","key":"k","secret":"s3cr3t","more-keys":[{"key":"a","secret":"s3cr3t"},],},]}`,
-		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`, `/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff",
+		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`, `/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff", `{"addr":[]}`,
+		`{"origins":[],"trusted-proxies":["unix"],"apps":[{"id":"1","key":"k","secret":["s3cr3t"],"origins":["https://a/"]}]}`, "\ufeff{}",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -479,6 +480,9 @@ func FuzzConfig(f *testing.F) {
 				t.Errorf("%q: %q", text, message)
 			}
 			return
+		}
+		if len(o.addrs) == 0 {
+			t.Errorf("%q: accepted without an address", text)
 		}
 		for _, a := range o.apps {
 			if a.key == "" || a.secret == "" || a.limits.eventSize < 1 || a.limits.activityTimeout < time.Second {
