@@ -70,7 +70,7 @@ func (g given) apply(table []option, defaults bool) error {
 // invalid says that a value is wrong.
 func invalid(opt option, value, from string, err error) error {
 	switch {
-	case opt.traits&masked != 0 || opt.name == "webhook" && strings.ContainsAny(value, "@?"):
+	case opt.traits&masked != 0 || opt.name == "webhook" && (strings.ContainsAny(value, "@?") || strings.Contains(value, "headers")):
 		value = "***"
 	case len(value) > 200:
 		value = value[:200]
@@ -238,6 +238,9 @@ func (o *options) complete(file configFile) error {
 	if (o.tlsCert == "") != (o.tlsKey == "") {
 		return errors.New("-tls-cert and -tls-key go together: one of them is missing")
 	}
+	if err := o.checkTLS(); err != nil {
+		return err
+	}
 	if slices.Contains(o.addrs, o.metricsAddr) {
 		return fmt.Errorf("-metrics-addr and -addr are both %s: metrics need an address of their own", o.metricsAddr)
 	}
@@ -264,6 +267,24 @@ func (o *options) complete(file configFile) error {
 		}
 	}
 	return o.completeApps(file)
+}
+
+// checkTLS refuses addresses that would be served in plain by mistake. (A command does not serve, and may be about another server.)
+func (o *options) checkTLS() error {
+	sealed := func(addr string) bool {
+		if o.tlsCert == "" {
+			return strings.HasPrefix(addr, "tls:")
+		}
+		return !plain(addr, len(o.addrs)-1)
+	}
+	i := slices.IndexFunc(o.addrs, sealed)
+	switch {
+	case o.choosing || (i >= 0) == (o.tlsCert != ""):
+		return nil
+	case i >= 0:
+		return fmt.Errorf("-addr %s needs -tls-cert and -tls-key", o.addrs[i])
+	}
+	return fmt.Errorf("there is -tls-cert, but every -addr is plain, like %s: write tls:host:port for one with TLS", o.addrs[0])
 }
 
 // completeApps makes the apps of the file, each of which inherits what it does not say.
@@ -371,7 +392,7 @@ func (f *configFile) read(table []option) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	b = plainJSON(b)
+	b = plainJSON([]byte(strings.TrimPrefix(string(b), "\ufeff"))) // which editors of Windows begin with
 	var bad *jsonError
 	if err := checkJSON(b, 8, 100_000); errors.As(err, &bad) {
 		return fmt.Errorf("%s: %s", f.place(b, bad.at), bad.what)
@@ -382,12 +403,7 @@ func (f *configFile) read(table []option) error {
 		return fmt.Errorf("%s: the configuration must be an object: { … }", f.place(b, 0))
 	}
 	var apps value
-	f.given, err = f.readObject(b, top, table, func(name string, v value) bool {
-		if name == "apps" {
-			apps = v
-		}
-		return name == "apps"
-	})
+	f.given, err = f.readObject(b, top, table, &apps)
 	if err != nil || apps.absent() {
 		return err
 	}
@@ -400,7 +416,7 @@ func (f *configFile) readApps(b []byte, apps value) error {
 		if !v.is('{') {
 			return fmt.Errorf("%s: an app must be an object: { \"id\": …, \"key\": …, \"secret\": … }", f.placeOf(b, v))
 		}
-		g, err := f.readObject(b, v, appTable(new(appOptions)), func(string, value) bool { return false })
+		g, err := f.readObject(b, v, appTable(new(appOptions)), nil)
 		if err != nil {
 			return err
 		}
@@ -412,31 +428,51 @@ func (f *configFile) readApps(b []byte, apps value) error {
 	return nil
 }
 
-// readObject reads an object whose names are those of a table. special takes the others it knows.
-func (f *configFile) readObject(b []byte, object value, table []option, special func(string, value) bool) (given, error) {
+// readObject reads an object whose names are those of a table. apps takes the value of that name, and is nil within it.
+func (f *configFile) readObject(b []byte, object value, table []option, apps *value) (given, error) {
 	g, seen := given{}, map[string]bool{}
 	for name, v := range object.members() {
 		from := f.placeOf(b, v)
-		i := slices.IndexFunc(table, func(o option) bool { return o.name == name && o.traits&onlyFlag == 0 && o.name != "config" })
+		i := slices.IndexFunc(table, func(o option) bool { return o.name == name && o.inFile() })
 		if seen[name] {
 			return nil, fmt.Errorf("%s: %q stands twice", from, clip([]byte(name)))
 		}
 		seen[name] = true
 		switch {
-		case special(name, v) || i >= 0 && v.absent():
+		case name == "apps" && apps != nil:
+			*apps = v
+		case i >= 0 && v.absent():
 		case i < 0:
-			return nil, fmt.Errorf("%s: unknown option %q; %s", from, clip([]byte(name)), didYouMean("", name, optionNames(table), "edge -help lists the options"))
+			return nil, fmt.Errorf("%s: %s", from, misplaced(name, table, apps != nil))
 		default:
 			values, err := settingValues(v, table[i].traits)
+			if err == nil && v.is('[') && table[i].value != "" && strings.Join(values, "") == "" {
+				err = errors.New("the list is empty")
+			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: invalid value of %q: %v", from, name, err)
 			}
-			if table[i].value != "" || !slices.Equal(values, []string{""}) { // or it says what the example shows: nothing
+			if table[i].value != "" || v.is('[') || !slices.Equal(values, []string{""}) { // or it says what the example shows: nothing
 				g[name] = setting{values, from}
 			}
 		}
 	}
 	return g, nil
+}
+
+// misplaced says why a name cannot stand in an object of the file, which is the outermost or one of an app.
+func misplaced(name string, table []option, outermost bool) string {
+	all := optionTable(new(options))
+	if i := slices.IndexFunc(all, func(o option) bool { return o.name == name }); i >= 0 && !all[i].inFile() {
+		return fmt.Sprintf("%q cannot stand in a file; it is the option -%s", name, name)
+	} else if i >= 0 {
+		return fmt.Sprintf("%q is for all apps together and belongs outside \"apps\"", name)
+	}
+	names := optionNames(slices.DeleteFunc(slices.Clone(table), func(o option) bool { return !o.inFile() }))
+	if outermost {
+		names = append(names, "apps")
+	}
+	return fmt.Sprintf("unknown option %q; %s", clip([]byte(name)), didYouMean("", name, names, "edge -help lists the options"))
 }
 
 // settingValues returns what a value of the file would be as flags: a string, number or truth value stands for itself, a list for
@@ -457,6 +493,8 @@ func settingValues(v value, t traits) (values []string, err error) {
 		return []string{pair}, nil
 	case !v.is('['):
 		return []string{string(v)}, nil
+	case t&(repeats|commas) == 0:
+		return nil, errors.New("it takes one value, not a list")
 	}
 	for item := range v.items() {
 		some, err := settingValues(item, t)
@@ -552,7 +590,7 @@ var others = []struct {
 		if on, _ := strconv.ParseBool(v); !on {
 			return ""
 		}
-		if port := getenv("SOKETI_METRICS_SERVER_PORT"); port != "" {
+		if port := getenv("SOKETI_METRICS_SERVER_PORT"); port != "" && !isLink(port) {
 			return ":" + port
 		}
 		return ":9601"
@@ -568,8 +606,14 @@ func anyHost(host string) string {
 	return host
 }
 
+// isLink reports whether a variable is one of Kubernetes': SOKETI_PORT is tcp://10.0.0.1:6001 wherever there is a service named soketi.
+func isLink(port string) bool { return strings.Contains(port, "://") }
+
 func portOf(host string) func(string, func(string) string) string {
 	return func(port string, getenv func(string) string) string {
+		if isLink(port) {
+			return ""
+		}
 		return net.JoinHostPort(anyHost(getenv(host)), port)
 	}
 }
@@ -592,35 +636,58 @@ func kilobytes(v string, _ func(string) string) string {
 
 // soketiHooks makes our webhooks of soketi's: [{"url":…,"event_types":[…],"filter":{"channel_name_starts_with":…}},…].
 func soketiHooks(v string, _ func(string) string) string {
+	hooks, _ := readSoketiHooks(v)
+	return hooks
+}
+
+// readSoketiHooks says too what of them we do not have.
+func readSoketiHooks(v string) (_ string, lost []string) {
 	var hooks []string
 	if checkJSON([]byte(v), 8, 1000) != nil {
-		return v // which will be refused
+		return v, nil // which will be refused
 	}
 	for item := range value(v).items() {
-		var f [3]value
-		if parseObject(item, 8, 1000, []string{"url", "event_types", "filter"}, f[:]) != nil || !f[0].is('"') {
-			return v
+		var f [4]value
+		if parseObject(item, 8, 1000, []string{"url", "event_types", "filter", "headers"}, f[:]) != nil || !f[0].is('"') {
+			return v, nil
 		}
-		var events, wants []string
+		var known, unknown, wants []string
 		for e := range f[1].items() {
-			if e.is('"') && slices.Contains(hookNames, string(e.text())) {
-				events = append(events, string(e.text()))
+			if !e.is('"') {
+				return v, nil
+			} else if name := string(e.text()); slices.Contains(hookNames, name) {
+				known = append(known, name)
+			} else {
+				unknown = append(unknown, name)
 			}
 		}
-		if len(events) > 0 {
-			wants = append(wants, "events="+strings.Join(events, ","))
+		switch {
+		case known != nil:
+			wants = append(wants, "events="+strings.Join(known, ","))
+		case unknown != nil:
+			wants = append(wants, "events="+url.QueryEscape(strings.Join(unknown, ","))) // which will be refused
+		case f[1].is('['):
+			continue // it is told nothing
 		}
-		var prefix [1]value
-		if parseObject(f[2], 8, 1000, []string{"channel_name_starts_with"}, prefix[:]) == nil && prefix[0].is('"') {
-			wants = append(wants, "prefix="+url.QueryEscape(string(prefix[0].text())))
+		var filter [2]value
+		if parseObject(f[2], 8, 1000, []string{"channel_name_starts_with", "channel_name_ends_with"}, filter[:]) == nil && filter[0].is('"') {
+			wants = append(wants, "prefix="+url.QueryEscape(string(filter[0].text())))
 		}
+		note := func(there bool, what string) {
+			if there && !slices.Contains(lost, what) {
+				lost = append(lost, what)
+			}
+		}
+		note(f[3].is('{') && len(f[3]) > len("{}"), "headers")
+		note(filter[1].is('"') && len(filter[1]) > len(`""`), "channel_name_ends_with")
+		note(unknown != nil, "some event_types")
 		hook := string(f[0].text())
 		if len(wants) > 0 {
 			hook += "#" + strings.Join(wants, "&")
 		}
 		hooks = append(hooks, hook)
 	}
-	return strings.Join(hooks, " ")
+	return strings.Join(hooks, " "), lost
 }
 
 // readOthers reads the variables of other servers.
@@ -633,7 +700,12 @@ func (g given) readOthers(getenv func(string) (string, bool)) {
 		return v
 	}
 	for _, other := range others {
-		v := get(other.variable)
+		v, from := get(other.variable), other.variable
+		if other.option == "webhook" {
+			if _, lost := readSoketiHooks(v); lost != nil {
+				from += " without " + strings.Join(lost, ", ")
+			}
+		}
 		if v != "" && other.convert != nil {
 			v = other.convert(v, get)
 		}
@@ -641,9 +713,23 @@ func (g given) readOthers(getenv func(string) (string, bool)) {
 			continue // it is named already
 		}
 		if v != "" {
-			g.says(other.option, other.variable, v)
+			g.says(other.option, from, v)
 		}
 	}
+}
+
+// foreign says which options are as variables of other servers have them.
+func (o *options) foreign() (all []string) {
+	for _, opt := range optionTable(new(options)) {
+		from := o.given[opt.name].from
+		variable, _, _ := strings.Cut(from, " without ")
+		for _, other := range others {
+			if other.option == opt.name && other.variable == variable {
+				all = append(all, opt.name+" from "+from)
+			}
+		}
+	}
+	return all
 }
 
 // options reads all there is of them, and of the files that they name.
@@ -715,7 +801,7 @@ func exampleConfig() string {
 	var b strings.Builder
 	b.WriteString("// The configuration of edge: JSON, in which comments are allowed. What stands here in a comment is what holds without it.\n{\n")
 	for _, opt := range optionTable(new(options)) {
-		if opt.traits&onlyFlag != 0 || opt.name == "config" {
+		if !opt.inFile() {
 			continue
 		}
 		value := opt.value

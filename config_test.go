@@ -35,12 +35,14 @@ func TestConfigFile(t *testing.T) {
 	}{
 		{`{}`, nil},
 		{"\n{\n}\n", nil},
+		{"\ufeff{\"id\": \"7\"}", []string{"-id", "7"}},
 		{`{"addr": "127.0.0.1:7000"}`, []string{"-addr", "127.0.0.1:7000"}},
 		{`{"addr": [":7000", "unix:/tmp/x"]}`, []string{"-addr", ":7000", "-addr", "unix:/tmp/x"}},
 		{`{"activity-timeout": "60s", "pong-timeout": 5}`, []string{"-activity-timeout", "60s", "-pong-timeout", "5"}},
 		{`{"client-events": false, "subscription-count": true, "event-size": 1000}`, []string{"-client-events=false", "-subscription-count", "-event-size", "1000"}},
 		{`{"origins": ["a.example", "*.b.example"]}`, []string{"-origins", "a.example,*.b.example"}},
 		{`{"origins": "a.example, *.b.example"}`, []string{"-origins", "a.example,*.b.example"}},
+		{`{"trusted-proxies": ["127.0.0.1", "unix"], "dev-auth": ["10.0.0.0/8"]}`, []string{"-trusted-proxies", "127.0.0.1,unix", "-dev-auth=10.0.0.0/8"}},
 		{`{"webhook": "http://a http://b"}`, []string{"-webhook", "http://a", "-webhook", "http://b"}},
 		{`{"webhook": ["http://a", "http://b#events=cache_miss"]}`, []string{"-webhook", "http://a", "-webhook", "http://b#events=cache_miss"}},
 		{`{"more-keys": [{"key": "a", "secret": "b"}, "c:d"]}`, []string{"-more-keys", "a:b c:d"}},
@@ -99,12 +101,16 @@ func TestConfigApps(t *testing.T) {
 		"event-size": 100, "webhook": "http://all",
 		"apps": [
 			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200, "webhook": ["http://one", "http://two"]},
-			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false, "max-connections": 5}
-		]}`)})
-	if len(o.apps) != 2 {
+			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false, "max-connections": 5},
+			{"id": "3", "key": "d", "secret": "z", "origins": [], "webhook": []}, {"id": "4", "key": "e", "secret": "z", "origins": "", "webhook": ""}
+		]}`)}, "EDGE_ORIGINS=all.example")
+	if len(o.apps) != 4 {
 		t.Fatalf("%d apps", len(o.apps))
 	}
 	one, two := o.apps[0], o.apps[1]
+	if open, silent := o.apps[2], o.apps[3]; open.limits.origins != nil || open.hooks != nil || silent.limits.origins == nil || silent.hooks == nil {
+		t.Errorf("an empty list says nothing, or \"\" does: %+v, %+v", open, silent)
+	}
 	if one.id != "1" || one.key != "a" || one.secret != "x" || one.limits.eventSize != 200 || !one.limits.clientEvents ||
 		!slices.Equal(one.hooks, []string{"http://one", "http://two"}) || !slices.Equal(one.keys(), []keyPair{{"a", "x"}, {"b", "y"}}) {
 		t.Errorf("the first is %+v", one)
@@ -113,7 +119,7 @@ func TestConfigApps(t *testing.T) {
 		!slices.Equal(two.hooks, []string{"http://all"}) || !slices.Equal(two.limits.origins, []string{"a.example"}) || two.moreKeys != nil {
 		t.Errorf("the second is %+v", two)
 	}
-	if one.limits.presenceMembers != 7 || one.limits.origins != nil || one.limits.maxConnections == 5 {
+	if one.limits.presenceMembers != 7 || !slices.Equal(one.limits.origins, []string{"all.example"}) || one.limits.maxConnections == 5 {
 		t.Errorf("the first has what is the second's: %+v", one)
 	}
 }
@@ -165,13 +171,22 @@ func TestConfigRefused(t *testing.T) {
 		{"{\n\n\"activty-timeout\": 5}", []string{"line 3", `"activty-timeout"`, "did you mean activity-timeout?"}},
 		{`{"Addr": ":1"}`, []string{`"Addr"`, "did you mean addr?"}},
 		{`{"nothing-like-it-at-all": ":1"}`, []string{`"nothing-like-it-at-all"`, "edge -help"}},
-		{`{"config": "x"}`, []string{`"config"`}},
-		{`{"version": true}`, []string{`"version"`}},
+		{`{"config": "x"}`, []string{`"config" cannot stand in a file`}},
+		{`{"version": true}`, []string{`"version" cannot stand in a file`}},
+		{`{"versin": true}`, []string{`unknown option "versin"; edge -help`}},
+		{`{"app": []}`, []string{`"app"; did you mean apps?`}},
+		{`{"Apps": []}`, []string{`"Apps"; did you mean apps?`}},
+		{"{\"apps\": [{\n\"memory\": \"64M\"}]}", []string{"line 2", `"memory"`, `outside "apps"`}},
+		{`{"apps": [{"aps": []}]}`, []string{`unknown option "aps"; edge -help`}},
 		{"{\"id\": \"1\",\n\"id\": \"2\"}", []string{"line 2", `"id" stands twice`}},
 		{"{\"memory\": \"\",\n\"memory\": \"64M\"}", []string{"line 2", `"memory" stands twice`}},
 		{"{\n\"event-size\": \"x\"}", []string{"line 2", `"x"`, `"event-size"`, "whole number"}},
 		{`{"event-size": 0}`, []string{`"0"`, `"event-size"`}},
-		{`{"event-size": [1, 2]}`, []string{`"1,2"`, `"event-size"`}},
+		{"{\n\"event-size\": [1, 2]}", []string{"line 2", `"event-size"`, "not a list"}},
+		{`{"secret": ["sesame", "x"]}`, []string{"line 1", `"secret"`, "not a list"}},
+		{`{"memory": []}`, []string{`"memory"`, "not a list"}},
+		{"{\n\"addr\": []}", []string{"line 2", `"addr"`, "the list is empty"}},
+		{`{"dev-auth": []}`, []string{`"dev-auth"`, "the list is empty"}},
 		{`{"addr": {"host": "a"}}`, []string{`"addr"`, "object"}},
 		{`{"addr": [[":1"]]}`, []string{`"addr"`}},
 		{`{"secret": {"key": "a", "secret": 5}}`, []string{`"secret"`}},
@@ -301,6 +316,8 @@ func TestOthers(t *testing.T) {
 				"-presence-members", "50", "-presence-user-size", "2048", "-verbose", "-metrics-addr", ":9601"}},
 		{[]string{"SOKETI_METRICS_ENABLED=true", "SOKETI_METRICS_SERVER_PORT=9700", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s", "SOKETI_DEFAULT_APP_MAX_CONNS=7"},
 			[]string{"-metrics-addr", ":9700", "-key", "k", "-secret", "s", "-max-connections", "7"}},
+		{[]string{"SOKETI_METRICS_ENABLED=1", "SOKETI_METRICS_SERVER_PORT=tcp://10.0.0.1:9601", "SOKETI_PORT=tcp://10.0.0.1:6001", "REVERB_SERVER_PORT=udp://[fd00::1]:80",
+			"REVERB_APP_KEY=k", "PUSHER_APP_SECRET=s"}, []string{"-metrics-addr", ":9601", "-addr", ":8080", "-key", "k", "-secret", "s"}},
 		{[]string{"SOKETI_METRICS_ENABLED=false", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s"}, []string{"-key", "k", "-secret", "s"}},
 		{[]string{"PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s",
 			`SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a","event_types":["channel_occupied","nonsense"]},{"url":"http://b","filter":{"channel_name_starts_with":"private-"}}]`},
@@ -323,9 +340,37 @@ func TestOthers(t *testing.T) {
 			t.Errorf("%s: exit code %d", variable, code)
 		}
 	}
+	if code, _, stderr := runCommand(t, nil, `SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a","event_types":["nonsense","b&c"]}]`); code != 2 {
+		t.Errorf("a webhook of unknown events only: exit code %d", code)
+	} else {
+		oneSentence(t, stderr, "SOKETI_DEFAULT_APP_WEBHOOKS", `there is no event "nonsense"`)
+	}
+	if _, _, stderr := runCommand(t, nil, `SOKETI_DEFAULT_APP_WEBHOOKS=[{"lambda":"x","headers":{"X-Token":"sesame"}}]`); stderr == "" {
+		t.Error("a webhook without an URL is taken")
+	} else {
+		oneSentence(t, stderr, "SOKETI_DEFAULT_APP_WEBHOOKS")
+	}
 	o := mustParse(t, nil, "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=sesame")
 	if text := banner(o, listenersOf(o)); !strings.Contains(text, "k (from PUSHER_APP_KEY)") || !strings.Contains(text, "(from PUSHER_APP_SECRET)") || strings.Contains(text, "sesame") {
 		t.Errorf("the banner does not say where they are from:\n%s", text)
+	}
+}
+
+// TestForeign: what came from other servers' variables is named, and what of webhooks is not ours, but no value.
+func TestForeign(t *testing.T) {
+	o := mustParse(t, []string{"-event-size", "5"}, "PUSHER_APP_SECRET=sesame", "SOKETI_DEFAULT_APP_MAX_CONNS=7", "SOKETI_EVENT_MAX_SIZE_IN_KB=1", "REVERB_APP_KEY=k", "EDGE_ID=1",
+		`SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a/sesame","headers":{"X-Token":"sesame"},"event_types":["nonsense","cache_miss"]},{"url":"http://b","event_types":[]},
+		{"url":"http://c","headers":{},"filter":{"channel_name_ends_with":"-x"}},{"url":"http://d","headers":{"a":"b"},"filter":{"channel_name_ends_with":""}}]`)
+	want := []string{"addr from REVERB_APP_KEY", "key from REVERB_APP_KEY", "secret from PUSHER_APP_SECRET", "max-connections from SOKETI_DEFAULT_APP_MAX_CONNS",
+		"webhook from SOKETI_DEFAULT_APP_WEBHOOKS without headers, some event_types, channel_name_ends_with"}
+	if got := o.foreign(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if want := []string{"http://a/sesame#events=cache_miss", "http://c", "http://d"}; !slices.Equal(o.app.hooks, want) {
+		t.Errorf("the webhooks are %q, want %q", o.app.hooks, want)
+	}
+	if o := mustParse(t, nil, "EDGE_KEY=k", "SOKETI_DEFAULT_APP_WEBHOOKS="); o.foreign() != nil {
+		t.Errorf("got %q, want none", o.foreign())
 	}
 }
 
@@ -416,7 +461,8 @@ func TestProxies(t *testing.T) {
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{
 		"{}", "// x\n{\"addr\": \":1\", /* y */ \"event-size\": 5,}", `{"apps":[{"id":"1","key":"k","secret":"s3cr3t","more-keys":[{"key":"a","secret":"s3cr3t"},],},]}`,
-		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`, `/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff",
+		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`, `/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff", `{"addr":[]}`,
+		`{"origins":[],"trusted-proxies":["unix"],"apps":[{"id":"1","key":"k","secret":["s3cr3t"],"origins":["https://a/"]}]}`, "\ufeff{}",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -434,6 +480,9 @@ func FuzzConfig(f *testing.F) {
 				t.Errorf("%q: %q", text, message)
 			}
 			return
+		}
+		if len(o.addrs) == 0 {
+			t.Errorf("%q: accepted without an address", text)
 		}
 		for _, a := range o.apps {
 			if a.key == "" || a.secret == "" || a.limits.eventSize < 1 || a.limits.activityTimeout < time.Second {

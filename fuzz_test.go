@@ -237,6 +237,7 @@ func FuzzOptions(f *testing.F) {
 	for _, seed := range []string{
 		"", "-key=k\n-secret=s\n-verbose", "EDGE_KEY=k\nEDGE_WEBHOOK=http://a http://b#events=cache_miss&prefix=x", "-activity-timeout\n1.5h\n-addr=[::1]:0",
 		"-memory=96M\n-max-connections=5\nEDGE_MEMORY=x", "-origins=a, *.b ,", "-cache-ttl=9223372036854775807s", "-event-size=01", "-secret=s3cr3t\n-nonsense",
+		"-origins=file://,://,*.,https://a/", "-addr=tls::0", "-addr=127.0.0.1:0\n-addr=unix:/x\n-tls-cert=a\n-tls-key=b",
 	} {
 		f.Add(seed)
 	}

@@ -74,7 +74,11 @@ const (
 	repeats                     // every further value is added
 	masked                      // never printed
 	onlyFlag                    // neither a variable nor in the file
+	commas                      // values with commas between, which the file may have as a list
 )
+
+// inFile reports whether the configuration file may have it.
+func (o option) inFile() bool { return o.traits&onlyFlag == 0 && o.name != "config" }
 
 // optionTable is every option. The functions write to o.
 func optionTable(o *options) []option {
@@ -85,8 +89,8 @@ func optionTable(o *options) []option {
 		{"http-path", "/pusher", "path, behind -path, for clients that WebSocket does not reach (httpPath of pusher-js); off for none", 0, orOff(prefix(&o.httpPath)), nil},
 		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
 		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
-		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", set: proxies(&o.proxies)},
-		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", 0, signers(&o.devAuth), nil},
+		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", traits: commas, set: proxies(&o.proxies)},
+		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", commas, signers(&o.devAuth), nil},
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
 		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
 		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},
@@ -109,7 +113,7 @@ func appTable(a *appOptions) []option {
 		{"client-events", "true", "allow client events on private and presence channels", forApp, boolean(&l.clientEvents), nil},
 		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", forApp, number(&l.maxConnections, 1, math.MaxInt32), nil},
 		{"authorized-connections", "0", "time in which a client has to sign in or to join a private channel before it is closed with 4009; 0 asks for neither", forApp, duration(&l.authorizeWithin, 0), nil},
-		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp, commaList(&l.origins), nil},
+		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, origins(&l.origins), nil},
 		{"activity-timeout", "120s", "silence after which a client is pinged", forApp, duration(&l.activityTimeout, time.Second), nil},
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.pongTimeout, time.Millisecond), nil},
 		{"auth-window", "600s", "how far the clock of an API client may be off", forApp, duration(&l.authWindow, time.Second), nil},
@@ -183,6 +187,30 @@ func commaList(to *[]string) func(string) error {
 		for item := range strings.SplitSeq(s, ",") {
 			if item = strings.TrimSpace(item); item != "" {
 				*to = append(*to, item)
+			}
+		}
+		return nil
+	}
+}
+
+// origins takes what allowsOrigin can find: origins as browsers send them, hosts, *.host and *, with commas between them.
+func origins(to *[]string) func(string) error {
+	return func(s string) error {
+		commaList(to)(s)
+		for i, item := range *to {
+			scheme, host, full := strings.Cut(item, "://")
+			if full && len(host) > 1 {
+				host = strings.TrimSuffix(host, "/")
+				(*to)[i] = scheme + "://" + host
+			} else if !full {
+				host = strings.TrimPrefix(item, "*.")
+			}
+			port := !full && strings.Contains(host, ":") && !strings.HasSuffix(host, "]")
+			if item == "*" || strings.EqualFold(item, "file://") { // which pages of an app have
+				continue
+			}
+			if full && scheme == "" || host == "" || host[0] == '.' || port || strings.ContainsAny(host, "/*?#@ ") {
+				return fmt.Errorf("no page has the origin %q: it must be like https://example.com, http://localhost:8080, example.com or *.example.com", item)
 			}
 		}
 		return nil

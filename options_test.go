@@ -211,6 +211,7 @@ func TestOptionValues(t *testing.T) {
 	}
 	for value, want := range map[string][]string{
 		"": nil, ",": nil, "a": {"a"}, "https://a.example:8443, *.b.example ,,c": {"https://a.example:8443", "*.b.example", "c"},
+		"https://a.example/": {"https://a.example"}, "*": {"*"}, "null,[::1],http://[::1]:80": {"null", "[::1]", "http://[::1]:80"}, "file://,capacitor://localhost": {"file://", "capacitor://localhost"},
 	} {
 		if o := mustParse(t, []string{"-origins", value}); !slices.Equal(o.app.limits.origins, want) {
 			t.Errorf("%q are %q, want %q", value, o.app.limits.origins, want)
@@ -288,6 +289,15 @@ func TestCommandRefusesOptions(t *testing.T) {
 		{nil, []string{"EDGE_CACHE_TTL=0"}, []string{"EDGE_CACHE_TTL", `"0"`}},
 		{nil, []string{"EDGE_ADDR=6001"}, []string{`"6001"`}},
 		{nil, []string{"EDGE_KEY=a b"}, []string{`"a b"`}},
+		{[]string{"-addr", ":80", "-addr", "tls::443"}, nil, []string{"-addr tls::443", "-tls-cert"}},
+	}
+	for _, addrs := range []string{"127.0.0.1:0 [::1]:0", "127.0.0.1:0 unix:/nothing/x", "unix:/nothing/x", "plain::0"} {
+		args := []string{"-tls-cert", "/nothing/a", "-tls-key", "/nothing/b"}
+		first, _, _ := strings.Cut(addrs, " ")
+		for addr := range strings.FieldsSeq(addrs) {
+			args = append(args, "-addr", addr)
+		}
+		cases = append(cases, refused{args, nil, []string{"-tls-cert", first, "tls:host:port"}})
 	}
 	for option, values := range map[string][]string{
 		"webhook":            {"ftp://a", "a.example", "http://a#event=x", "http://a http://b#events=x"},
@@ -306,6 +316,8 @@ func TestCommandRefusesOptions(t *testing.T) {
 		"pong-timeout":       {"0", "0s", "-1ns", "-5", "x"},
 		"auth-window":        {"0", "999ms", "-600"},
 		"cache-ttl":          {"0", "1ms", "-30m"},
+		"origins": {"://", "https://", "https:///", "://a", "https://*.example.org", "https://a/path", "https://a//", "a/", "*.", "*a", "a.*", "*.*.a", ".a", "a:80",
+			"https://a https://b", "a,https://b/c"},
 		"client-events":      {"maybe", "yes", "2", ""},
 		"subscription-count": {"x"},
 		"error-events":       {"on"},
