@@ -250,7 +250,7 @@ func (o *options) complete(file configFile) error {
 	}
 	if o.app.limits.maxConnections == 0 {
 		o.app.limits.maxConnections = min(defaultConnections(), o.forConnections())
-		o.given.says("max-connections", "memory and open files", strconv.Itoa(o.app.limits.maxConnections))
+		o.given.says("max-connections", fromSystem, strconv.Itoa(o.app.limits.maxConnections))
 	}
 	o.connections = o.app.limits.maxConnections
 	if file.apps == nil {
@@ -717,6 +717,8 @@ func (g given) readOthers(getenv func(string) (string, bool)) {
 		}
 	}
 }
+
+const fromSystem = "memory and open files" // where a limit comes from that nobody gave
 
 // foreign says which options are as variables of other servers have them.
 func (o *options) foreign() (all []string) {

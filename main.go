@@ -379,6 +379,10 @@ func banner(o options, listeners []net.Listener) string {
 	memory := newBudget(o.memory)
 	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
 	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
+	found := slices.DeleteFunc(o.foreign(), func(s string) bool { return strings.HasPrefix(s, "key ") || strings.HasPrefix(s, "secret ") }) // see above
+	if len(found) > 0 {
+		fmt.Fprintf(&b, "  found      %s\n", strings.Join(found, "; "))
+	}
 	if o.metricsAddr != "" {
 		fmt.Fprintf(&b, "  metrics    %s\n", metricsText(o.metricsAddr))
 	}

@@ -305,8 +305,6 @@ func (s *server) reload(o options) error {
 	return nil
 }
 
-const fromSystem = "memory and open files"
-
 // keepMemory leaves the memory as it was at the start, and with it the number of connections that was worked out from it.
 func (o *options) keepMemory(began *options) {
 	derived := o.connections
