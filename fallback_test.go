@@ -857,9 +857,7 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 // TestFallbackGapAgain: a request that came when the time without one was just over keeps the session, and the time begins again.
 func TestFallbackGapAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &session{of: &fallback{memory: newBudget(1 << 40)}}
-		s.changed.L = &s.mu
-		s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
+		s := bareSession()
 		poll := &receiving{}
 		s.receiving = poll
 		s.detach(poll)
@@ -878,6 +876,51 @@ func TestFallbackGapAgain(t *testing.T) {
 		time.Sleep(sessionGap + time.Second)
 		if !over() {
 			t.Error("it has not ended")
+		}
+	})
+}
+
+// bareSession is a session without a server.
+func bareSession() *session {
+	s := &session{of: &fallback{memory: newBudget(1 << 40)}, patience: earlyTimeout}
+	s.changed.L = &s.mu
+	s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
+	return s
+}
+
+// TestFallbackMostEarly: only so many requests wait for an earlier one, however soon that may come.
+func TestFallbackMostEarly(t *testing.T) {
+	s := bareSession()
+	defer s.order.Stop()
+	s.next = 1
+	for n := range maxEarly + 1 {
+		if len(s.in) > 0 {
+			t.Fatalf("the one that is missing is given up for %d", n)
+		}
+		s.mu.Lock()
+		s.arrivedLocked(uint64(n+2), []byte{byte(n)})
+		s.mu.Unlock()
+	}
+	if len(s.in) != maxEarly+1 || len(s.early) != 0 {
+		t.Errorf("%d have been handed on, %d wait", len(s.in), len(s.early))
+	}
+}
+
+// TestFallbackSendersWait: while much has not been handled, those who have sent it wait for their answer, and so send no more.
+func TestFallbackSendersWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := bareSession()
+		s.in = make([]byte, inboxFull)
+		answered := make(chan error, 1)
+		go func() { answered <- s.send(httptest.NewRequest("POST", "/?n=1", strings.NewReader(`["x"]`))) }()
+		synctest.Wait()
+		if len(answered) > 0 {
+			t.Error("it is answered at once")
+		}
+		began := time.Now()
+		s.Read(make([]byte, inboxFull))
+		if err := <-answered; err != nil || time.Since(began) > 0 {
+			t.Errorf("answered after %s: %v", time.Since(began), err)
 		}
 	})
 }
