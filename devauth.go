@@ -129,7 +129,7 @@ func forbidden(format string, args ...any) error {
 // a trusted proxy can write what he wants, and a proxy on this machine makes the whole world come from it.
 func (d devAuth) allows(r *http.Request) error {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
-	asked := []netip.Addr{peer.Addr().Unmap()}
+	asked := []netip.Addr{peer.Addr().Unmap().WithZone("")} // networks have no zones
 	switch client := clientAddr(r, d.began.proxies); {
 	case client.IsValid():
 		asked[0] = client
@@ -147,8 +147,12 @@ func (d devAuth) allows(r *http.Request) error {
 		}
 	}
 	for _, a := range asked {
-		if !within(d.began.devAuth, a) {
-			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.began.devAuth), a)
+		if !within(d.began.devAuth, a.WithZone("")) {
+			who := "a Unix socket"
+			if a.IsValid() {
+				who = a.String()
+			}
+			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.began.devAuth), who)
 		}
 	}
 	return nil
