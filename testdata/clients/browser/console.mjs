@@ -173,6 +173,35 @@ await run({
     await ada.close();
   },
 
+  "a page out of sight leaves its connection to others, and what is not answered is said": async () => {
+    const other = await open({ width: 1000, height: 700 }, page.context());
+    await other.clock.install();
+    await other.goto(address);
+    await other.locator("#live.on").waitFor();
+    const ended = other.waitForEvent("requestfailed", (request) => request.url().endsWith("/feed"));
+    await turn(other, "hidden");
+    await other.clock.fastForward(29_000);
+    equal(await other.locator("#live.on").count(), 1, "feeds after 29 seconds");
+    await other.clock.fastForward(1_000);
+    await ended;
+    const again = other.waitForResponse((response) => response.url().endsWith("/feed"));
+    await turn(other, "visible");
+    await again;
+    await other.getByText("This page was out of sight").waitFor();
+    await shown(other, "Event", "seen-again", () => server.trigger("seen-again", "news", {}));
+
+    await other.route("**/trigger", () => {}); // as a browser does that has no connection left
+    await other.locator("#toChannel").fill("news");
+    await other.locator("#toEvent").fill("message");
+    const asked = other.waitForRequest("**/trigger");
+    await other.getByRole("button", { name: "Send event" }).click();
+    await asked;
+    await other.clock.fastForward(15_000);
+    await other.locator("#sent", { hasText: "No answer for 15 seconds" }).waitFor();
+    await other.close();
+    await page.bringToFront();
+  },
+
   "a user is terminated with one click": async () => {
     const user = fresh("user");
     const pusher = start({ user: { id: user } });
@@ -270,6 +299,16 @@ async function open(viewport, context) {
   opened.on("console", (message) => message.type() === "error" && opened.complaints.push(message.text()));
   opened.on("request", (request) => seen.push(`${request.url()} ${JSON.stringify(request.headers())}`));
   return opened;
+}
+
+/** Has a page believe that it is hidden or visible, which pages of a headless browser always are. */
+function turn(on, state) {
+  return on.evaluate((state) => {
+    for (const [name, value] of [["visibilityState", state], ["hidden", state === "hidden"]]) {
+      Object.defineProperty(document, name, { configurable: true, value });
+    }
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, state);
 }
 
 /** How long it takes until a line with both texts is there after something was done, on the page's own clock. */
