@@ -139,6 +139,34 @@ await run({
     equal(await page.getByLabel("Data, as JSON").inputValue(), JSON.stringify({ deep: { list: [1, 2] } }, null, 2), "what was copied");
   },
 
+  "a payload is shown and sent again as it was written": async () => {
+    const name = fresh("exact"), data = page.getByLabel("Data, as JSON");
+    const written = '{"id":12345678901234567890, "price":1.50,"b":[1,[],{}],"2":"a, \\"{b\\": \\\\"}';
+    const shown = '{\n  "id": 12345678901234567890,\n  "price": 1.50,\n  "b": [\n    1,\n    [],\n    {}\n  ],\n  "2": "a, \\"{b\\": \\\\"\n}';
+    const opened = async (event, payload) => {
+      await server.trigger(name, event, payload);
+      const line = page.locator("#lines li", { hasText: name }).filter({ hasText: event });
+      await line.getByRole("button").first().click();
+      return line;
+    };
+    const line = await opened("numbers", written);
+    equal(await line.locator("pre").textContent(), shown, "payload");
+    await line.getByRole("button", { name: "Send again…" }).click();
+    equal(await data.inputValue(), shown, "what is sent again");
+    await data.fill(written);
+    await page.getByRole("button", { name: "Format" }).click();
+    equal(await data.inputValue(), shown, "what Format makes of it");
+    await (await opened("text", 'say "hello"')).getByRole("button", { name: "Send again…" }).click();
+    equal(await data.inputValue(), '"say \\"hello\\""', "a text that is sent again");
+    await page.locator("#dataError", { hasText: /^$/ }).waitFor({ state: "attached" });
+    await page.evaluate((l) => take(l), { at: 0, what: "event", channel: name, event: "cut", reached: 1, size: 20_000, data: "{" });
+    const cut = page.locator("#lines li", { hasText: name }).filter({ hasText: "cut" });
+    await cut.getByRole("button").first().click();
+    await cut.getByRole("button", { name: "Copy line" }).waitFor();
+    equal(await cut.getByRole("button", { name: "Send again…" }).count(), 0, "ways to send again what was cut");
+    await page.locator("#toChannel").fill("");
+  },
+
   "an event that is created reaches a page with pusher-js": async () => {
     const ada = await open({ width: 960, height: 540 });
     await ada.goto(`${await serve()}?${query}&name=Ada`);
