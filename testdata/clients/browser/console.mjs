@@ -114,8 +114,13 @@ await run({
     await server.trigger(wanted, "later", {});
     await page.getByText(/lines? since/).waitFor();
     equal(await page.locator("#lines li", { hasText: "later" }).count(), 0, "lines while paused");
+    await page.getByLabel("API calls", { exact: true }).uncheck();
+    await page.getByLabel("API calls", { exact: true }).check();
+    equal(await page.locator("#lines li", { hasText: "tick" }).count(), 1, "lines from before, when the filter has changed");
+    equal(await page.locator("#lines li", { hasText: "later" }).count(), 0, "lines while paused, when the filter has changed");
     await page.keyboard.press("p");
     await page.locator("#lines li", { hasText: "later" }).waitFor();
+    equal(await page.locator("#lines li", { hasText: "later" }).count(), 1, "lines of one event");
     await page.keyboard.press("j");
     await page.keyboard.press("Enter");
     await page.locator("#lines li", { hasText: "later" }).locator("pre").waitFor();
