@@ -284,6 +284,9 @@ func (c *console) begin(place uint64, secret, once, id string) (token string, er
 	found := c.matchLocked(secret, once)
 	if found == nil {
 		c.guesses[place] = guesses
+		if once != "" {
+			return "", &apiError{http.StatusForbidden, "This link has been used or has expired"}
+		}
 		return "", &apiError{http.StatusForbidden, "This is not the secret of an app on this server"}
 	}
 	if len(found) > 1 { // apps with the same secret

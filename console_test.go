@@ -227,6 +227,7 @@ func TestConsoleLogin(t *testing.T) {
 		{"none", `{"secret":""}`, nil, 403, "This is not the secret of an app on this server\n"},
 		{"nothing", `{}`, nil, 403, "This is not the secret of an app on this server\n"},
 		{"no link was made", `{"once":""}`, nil, 403, "This is not the secret of an app on this server\n"},
+		{"a link that is not good", `{"once":"x"}`, nil, 403, "This link has been used or has expired\n"},
 		{"a key's name", `{"secret":"key"}`, nil, 403, "This is not the secret of an app on this server\n"},
 		{"a number", `{"secret":1}`, nil, 400, "Everything here must be a string\n"},
 		{"twice", `{"secret":"a","secret":"` + testSecret + `"}`, nil, 400, "Invalid request body: \"secret\" stands twice\n"},

@@ -52,10 +52,13 @@ await run({
     await other.goto(address + setting("EDGE_CONSOLE_LINK"));
     await other.locator("#live.on").waitFor();
     equal(other.url(), address, "the address afterwards");
+    await other.goto("about:blank");
+    await other.goto(address + setting("EDGE_CONSOLE_LINK")); // from the history
+    await other.locator("#live.on").waitFor();
     await other.context().close();
     const late = await open({ width: 800, height: 600 });
     await late.goto(address + setting("EDGE_CONSOLE_LINK"));
-    await late.getByText("This is not the secret of an app").waitFor();
+    await late.getByText("This link has been used or has expired").waitFor();
     await late.context().close();
   },
 
