@@ -409,7 +409,7 @@ func TestConsoleApps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serveOptions(t, l, mustParse(t, nil, "EDGE_CONFIG="+file))
+	s := serveOptions(t, l, mustParse(t, []string{"-dev-auth"}, "EDGE_CONFIG="+file))
 	one, two := s.signIn(t, "o"), s.signIn(t, "t")
 	c1, c2 := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
 	c1.join("of-one")
@@ -426,11 +426,30 @@ func TestConsoleApps(t *testing.T) {
 	unknown := handshake(t, s.addr, "/app/none?protocol=7", "")
 	unknown.text()
 	unknown.expectClose(codeUnknownKey)
+	for _, path := range []string{"/apps/9/channels/of-one", "/apps/1/channels/of-one?%zz", "/apps/1/channels/of-one"} {
+		resp, err := http.Get("http://" + s.addr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	if resp, err := http.Post("http://"+s.addr+"/pusher/auth?key=none", "application/x-www-form-urlencoded", strings.NewReader("socket_id=1.2&channel_name=private-of-one")); err == nil {
+		resp.Body.Close()
+	}
 	c2.settled()
 	two.do("POST", "/trigger", `{"channel":"of-two","name":"e","data":"x"}`)
 	c2.expect(event("e", "of-two", "x"))
-	if l := feed.find("a line", func(l feedLine) bool { return l.What != "second" }); l.What != "event" || l.Reached != 1 {
-		t.Errorf("the first line of the second app is %+v", l)
+	for i, want := range []feedLine{ // what names no app is told to all, without what may be another's
+		{What: "refused", Code: codeUnknownKey, Reason: "App key none does not exist on this server"},
+		{What: "refused", Code: 404, Event: "GET", Reason: `Unknown app id "9"`},
+		{What: "refused", Code: 403, Event: "POST", Reason: `there is no app with the key "none"`},
+		{What: "event", Reached: 1, Channel: "of-two", Event: "e", Data: "x"},
+	} {
+		l := feed.find("a line", func(l feedLine) bool { return l.What != "second" })
+		l.At, l.Socket, l.From = 0, "", ""
+		if fmt.Sprint(l) != fmt.Sprint(want) {
+			t.Errorf("line %d of the second app is %+v, want %+v", i, l, want)
+		}
 	}
 
 	// Apps with the same secret.
