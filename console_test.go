@@ -11,7 +11,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -351,7 +354,7 @@ func TestConsoleSession(t *testing.T) {
 	s := startServer(t)
 	v := s.signIn(t, testSecret)
 	_, port, _ := net.SplitHostPort(s.addr)
-	if c := v.cookie; !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/console" || c.Secure || c.Name != "edge-console-"+port || len(c.Value) != 64 || c.MaxAge != 0 || !c.Expires.IsZero() {
+	if c := v.cookie; !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "" || c.Secure || c.Name != "edge-console-"+port || len(c.Value) != 64 || c.MaxAge != 0 || !c.Expires.IsZero() {
 		t.Errorf("%s", v.cookie)
 	}
 	behind := &visitor{t: t, base: v.base}
@@ -384,6 +387,44 @@ func TestConsoleSession(t *testing.T) {
 	}
 	if status, _ := behind.do("GET", "/state", ""); status != 200 {
 		t.Errorf("the other session: %d", status)
+	}
+}
+
+// TestConsoleBehindPrefix: a proxy may have something before the path, and keep it to itself.
+func TestConsoleBehindPrefix(t *testing.T) {
+	s := startServer(t)
+	target, _ := url.Parse("http://" + s.addr)
+	proxy := httptest.NewServer(http.StripPrefix("/edge", httputil.NewSingleHostReverseProxy(target)))
+	defer proxy.Close()
+	jar, _ := cookiejar.New(nil)
+	browser := http.Client{Jar: jar}
+	resp, err := browser.Get(proxy.URL + "/edge/console/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Body.Close(); resp.StatusCode != 200 || resp.Request.URL.Path != "/edge/console" {
+		t.Errorf("%s %s", resp.Request.URL, resp.Status)
+	}
+	v := &visitor{t: t, base: proxy.URL + "/edge/console"}
+	for _, step := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"POST", "/login", `{"secret":"` + testSecret + `"}`, 200}, {"GET", "/state", "", 200}, {"POST", "/logout", "{}", 200}, {"GET", "/state", "", 401},
+	} {
+		resp, err := browser.Do(v.request(step.method, step.path, step.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, answer := apiAnswer(t, resp); status != step.status {
+			t.Errorf("%s: %d %s", step.path, status, answer)
+		}
+		if all := jar.Cookies(target.JoinPath("/edge")); len(all) > 0 {
+			t.Errorf("the cookie is sent elsewhere too: %v", all)
+		}
+	}
+	if all := jar.Cookies(resp.Request.URL); len(all) > 0 {
+		t.Errorf("the cookie stays: %v", all)
 	}
 }
 
