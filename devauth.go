@@ -97,6 +97,10 @@ func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err err
 	if err := d.allows(a.Request); err != nil {
 		return app, err
 	}
+	origin := a.Header.Get("Origin")
+	if origin != "" && slices.ContainsFunc(all.all, func(app *App) bool { return app.signsFor(origin) }) {
+		allowPage(w.Header(), a.Header, origin) // it may read what is wrong, too
+	}
 	if a.Method == http.MethodPost {
 		if err := a.read(w); err != nil {
 			return app, err
@@ -107,12 +111,9 @@ func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err err
 			return all.none, forbidden("there is no app with the key %.60q", key)
 		}
 	}
-	if origin := a.Header.Get("Origin"); origin != "" {
-		if !app.signsFor(origin) {
-			return app, forbidden("-dev-auth signs for pages of this machine and of the local network, not for those of %.100q: "+
-				"open the page by its address, or name its origin with -origins", origin)
-		}
-		allowPage(w.Header(), a.Header, origin)
+	if origin != "" && !app.signsFor(origin) {
+		return app, forbidden("-dev-auth signs for pages of this machine and of the local network, not for those of %.100q: "+
+			"open the page by its address, or name its origin with -origins", origin)
 	}
 	if a.Method != http.MethodPost && a.Method != http.MethodOptions {
 		w.Header().Set("Allow", "POST, OPTIONS")
@@ -128,7 +129,7 @@ func forbidden(format string, args ...any) error {
 // allows judges the address of who asks. One that a header names as the client's own only ever takes away: whoever is not behind
 // a trusted proxy can write what he wants, and a proxy on this machine makes the whole world come from it.
 func (d devAuth) allows(r *http.Request) error {
-	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)            // a Unix socket has none
 	asked := []netip.Addr{peer.Addr().Unmap().WithZone("")} // networks have no zones
 	switch client := clientAddr(r, d.began.proxies); {
 	case client.IsValid():

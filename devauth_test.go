@@ -205,10 +205,16 @@ func TestDevAuthPages(t *testing.T) {
 			t.Errorf("%d, %s: %q, want %q", w.Code, name, got, want)
 		}
 	}
-	for body, status := range map[string]int{askedForm: 200, "x=y": 400} { // a page reads what is wrong too
+	for body, status := range map[string]int{askedForm: 200, "x=y": 400, "x=%zz": 400, strings.Repeat("x", maxAuthBody+1): 413, askedForm + "&key=other": 403} { // a page reads what is wrong too
 		w := asked{path: "/edge/pusher/auth", body: body, header: []string{"Origin", origin}}.ask(t, h)
 		if w.Code != status || w.Header().Get("Access-Control-Allow-Origin") != origin || w.Header().Get("Vary") != "Origin" {
 			t.Errorf("%d %v", w.Code, w.Header())
+		}
+	}
+	for _, method := range []string{"POST", "OPTIONS"} {
+		w := asked{method: method, path: "/edge/pusher/auth", body: "x=%zz", header: []string{"Origin", "https://evil.example"}}.ask(t, h)
+		if w.Header().Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("a page of the internet may read the answer to %s", method)
 		}
 	}
 	if w := (asked{path: "/pusher/auth"}).ask(t, h); w.Code != 404 {
