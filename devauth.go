@@ -76,13 +76,14 @@ func (d devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.Hand
 		if err == nil {
 			answer, err = sign(a, app.keys()[0])
 		}
-		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name")}
+		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name"), event: r.Method + " " + r.URL.Path}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
 			e := asAPIError(err, http.StatusBadRequest)
-			what.what, what.event, what.code, what.reason = noticeRefused, r.Method+" "+r.URL.Path, e.status, e.text
+			what.what, what.code, what.reason = noticeRefused, e.status, e.text
 			http.Error(w, e.text, e.status)
 		} else {
+			what.socket, _ = parseSocketID(a.get("socket_id"))
 			w.Header()["Content-Type"] = jsonType
 			w.Write(answer) // if it fails, the caller is gone
 		}

@@ -275,7 +275,7 @@ func TestDevAuthIsSeen(t *testing.T) {
 	h := s.offlineHandler()
 	asked{}.ask(t, h)
 	asked{from: "10.0.0.1:1"}.ask(t, h)
-	if got := log.String(); !strings.Contains(got, "signed by -dev-auth") || !strings.Contains(got, "channel=private-x") || !strings.Contains(got, "not for 10.0.0.1") {
+	if got := log.String(); !strings.Contains(got, "signed by -dev-auth") || !strings.Contains(got, `socket=1.2 client=127.0.0.1:4000 channel=private-x event="POST /pusher/auth"`) || !strings.Contains(got, "not for 10.0.0.1") {
 		t.Errorf("the log has %s", got)
 	}
 }

@@ -83,6 +83,15 @@ await run({
     equal(await page.locator("#lines img").count(), 0, "elements made of an event's data");
   },
 
+  "what -dev-auth signs is among the subscriptions": async () => {
+    const name = fresh("private-signed"), sign = (path, params) => () => fetch(new URL(path, `http://${edge.host}:${edge.port}`), { method: "POST", body: new URLSearchParams(params) });
+    await shown(page, "Signed", `${name} 1.2 by -dev-auth`, sign("/pusher/auth", { socket_id: "1.2", channel_name: name }));
+    await shown(page, "Signed", "a user 1.3 by -dev-auth", sign("/pusher/user-auth", { socket_id: "1.3" }));
+    await page.getByLabel("Subscriptions", { exact: true }).uncheck();
+    equal(await page.locator("#lines li", { hasText: "by -dev-auth" }).count(), 0, "lines without subscriptions");
+    await page.getByLabel("Subscriptions", { exact: true }).check();
+  },
+
   "an event that reaches nobody is marked, with the channel that was meant": async () => {
     const pusher = await connect(), name = fresh("orders");
     await subscribe(pusher, `private-${name}`);
