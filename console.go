@@ -109,7 +109,10 @@ func (c *console) link() string {
 func (c *console) routes(mux *http.ServeMux) {
 	base := c.server.began.path + "/console"
 	mux.HandleFunc("GET "+base, servePage)
-	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, base, http.StatusMovedPermanently) })
+	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", "../console") // http.Redirect would make it absolute, without what a proxy has before it
+		w.WriteHeader(http.StatusMovedPermanently)
+	})
 	mux.HandleFunc("POST "+base+"/login", c.answer(c.login))
 	for _, route := range []struct {
 		path   string
@@ -201,9 +204,10 @@ func cookieName(r *http.Request) string {
 	return "edge-console"
 }
 
-// cookie is a cookie of ours. One without a value ends what the browser has.
-func (c *console) cookie(r *http.Request, value string) *http.Cookie {
-	k := &http.Cookie{Name: cookieName(r), Value: value, Path: c.server.began.path + "/console", HttpOnly: true, SameSite: http.SameSiteStrictMode,
+// cookie is a cookie of ours. One without a value ends what the browser has. Its path is left to the browser, which takes the
+// console's: only there it is known with what a proxy has before it.
+func cookie(r *http.Request, value string) *http.Cookie {
+	k := &http.Cookie{Name: cookieName(r), Value: value, HttpOnly: true, SameSite: http.SameSiteStrictMode,
 		Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"}
 	if value == "" {
 		k.MaxAge = -1
@@ -259,7 +263,7 @@ func (c *console) login(v *visit) error {
 	if err != nil {
 		return err
 	}
-	http.SetCookie(v.w, c.cookie(v.Request, token))
+	http.SetCookie(v.w, cookie(v.Request, token))
 	return v.reply([]byte("{}"))
 }
 
@@ -284,6 +288,9 @@ func (c *console) begin(place uint64, secret, once, id string) (token string, er
 	found := c.matchLocked(secret, once)
 	if found == nil {
 		c.guesses[place] = guesses
+		if once != "" {
+			return "", &apiError{http.StatusForbidden, "This link has been used or has expired"}
+		}
 		return "", &apiError{http.StatusForbidden, "This is not the secret of an app on this server"}
 	}
 	if len(found) > 1 { // apps with the same secret
@@ -327,11 +334,11 @@ func (c *console) matchLocked(secret, once string) (found []*signedIn) {
 
 // logout ends the session, and with it the feeds of its pages.
 func (c *console) logout(v *visit) error {
-	cookie, _ := v.Cookie(cookieName(v.Request))
+	have, _ := v.Cookie(cookieName(v.Request))
 	c.mu.Lock()
-	c.endLocked(sha256.Sum256([]byte(cookie.Value)))
+	c.endLocked(sha256.Sum256([]byte(have.Value)))
 	c.mu.Unlock()
-	http.SetCookie(v.w, c.cookie(v.Request, ""))
+	http.SetCookie(v.w, cookie(v.Request, ""))
 	return v.reply([]byte("{}"))
 }
 

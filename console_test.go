@@ -11,7 +11,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -227,6 +230,7 @@ func TestConsoleLogin(t *testing.T) {
 		{"none", `{"secret":""}`, nil, 403, "This is not the secret of an app on this server\n"},
 		{"nothing", `{}`, nil, 403, "This is not the secret of an app on this server\n"},
 		{"no link was made", `{"once":""}`, nil, 403, "This is not the secret of an app on this server\n"},
+		{"a link that is not good", `{"once":"x"}`, nil, 403, "This link has been used or has expired\n"},
 		{"a key's name", `{"secret":"key"}`, nil, 403, "This is not the secret of an app on this server\n"},
 		{"a number", `{"secret":1}`, nil, 400, "Everything here must be a string\n"},
 		{"twice", `{"secret":"a","secret":"` + testSecret + `"}`, nil, 400, "Invalid request body: \"secret\" stands twice\n"},
@@ -350,7 +354,7 @@ func TestConsoleSession(t *testing.T) {
 	s := startServer(t)
 	v := s.signIn(t, testSecret)
 	_, port, _ := net.SplitHostPort(s.addr)
-	if c := v.cookie; !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/console" || c.Secure || c.Name != "edge-console-"+port || len(c.Value) != 64 || c.MaxAge != 0 || !c.Expires.IsZero() {
+	if c := v.cookie; !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "" || c.Secure || c.Name != "edge-console-"+port || len(c.Value) != 64 || c.MaxAge != 0 || !c.Expires.IsZero() {
 		t.Errorf("%s", v.cookie)
 	}
 	behind := &visitor{t: t, base: v.base}
@@ -386,6 +390,44 @@ func TestConsoleSession(t *testing.T) {
 	}
 }
 
+// TestConsoleBehindPrefix: a proxy may have something before the path, and keep it to itself.
+func TestConsoleBehindPrefix(t *testing.T) {
+	s := startServer(t)
+	target, _ := url.Parse("http://" + s.addr)
+	proxy := httptest.NewServer(http.StripPrefix("/edge", httputil.NewSingleHostReverseProxy(target)))
+	defer proxy.Close()
+	jar, _ := cookiejar.New(nil)
+	browser := http.Client{Jar: jar}
+	resp, err := browser.Get(proxy.URL + "/edge/console/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Body.Close(); resp.StatusCode != 200 || resp.Request.URL.Path != "/edge/console" {
+		t.Errorf("%s %s", resp.Request.URL, resp.Status)
+	}
+	v := &visitor{t: t, base: proxy.URL + "/edge/console"}
+	for _, step := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"POST", "/login", `{"secret":"` + testSecret + `"}`, 200}, {"GET", "/state", "", 200}, {"POST", "/logout", "{}", 200}, {"GET", "/state", "", 401},
+	} {
+		resp, err := browser.Do(v.request(step.method, step.path, step.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, answer := apiAnswer(t, resp); status != step.status {
+			t.Errorf("%s: %d %s", step.path, status, answer)
+		}
+		if all := jar.Cookies(target.JoinPath("/edge")); len(all) > 0 {
+			t.Errorf("the cookie is sent elsewhere too: %v", all)
+		}
+	}
+	if all := jar.Cookies(resp.Request.URL); len(all) > 0 {
+		t.Errorf("the cookie stays: %v", all)
+	}
+}
+
 // TestConsoleSecure: over TLS the cookie is for TLS only.
 func TestConsoleSecure(t *testing.T) {
 	dir, trust := certDir(t)
@@ -408,7 +450,7 @@ func TestConsoleApps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serveOptions(t, l, mustParse(t, nil, "EDGE_CONFIG="+file))
+	s := serveOptions(t, l, mustParse(t, []string{"-dev-auth"}, "EDGE_CONFIG="+file))
 	one, two := s.signIn(t, "o"), s.signIn(t, "t")
 	c1, c2 := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
 	c1.join("of-one")
@@ -425,11 +467,30 @@ func TestConsoleApps(t *testing.T) {
 	unknown := handshake(t, s.addr, "/app/none?protocol=7", "")
 	unknown.text()
 	unknown.expectClose(codeUnknownKey)
+	for _, path := range []string{"/apps/9/channels/of-one", "/apps/1/channels/of-one?%zz", "/apps/1/channels/of-one"} {
+		resp, err := http.Get("http://" + s.addr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	if resp, err := http.Post("http://"+s.addr+"/pusher/auth?key=none", "application/x-www-form-urlencoded", strings.NewReader("socket_id=1.2&channel_name=private-of-one")); err == nil {
+		resp.Body.Close()
+	}
 	c2.settled()
 	two.do("POST", "/trigger", `{"channel":"of-two","name":"e","data":"x"}`)
 	c2.expect(event("e", "of-two", "x"))
-	if l := feed.find("a line", func(l feedLine) bool { return l.What != "second" }); l.What != "event" || l.Reached != 1 {
-		t.Errorf("the first line of the second app is %+v", l)
+	for i, want := range []feedLine{ // what names no app is told to all, without what may be another's
+		{What: "refused", Code: codeUnknownKey, Reason: "App key none does not exist on this server"},
+		{What: "refused", Code: 404, Event: "GET", Reason: `Unknown app id "9"`},
+		{What: "refused", Code: 403, Event: "POST", Reason: `there is no app with the key "none"`},
+		{What: "event", Reached: 1, Channel: "of-two", Event: "e", Data: "x"},
+	} {
+		l := feed.find("a line", func(l feedLine) bool { return l.What != "second" })
+		l.At, l.Socket, l.From = 0, "", ""
+		if fmt.Sprint(l) != fmt.Sprint(want) {
+			t.Errorf("line %d of the second app is %+v, want %+v", i, l, want)
+		}
 	}
 
 	// Apps with the same secret.

@@ -76,13 +76,14 @@ func (d devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.Hand
 		if err == nil {
 			answer, err = sign(a, app.keys()[0])
 		}
-		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name")}
+		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name"), event: r.Method + " " + r.URL.Path}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
 			e := asAPIError(err, http.StatusBadRequest)
-			what.what, what.event, what.code, what.reason = noticeRefused, r.Method+" "+r.URL.Path, e.status, e.text
+			what.what, what.code, what.reason = noticeRefused, e.status, e.text
 			http.Error(w, e.text, e.status)
 		} else {
+			what.socket, _ = parseSocketID(a.get("socket_id"))
 			w.Header()["Content-Type"] = jsonType
 			w.Write(answer) // if it fails, the caller is gone
 		}
@@ -97,6 +98,10 @@ func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err err
 	if err := d.allows(a.Request); err != nil {
 		return app, err
 	}
+	origin := a.Header.Get("Origin")
+	if origin != "" && slices.ContainsFunc(all.all, func(app *App) bool { return app.signsFor(origin) }) {
+		allowPage(w.Header(), a.Header, origin) // it may read what is wrong, too
+	}
 	if a.Method == http.MethodPost {
 		if err := a.read(w); err != nil {
 			return app, err
@@ -107,12 +112,9 @@ func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err err
 			return all.none, forbidden("there is no app with the key %.60q", key)
 		}
 	}
-	if origin := a.Header.Get("Origin"); origin != "" {
-		if !app.signsFor(origin) {
-			return app, forbidden("-dev-auth signs for pages of this machine and of the local network, not for those of %.100q: "+
-				"open the page by its address, or name its origin with -origins", origin)
-		}
-		allowPage(w.Header(), a.Header, origin)
+	if origin != "" && !app.signsFor(origin) {
+		return app, forbidden("-dev-auth signs for pages of this machine and of the local network, not for those of %.100q: "+
+			"open the page by its address, or name its origin with -origins", origin)
 	}
 	if a.Method != http.MethodPost && a.Method != http.MethodOptions {
 		w.Header().Set("Allow", "POST, OPTIONS")
@@ -128,8 +130,8 @@ func forbidden(format string, args ...any) error {
 // allows judges the address of who asks. One that a header names as the client's own only ever takes away: whoever is not behind
 // a trusted proxy can write what he wants, and a proxy on this machine makes the whole world come from it.
 func (d devAuth) allows(r *http.Request) error {
-	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
-	asked := []netip.Addr{peer.Addr().Unmap()}
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr)            // a Unix socket has none
+	asked := []netip.Addr{peer.Addr().Unmap().WithZone("")} // networks have no zones
 	switch client := clientAddr(r, d.began.proxies); {
 	case client.IsValid():
 		asked[0] = client
@@ -147,8 +149,12 @@ func (d devAuth) allows(r *http.Request) error {
 		}
 	}
 	for _, a := range asked {
-		if !within(d.began.devAuth, a) {
-			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.began.devAuth), a)
+		if !within(d.began.devAuth, a.WithZone("")) {
+			who := "a Unix socket"
+			if a.IsValid() {
+				who = a.String()
+			}
+			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.began.devAuth), who)
 		}
 	}
 	return nil

@@ -110,9 +110,11 @@ func TestDevAuthRefuses(t *testing.T) {
 		{"loopback in IPv6", "", asked{from: "[::ffff:127.0.0.1]:1"}, 200, ""},
 		{"elsewhere", "", asked{from: "192.168.1.7:1"}, 403, "-dev-auth signs for this machine only, not for 192.168.1.7"},
 		{"elsewhere, IPv6", "", asked{from: "[2001:db8::1]:1"}, 403, "not for 2001:db8::1"},
-		{"Unix socket", "", asked{from: "@"}, 403, "signs for this machine only"},
+		{"Unix socket", "", asked{from: "@"}, 403, "signs for this machine only, not for a Unix socket"},
 		{"allowed", "-dev-auth=192.168.1.0/24", asked{from: "192.168.1.7:1"}, 200, ""},
 		{"not loopback any more", "-dev-auth=192.168.1.0/24", asked{}, 403, "-dev-auth signs for 192.168.1.0/24 only, not for 127.0.0.1"},
+		{"allowed, with a zone", "-dev-auth=fe80::/10", asked{from: "[fe80::7%eth0]:1"}, 200, ""},
+		{"elsewhere, with a zone", "-dev-auth=fe80::1", asked{from: "[fe80::7%eth0]:1"}, 403, "not for fe80::7"},
 		{"one address", "-dev-auth=10.0.0.1, unix", asked{from: "10.0.0.2:1"}, 403, "-dev-auth signs for 10.0.0.1, unix only"},
 		{"allowed Unix socket", "-dev-auth=unix", asked{from: "@"}, 200, ""},
 		{"off", "-dev-auth=false", asked{}, 404, "not found"},
@@ -125,6 +127,7 @@ func TestDevAuthRefuses(t *testing.T) {
 		{"a third", "", asked{header: []string{"Forwarded", "for=127.0.0.1"}}, 403, "does not read Forwarded"},
 		{"nonsense", "", asked{header: []string{"X-Forwarded-For", "unknown"}}, 403, "cannot read"},
 		{"behind a proxy of this machine, on it", "", asked{header: []string{"X-Forwarded-For", "::ffff:127.0.0.1"}}, 200, ""},
+		{"behind a proxy, with a zone", "-dev-auth=127.0.0.1,fe80::/10", asked{header: []string{"X-Forwarded-For", "fe80::7%eth0"}}, 200, ""},
 		{"trusted proxy", "-trusted-proxies=127.0.0.1", asked{header: []string{"X-Forwarded-For", "203.0.113.9"}}, 403, "not for 203.0.113.9"},
 		{"trusted proxy for one of here", "-trusted-proxies=10.0.0.1", asked{from: "10.0.0.1:1", header: []string{"X-Forwarded-For", "203.0.113.9, 127.0.0.1"}}, 200, ""},
 		{"trusted proxy that keeps quiet", "-trusted-proxies=127.0.0.1", asked{}, 403, "does not know who asks"},
@@ -202,10 +205,16 @@ func TestDevAuthPages(t *testing.T) {
 			t.Errorf("%d, %s: %q, want %q", w.Code, name, got, want)
 		}
 	}
-	for body, status := range map[string]int{askedForm: 200, "x=y": 400} { // a page reads what is wrong too
+	for body, status := range map[string]int{askedForm: 200, "x=y": 400, "x=%zz": 400, strings.Repeat("x", maxAuthBody+1): 413, askedForm + "&key=other": 403} { // a page reads what is wrong too
 		w := asked{path: "/edge/pusher/auth", body: body, header: []string{"Origin", origin}}.ask(t, h)
 		if w.Code != status || w.Header().Get("Access-Control-Allow-Origin") != origin || w.Header().Get("Vary") != "Origin" {
 			t.Errorf("%d %v", w.Code, w.Header())
+		}
+	}
+	for _, method := range []string{"POST", "OPTIONS"} {
+		w := asked{method: method, path: "/edge/pusher/auth", body: "x=%zz", header: []string{"Origin", "https://evil.example"}}.ask(t, h)
+		if w.Header().Get("Access-Control-Allow-Origin") != "" {
+			t.Errorf("a page of the internet may read the answer to %s", method)
 		}
 	}
 	if w := (asked{path: "/pusher/auth"}).ask(t, h); w.Code != 404 {
@@ -266,7 +275,7 @@ func TestDevAuthIsSeen(t *testing.T) {
 	h := s.offlineHandler()
 	asked{}.ask(t, h)
 	asked{from: "10.0.0.1:1"}.ask(t, h)
-	if got := log.String(); !strings.Contains(got, "signed by -dev-auth") || !strings.Contains(got, "channel=private-x") || !strings.Contains(got, "not for 10.0.0.1") {
+	if got := log.String(); !strings.Contains(got, "signed by -dev-auth") || !strings.Contains(got, `socket=1.2 client=127.0.0.1:4000 channel=private-x event="POST /pusher/auth"`) || !strings.Contains(got, "not for 10.0.0.1") {
 		t.Errorf("the log has %s", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,19 +42,26 @@ type feed struct {
 // feed gives a notice to the pages that watch the app.
 func (w *watch) feed(a *App, n notice) {
 	for _, f := range *w.feeds.Load() {
-		if f.watches(a) {
+		all := f.apps.Load()
+		if a == f.app || a == all.none && len(all.all) == 1 {
 			f.add(n)
+		} else if a == all.none && n.isForAll() {
+			f.add(n.forAll())
 		}
 	}
 }
 
-// watches reports whether the page is told of an app: its own, and if there is no other what names none.
-func (f *feed) watches(a *App) bool {
-	if a == f.app {
-		return true
-	}
-	all := f.apps.Load()
-	return a == all.none && len(all.all) == 1
+// isForAll reports whether the pages of several apps are told of a notice that is of none of them: that a key, an id or a path is
+// not known here. What else is refused may name an app that is not theirs.
+func (n notice) isForAll() bool {
+	return n.what == noticeRefused && slices.Contains([]int{codeUnknownKey, codePathNotFound, http.StatusNotFound, http.StatusForbidden}, n.code)
+}
+
+// forAll is what they are told of it. Channels, which paths have in them too, are nobody's but the app's that was meant.
+func (n notice) forAll() notice {
+	n.channel = ""
+	n.event, _, _ = strings.Cut(n.event, " ") // leaves the method
+	return n
 }
 
 // add adds a line for a notice. It does not block.

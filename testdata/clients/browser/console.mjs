@@ -52,10 +52,13 @@ await run({
     await other.goto(address + setting("EDGE_CONSOLE_LINK"));
     await other.locator("#live.on").waitFor();
     equal(other.url(), address, "the address afterwards");
+    await other.goto("about:blank");
+    await other.goto(address + setting("EDGE_CONSOLE_LINK")); // from the history
+    await other.locator("#live.on").waitFor();
     await other.context().close();
     const late = await open({ width: 800, height: 600 });
     await late.goto(address + setting("EDGE_CONSOLE_LINK"));
-    await late.getByText("This is not the secret of an app").waitFor();
+    await late.getByText("This link has been used or has expired").waitFor();
     await late.context().close();
   },
 
@@ -78,6 +81,15 @@ await run({
     await refusal.getByRole("button").click();
     await refusal.getByText("The endpoint that authorizes subscriptions has signed something else").waitFor();
     equal(await page.locator("#lines img").count(), 0, "elements made of an event's data");
+  },
+
+  "what -dev-auth signs is among the subscriptions": async () => {
+    const name = fresh("private-signed"), sign = (path, params) => () => fetch(new URL(path, `http://${edge.host}:${edge.port}`), { method: "POST", body: new URLSearchParams(params) });
+    await shown(page, "Signed", `${name} 1.2 by -dev-auth`, sign("/pusher/auth", { socket_id: "1.2", channel_name: name }));
+    await shown(page, "Signed", "a user 1.3 by -dev-auth", sign("/pusher/user-auth", { socket_id: "1.3" }));
+    await page.getByLabel("Subscriptions", { exact: true }).uncheck();
+    equal(await page.locator("#lines li", { hasText: "by -dev-auth" }).count(), 0, "lines without subscriptions");
+    await page.getByLabel("Subscriptions", { exact: true }).check();
   },
 
   "an event that reaches nobody is marked, with the channel that was meant": async () => {
@@ -114,8 +126,13 @@ await run({
     await server.trigger(wanted, "later", {});
     await page.getByText(/lines? since/).waitFor();
     equal(await page.locator("#lines li", { hasText: "later" }).count(), 0, "lines while paused");
+    await page.getByLabel("API calls", { exact: true }).uncheck();
+    await page.getByLabel("API calls", { exact: true }).check();
+    equal(await page.locator("#lines li", { hasText: "tick" }).count(), 1, "lines from before, when the filter has changed");
+    equal(await page.locator("#lines li", { hasText: "later" }).count(), 0, "lines while paused, when the filter has changed");
     await page.keyboard.press("p");
     await page.locator("#lines li", { hasText: "later" }).waitFor();
+    equal(await page.locator("#lines li", { hasText: "later" }).count(), 1, "lines of one event");
     await page.keyboard.press("j");
     await page.keyboard.press("Enter");
     await page.locator("#lines li", { hasText: "later" }).locator("pre").waitFor();
@@ -137,6 +154,34 @@ await run({
     await page.getByLabel("Data, as JSON").press("Control+v");
     await page.waitForFunction("document.getElementById('toData').value");
     equal(await page.getByLabel("Data, as JSON").inputValue(), JSON.stringify({ deep: { list: [1, 2] } }, null, 2), "what was copied");
+  },
+
+  "a payload is shown and sent again as it was written": async () => {
+    const name = fresh("exact"), data = page.getByLabel("Data, as JSON");
+    const written = '{"id":12345678901234567890, "price":1.50,"b":[1,[],{}],"2":"a, \\"{b\\": \\\\"}';
+    const shown = '{\n  "id": 12345678901234567890,\n  "price": 1.50,\n  "b": [\n    1,\n    [],\n    {}\n  ],\n  "2": "a, \\"{b\\": \\\\"\n}';
+    const opened = async (event, payload) => {
+      await server.trigger(name, event, payload);
+      const line = page.locator("#lines li", { hasText: name }).filter({ hasText: event });
+      await line.getByRole("button").first().click();
+      return line;
+    };
+    const line = await opened("numbers", written);
+    equal(await line.locator("pre").textContent(), shown, "payload");
+    await line.getByRole("button", { name: "Send again…" }).click();
+    equal(await data.inputValue(), shown, "what is sent again");
+    await data.fill(written);
+    await page.getByRole("button", { name: "Format" }).click();
+    equal(await data.inputValue(), shown, "what Format makes of it");
+    await (await opened("text", 'say "hello"')).getByRole("button", { name: "Send again…" }).click();
+    equal(await data.inputValue(), '"say \\"hello\\""', "a text that is sent again");
+    await page.locator("#dataError", { hasText: /^$/ }).waitFor({ state: "attached" });
+    await page.evaluate((l) => take(l), { at: 0, what: "event", channel: name, event: "cut", reached: 1, size: 20_000, data: "{" });
+    const cut = page.locator("#lines li", { hasText: name }).filter({ hasText: "cut" });
+    await cut.getByRole("button").first().click();
+    await cut.getByRole("button", { name: "Copy line" }).waitFor();
+    equal(await cut.getByRole("button", { name: "Send again…" }).count(), 0, "ways to send again what was cut");
+    await page.locator("#toChannel").fill("");
   },
 
   "an event that is created reaches a page with pusher-js": async () => {
@@ -171,6 +216,35 @@ await run({
     await page.locator("#lines li", { hasText: "You got disconnected by the app." }).first().waitFor();
     await ada.locator("#state", { hasText: /^(?!connected)/ }).waitFor();
     await ada.close();
+  },
+
+  "a page out of sight leaves its connection to others, and what is not answered is said": async () => {
+    const other = await open({ width: 1000, height: 700 }, page.context());
+    await other.clock.install();
+    await other.goto(address);
+    await other.locator("#live.on").waitFor();
+    const ended = other.waitForEvent("requestfailed", (request) => request.url().endsWith("/feed"));
+    await turn(other, "hidden");
+    await other.clock.fastForward(29_000);
+    equal(await other.locator("#live.on").count(), 1, "feeds after 29 seconds");
+    await other.clock.fastForward(1_000);
+    await ended;
+    const again = other.waitForResponse((response) => response.url().endsWith("/feed"));
+    await turn(other, "visible");
+    await again;
+    await other.getByText("This page was out of sight").waitFor();
+    await shown(other, "Event", "seen-again", () => server.trigger("seen-again", "news", {}));
+
+    await other.route("**/trigger", () => {}); // as a browser does that has no connection left
+    await other.locator("#toChannel").fill("news");
+    await other.locator("#toEvent").fill("message");
+    const asked = other.waitForRequest("**/trigger");
+    await other.getByRole("button", { name: "Send event" }).click();
+    await asked;
+    await other.clock.fastForward(15_000);
+    await other.locator("#sent", { hasText: "No answer for 15 seconds" }).waitFor();
+    await other.close();
+    await page.bringToFront();
   },
 
   "a user is terminated with one click": async () => {
@@ -270,6 +344,16 @@ async function open(viewport, context) {
   opened.on("console", (message) => message.type() === "error" && opened.complaints.push(message.text()));
   opened.on("request", (request) => seen.push(`${request.url()} ${JSON.stringify(request.headers())}`));
   return opened;
+}
+
+/** Has a page believe that it is hidden or visible, which pages of a headless browser always are. */
+function turn(on, state) {
+  return on.evaluate((state) => {
+    for (const [name, value] of [["visibilityState", state], ["hidden", state === "hidden"]]) {
+      Object.defineProperty(document, name, { configurable: true, value });
+    }
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, state);
 }
 
 /** How long it takes until a line with both texts is there after something was done, on the page's own clock. */
