@@ -135,17 +135,23 @@ func (p *program) commandOptions(own []option) (o *options, args []string, err e
 	if err == nil {
 		err = o.chooseApp()
 	}
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		p.helpText = p.command.helpText(own) + helpOfServer
-	case err != nil:
-		err = usageError{err}
-	default:
+	if err = p.misread(err, p.command.helpText(own)+helpOfServer); err == nil {
 		if shown := shownSecret(*o); shown != "" {
 			p.say("%s", shown)
 		}
 	}
 	return o, args, err
+}
+
+// misread makes an error of reading options one of usage; if it is that help was asked for, help is the text.
+func (p *program) misread(err error, help string) error {
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		p.helpText = help
+	case err != nil:
+		err = usageError{err}
+	}
+	return err
 }
 
 // ownOptions reads the options of a command that has none of the server's. args is what is no option.
@@ -154,13 +160,7 @@ func (p *program) ownOptions(own []option) (args []string, err error) {
 	if args, err = g.readFlags(p.args, own); err == nil {
 		err = g.apply(own, true)
 	}
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		p.helpText = p.command.helpText(own)
-	case err != nil:
-		err = usageError{err}
-	}
-	return args, err
+	return args, p.misread(err, p.command.helpText(own))
 }
 
 const helpOfServer = `

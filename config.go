@@ -5,6 +5,7 @@ package main
 // ends edge before it starts, with one sentence.
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"flag"
@@ -392,7 +393,7 @@ func (f *configFile) read(table []option) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	b = plainJSON([]byte(strings.TrimPrefix(string(b), "\ufeff"))) // which editors of Windows begin with
+	b = plainJSON(bytes.TrimPrefix(b, []byte("\ufeff"))) // which editors of Windows begin with
 	var bad *jsonError
 	if err := checkJSON(b, 8, 100_000); errors.As(err, &bad) {
 		return fmt.Errorf("%s: %s", f.place(b, bad.at), bad.what)
@@ -740,10 +741,7 @@ func (p *program) options(args []string) (options, error) {
 	if err == nil && o.tlsCert != "" {
 		_, err = newCertificate(o.tlsCert, o.tlsKey)
 	}
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
-		err = usageError{err}
-	}
-	return o, err
+	return o, p.misread(err, "")
 }
 
 // configCommand prints the options that hold and where each was set, or with -check only what is wrong.

@@ -536,7 +536,10 @@ func (c *conn) closeWrite() {
 	case nil:
 		c.shutdownWrite()
 	case *tls.Conn:
-		go nc.CloseWrite() // a last record, which may wait for five seconds, and with mu everyone
+		go func() { // ends after five seconds at most: a last record may have to wait for so long, and with mu everyone would
+			defer recovered("connection")
+			nc.CloseWrite()
+		}()
 	case interface{ CloseWrite() error }:
 		nc.CloseWrite()
 	}

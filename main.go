@@ -398,13 +398,14 @@ func banner(o options, listeners []net.Listener) string {
 
 // metricsText is where the metrics are, given -metrics-addr.
 func metricsText(addr string) string {
-	if path, unix := strings.CutPrefix(addr, "unix:"); unix {
-		return "http://localhost/metrics on " + path
+	network, rest := splitAddr(addr)
+	if network == "unix" {
+		return "http://localhost/metrics on " + rest
 	}
-	if strings.HasPrefix(addr, ":") {
-		addr = "localhost" + addr
+	if strings.HasPrefix(rest, ":") {
+		rest = "localhost" + rest
 	}
-	return "http://" + addr + "/metrics"
+	return "http://" + rest + "/metrics"
 }
 
 // samples are how clients find the server.

@@ -327,8 +327,7 @@ func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, 
 		select {
 		case <-ctx.Done():
 			return
-		case s := <-hangups:
-			asked = s
+		case asked = <-hangups:
 		}
 		if asked == syscall.SIGHUP && stop != nil && !hasTerminal() {
 			stop()

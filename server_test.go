@@ -85,29 +85,6 @@ func startApps(t *testing.T, config string, args ...string) *testServer {
 	return serveOptions(t, l, o)
 }
 
-// stoppableInBubble is serverInBubble for a test that stops the server itself.
-func stoppableInBubble(t *testing.T, args ...string) (s *server, dial func() net.Conn, stop func()) {
-	time.Sleep(time.Until(processStart)) // see serverInBubble
-	s = testOptions(t, args...).server(t)
-	l := pipes{make(chan net.Conn), make(chan struct{})}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- s.serve(ctx, l) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(stop)
-	return s, func() net.Conn {
-		ours, theirs := net.Pipe()
-		t.Cleanup(func() { ours.Close() })
-		l.conns <- theirs
-		return ours
-	}, stop
-}
-
 // TestSeveralApps: apps share nothing but the process.
 func TestSeveralApps(t *testing.T) {
 	hook := &keyedReceiver{t: t, key: newKey("one", "secret-one")}
@@ -575,7 +552,7 @@ func TestClientAddr(t *testing.T) {
 
 func TestMetricsText(t *testing.T) {
 	for addr, want := range map[string]string{"127.0.0.1:9601": "http://127.0.0.1:9601/metrics", ":9601": "http://localhost:9601/metrics",
-		"unix:/run/metrics": "http://localhost/metrics on /run/metrics"} {
+		"unix:/run/metrics": "http://localhost/metrics on /run/metrics", "plain:10.0.0.1:9601": "http://10.0.0.1:9601/metrics"} {
 		if got := metricsText(addr); got != want {
 			t.Errorf("%s: %s", addr, got)
 		}

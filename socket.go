@@ -376,9 +376,9 @@ func (s *Socket) remote() string {
 // close sends a close frame, if none was sent before, and ends the connection. Anyone may call it.
 func (s *Socket) close(code int, reason string) {
 	s.greeting.Lock()
-	first := s.writeLast(appendClose(nil, code, reason))
-	s.greeting.Unlock()
-	if first && reason != "" { // or it is the answer to the client's
+	defer s.greeting.Unlock() // also after a panic: closeBroken comes here
+
+	if s.writeLast(appendClose(nil, code, reason)) && reason != "" { // or it is the answer to the client's
 		s.tell(notice{what: "closed", code: code, reason: reason})
 	}
 }

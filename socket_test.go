@@ -417,24 +417,31 @@ func startInBubbleWith(t *testing.T, args ...string) (connect func(rest []byte) 
 
 // serverInBubble starts a server with these flags in a bubble and returns a function that opens a connection to it.
 func serverInBubble(t *testing.T, args ...string) (s *server, dial func() net.Conn) {
+	s, dial, _ = stoppableInBubble(t, args...)
+	return s, dial
+}
+
+// stoppableInBubble is serverInBubble for a test that stops the server itself.
+func stoppableInBubble(t *testing.T, args ...string) (s *server, dial func() net.Conn, stop func()) {
 	time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000, and monotonic would be negative
 	s = testOptions(t, args...).server(t)
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- s.serve(ctx, l) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
 	return s, func() net.Conn {
 		ours, theirs := net.Pipe()
 		t.Cleanup(func() { ours.Close() })
 		l.conns <- theirs
 		return ours
-	}
+	}, stop
 }
 
 // connectInBubble opens a WebSocket connection; rest is sent in one packet with the handshake.
@@ -1790,6 +1797,22 @@ func TestCloseWhileConnecting(t *testing.T) {
 	s.watch.setVerbose(true)
 	c := connect(t, s.addr)
 	c.expectClose(codeReconnect)
+}
+
+// TestCloseBroken: a close that panics does not keep the next one waiting, which is that of whoever recovers.
+func TestCloseBroken(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	s := &Socket{app: testApp(t)} // without a timer, which close needs
+	s.conn.init(ours, nil, &s.app.bounds)
+	defer s.conn.abort()
+	func() {
+		defer func() { recover() }()
+		s.close(closeInternal, "")
+	}()
+	if !s.greeting.TryLock() {
+		t.Error("nobody can close it any more")
+	}
 }
 
 // lineHandler is told what is logged.
