@@ -7,6 +7,7 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,6 +18,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/tailscale/hujson"
 )
 
 // setting is what was said of an option, and where.
@@ -377,6 +381,7 @@ func (a *appOptions) keys() []keyPair {
 // are allowed too.
 type configFile struct {
 	name  string
+	text  []byte
 	given given
 	apps  []appEntry // nil if it describes none
 }
@@ -393,47 +398,78 @@ func (f *configFile) read(table []option) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	b = plainJSON(bytes.TrimPrefix(b, []byte("\ufeff"))) // which editors of Windows begin with
-	var bad *jsonError
-	if err := checkJSON(b, 8, 100_000); errors.As(err, &bad) {
-		return fmt.Errorf("%s: %s", f.place(b, bad.at), bad.what)
-	}
-	top := value(strings.TrimSpace(string(b)))
-	top = value(b[strings.IndexByte(string(b), top[0]):])
-	if !top.is('{') {
-		return fmt.Errorf("%s: the configuration must be an object: { … }", f.place(b, 0))
-	}
-	var apps value
-	f.given, err = f.readObject(b, top, table, &apps)
-	if err != nil || apps.absent() {
+	f.text = bytes.TrimPrefix(b, []byte("\ufeff")) // which editors of Windows begin with
+	top, err := f.parse()
+	if err != nil {
 		return err
 	}
-	return f.readApps(b, apps)
+	object, ok := top.Value.(*hujson.Object)
+	if !ok {
+		return fmt.Errorf("%s: the configuration must be an object: { … }", f.place(top.StartOffset))
+	}
+	var apps hujson.Value
+	f.given, err = f.readObject(object, table, &apps)
+	if err != nil || apps.Value == nil || apps.Value.Kind() == 'n' {
+		return err
+	}
+	return f.readApps(apps)
+}
+
+const maxBrackets = 100_000 // in a file: that hujson, which recurses, cannot use up the stack
+
+// parse parses the text. What hujson finds wrong is worded like the rest, without literals: one may be a secret.
+func (f *configFile) parse() (hujson.Value, error) {
+	if !utf8.Valid(f.text) {
+		return hujson.Value{}, fmt.Errorf("%s: not UTF-8", f.place(0))
+	}
+	brackets := 0
+	for i, c := range f.text {
+		if c == '[' || c == '{' {
+			brackets++
+		}
+		if brackets > maxBrackets {
+			return hujson.Value{}, fmt.Errorf("%s: nested too deep, or too many lists and objects", f.place(i))
+		}
+	}
+	top, err := hujson.Parse(append(slices.Clip(f.text), '\n')) // for a comment at the end
+	if err == nil {
+		return top, nil
+	}
+	line, last := 0, 1+bytes.Count(f.text, []byte("\n"))
+	fmt.Sscanf(err.Error(), "hujson: line %d,", &line)
+	what := errors.Unwrap(err).Error()
+	if strings.HasPrefix(what, "invalid literal") {
+		what = "invalid string, number or word"
+	}
+	return top, fmt.Errorf("%s line %d: %s", f.name, min(line, last), what)
 }
 
 // readApps reads the value of "apps".
-func (f *configFile) readApps(b []byte, apps value) error {
-	for v := range apps.items() {
-		if !v.is('{') {
-			return fmt.Errorf("%s: an app must be an object: { \"id\": …, \"key\": …, \"secret\": … }", f.placeOf(b, v))
+func (f *configFile) readApps(apps hujson.Value) error {
+	list, ok := apps.Value.(*hujson.Array)
+	if !ok || len(list.Elements) == 0 {
+		return fmt.Errorf("%s: \"apps\" must be a list of one app at least", f.place(apps.StartOffset))
+	}
+	for _, v := range list.Elements {
+		from := f.place(v.StartOffset)
+		object, ok := v.Value.(*hujson.Object)
+		if !ok {
+			return fmt.Errorf("%s: an app must be an object: { \"id\": …, \"key\": …, \"secret\": … }", from)
 		}
-		g, err := f.readObject(b, v, appTable(new(appOptions)), nil)
+		g, err := f.readObject(object, appTable(new(appOptions)), nil)
 		if err != nil {
 			return err
 		}
-		f.apps = append(f.apps, appEntry{f.placeOf(b, v), g})
-	}
-	if f.apps == nil {
-		return fmt.Errorf("%s: \"apps\" must be a list of one app at least", f.placeOf(b, apps))
+		f.apps = append(f.apps, appEntry{from, g})
 	}
 	return nil
 }
 
 // readObject reads an object whose names are those of a table. apps takes the value of that name, and is nil within it.
-func (f *configFile) readObject(b []byte, object value, table []option, apps *value) (given, error) {
+func (f *configFile) readObject(object *hujson.Object, table []option, apps *hujson.Value) (given, error) {
 	g, seen := given{}, map[string]bool{}
-	for name, v := range object.members() {
-		from := f.placeOf(b, v)
+	for _, m := range object.Members {
+		name, v, from := nameOf(m), m.Value.Value, f.place(m.Value.StartOffset)
 		i := slices.IndexFunc(table, func(o option) bool { return o.name == name && o.inFile() })
 		if seen[name] {
 			return nil, fmt.Errorf("%s: %q stands twice", from, clip([]byte(name)))
@@ -441,25 +477,29 @@ func (f *configFile) readObject(b []byte, object value, table []option, apps *va
 		seen[name] = true
 		switch {
 		case name == "apps" && apps != nil:
-			*apps = v
-		case i >= 0 && v.absent():
+			*apps = m.Value
+		case i >= 0 && v.Kind() == 'n':
 		case i < 0:
 			return nil, fmt.Errorf("%s: %s", from, misplaced(name, table, apps != nil))
 		default:
 			values, err := settingValues(v, table[i].traits)
-			if err == nil && v.is('[') && table[i].value != "" && strings.Join(values, "") == "" {
+			if err == nil && v.Kind() == '[' && table[i].value != "" && strings.Join(values, "") == "" {
 				err = errors.New("the list is empty")
 			}
 			if err != nil {
 				return nil, fmt.Errorf("%s: invalid value of %q: %v", from, name, err)
 			}
-			if table[i].value != "" || v.is('[') || !slices.Equal(values, []string{""}) { // or it says what the example shows: nothing
+			// Or it says what the example shows: nothing.
+			if table[i].value != "" || v.Kind() == '[' || !slices.Equal(values, []string{""}) {
 				g[name] = setting{values, from}
 			}
 		}
 	}
 	return g, nil
 }
+
+// nameOf is what a member is called.
+func nameOf(m hujson.ObjectMember) string { return m.Name.Value.(hujson.Literal).String() }
 
 // misplaced says why a name cannot stand in an object of the file, which is the outermost or one of an app.
 func misplaced(name string, table []option, outermost bool) string {
@@ -478,30 +518,25 @@ func misplaced(name string, table []option, outermost bool) string {
 
 // settingValues returns what a value of the file would be as flags: a string, number or truth value stands for itself, a list for
 // its items. A pair of keys may be an object.
-func settingValues(v value, t traits) (values []string, err error) {
-	switch {
-	case v.is('"'):
-		return []string{string(v.text())}, nil
-	case v.is('{'):
-		var f [2]value
-		if err := parseObject(v, 2, 100, []string{"key", "secret"}, f[:]); err != nil || t&masked == 0 || !f[0].is('"') || !f[1].is('"') {
-			return nil, errors.New("an object cannot stand here")
+func settingValues(v hujson.ValueTrimmed, t traits) (values []string, err error) {
+	switch v := v.(type) {
+	case hujson.Literal:
+		return []string{v.String()}, nil
+	case *hujson.Object:
+		if t&masked == 0 {
+			return nil, errNoObject
 		}
-		pair := string(f[0].text()) + ":" + string(f[1].text())
-		if len(strings.Fields(pair)) != 1 {
-			return nil, errors.New("a key and its secret cannot have spaces")
-		}
-		return []string{pair}, nil
-	case !v.is('['):
-		return []string{string(v)}, nil
-	case t&(repeats|commas) == 0:
+		pair, err := keyAndSecret(v)
+		return []string{pair}, err
+	}
+	if t&(repeats|commas) == 0 {
 		return nil, errors.New("it takes one value, not a list")
 	}
-	for item := range v.items() {
-		some, err := settingValues(item, t)
-		if item.is('[') {
-			err = errors.New("a list cannot stand in a list")
+	for _, item := range v.(*hujson.Array).Elements {
+		if item.Value.Kind() == '[' {
+			return nil, errors.New("a list cannot stand in a list")
 		}
+		some, err := settingValues(item.Value, t)
 		if err != nil {
 			return nil, err
 		}
@@ -513,54 +548,32 @@ func settingValues(v value, t traits) (values []string, err error) {
 	return values, nil
 }
 
-// placeOf says where v, a part of b, stands.
-func (f *configFile) placeOf(b []byte, v value) string { return f.place(b, cap(b)-cap(v)) }
+var errNoObject = errors.New("an object cannot stand here")
 
-func (f *configFile) place(b []byte, at int) string {
-	return fmt.Sprintf("%s line %d", f.name, 1+strings.Count(string(b[:at]), "\n"))
+// keyAndSecret makes KEY:SECRET of {"key":…,"secret":…}.
+func keyAndSecret(object *hujson.Object) (string, error) {
+	found := map[string]hujson.Literal{}
+	for _, m := range object.Members {
+		name := nameOf(m)
+		if _, twice := found[name]; twice {
+			return "", errNoObject
+		}
+		found[name], _ = m.Value.Value.(hujson.Literal)
+	}
+	key, secret := found["key"], found["secret"]
+	if key.Kind() != '"' || secret.Kind() != '"' {
+		return "", errNoObject
+	}
+	pair := key.String() + ":" + secret.String()
+	if len(strings.Fields(pair)) != 1 {
+		return "", errors.New("a key and its secret cannot have spaces")
+	}
+	return pair, nil
 }
 
-// plainJSON puts spaces in the place of comments, and of commas before a closing bracket.
-func plainJSON(b []byte) []byte {
-	comma := -1 // the last one, with nothing after it so far
-	blank := func(from, to int) {
-		for i := from; i < min(to, len(b)); i++ {
-			if b[i] != '\n' {
-				b[i] = ' '
-			}
-		}
-	}
-	for i := 0; i < len(b); i++ {
-		rest := string(b[i:min(i+2, len(b))])
-		switch c := b[i]; {
-		case c == '"':
-			for i++; i < len(b) && b[i] != '"' && b[i] != '\n'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-			comma = -1
-		case rest == "//" || rest == "/*":
-			end, length := "\n", 0
-			if rest == "/*" {
-				end, length = "*/", 2
-			}
-			n := strings.Index(string(b[i+2:]), end)
-			if n < 0 {
-				n = len(b)
-			}
-			blank(i, i+2+n+length)
-			i = min(i+1+n+length, len(b))
-		case c == ',':
-			comma = i
-		case (c == '}' || c == ']') && comma >= 0:
-			b[comma] = ' '
-			comma = -1
-		case c > ' ':
-			comma = -1
-		}
-	}
-	return b
+// place says where an offset of the text is.
+func (f *configFile) place(at int) string {
+	return fmt.Sprintf("%s line %d", f.name, 1+bytes.Count(f.text[:at], []byte("\n")))
 }
 
 // others are variables that deployments of other servers have, in the order in which they are asked, and what they say in our
@@ -643,52 +656,63 @@ func soketiHooks(v string, _ func(string) string) string {
 
 // readSoketiHooks says too what of them we do not have.
 func readSoketiHooks(v string) (_ string, lost []string) {
-	var hooks []string
-	if checkJSON([]byte(v), 8, 1000) != nil {
+	var theirs []map[string]any
+	if !utf8.ValidString(v) || json.Unmarshal([]byte(v), &theirs) != nil {
 		return v, nil // which will be refused
 	}
-	for item := range value(v).items() {
-		var f [4]value
-		if parseObject(item, 8, 1000, []string{"url", "event_types", "filter", "headers"}, f[:]) != nil || !f[0].is('"') {
+	var hooks []string
+	note := func(there bool, what string) {
+		if there && !slices.Contains(lost, what) {
+			lost = append(lost, what)
+		}
+	}
+	for _, h := range theirs {
+		hook, isURL := h["url"].(string)
+		events, isList := h["event_types"].([]any)
+		known, unknown, ok := sortEvents(events)
+		if !isURL || !ok {
 			return v, nil
 		}
-		var known, unknown, wants []string
-		for e := range f[1].items() {
-			if !e.is('"') {
-				return v, nil
-			} else if name := string(e.text()); slices.Contains(hookNames, name) {
-				known = append(known, name)
-			} else {
-				unknown = append(unknown, name)
-			}
-		}
+		var wants []string
 		switch {
 		case known != nil:
 			wants = append(wants, "events="+strings.Join(known, ","))
 		case unknown != nil:
 			wants = append(wants, "events="+url.QueryEscape(strings.Join(unknown, ","))) // which will be refused
-		case f[1].is('['):
+		case isList:
 			continue // it is told nothing
 		}
-		var filter [2]value
-		if parseObject(f[2], 8, 1000, []string{"channel_name_starts_with", "channel_name_ends_with"}, filter[:]) == nil && filter[0].is('"') {
-			wants = append(wants, "prefix="+url.QueryEscape(string(filter[0].text())))
+		filter, _ := h["filter"].(map[string]any)
+		if prefix, ok := filter["channel_name_starts_with"].(string); ok {
+			wants = append(wants, "prefix="+url.QueryEscape(prefix))
 		}
-		note := func(there bool, what string) {
-			if there && !slices.Contains(lost, what) {
-				lost = append(lost, what)
-			}
-		}
-		note(f[3].is('{') && len(f[3]) > len("{}"), "headers")
-		note(filter[1].is('"') && len(filter[1]) > len(`""`), "channel_name_ends_with")
+		headers, _ := h["headers"].(map[string]any)
+		suffix, _ := filter["channel_name_ends_with"].(string)
+		note(len(headers) > 0, "headers")
+		note(suffix != "", "channel_name_ends_with")
 		note(unknown != nil, "some event_types")
-		hook := string(f[0].text())
 		if len(wants) > 0 {
 			hook += "#" + strings.Join(wants, "&")
 		}
 		hooks = append(hooks, hook)
 	}
 	return strings.Join(hooks, " "), lost
+}
+
+// sortEvents tells the events that our webhooks know from the others. ok is false if one is no string.
+func sortEvents(events []any) (known, unknown []string, ok bool) {
+	for _, e := range events {
+		name, ok := e.(string)
+		switch {
+		case !ok:
+			return nil, nil, false
+		case slices.Contains(hookNames, name):
+			known = append(known, name)
+		default:
+			unknown = append(unknown, name)
+		}
+	}
+	return known, unknown, true
 }
 
 // readOthers reads the variables of other servers.

@@ -164,10 +164,13 @@ func TestConfigRefused(t *testing.T) {
 		file  string
 		parts []string
 	}{
-		{"", []string{"line 1", "unexpected end"}},
-		{"{", []string{"line 1", "name in quotes"}},
+		{"", []string{"line 1", "unexpected EOF"}},
+		{"{", []string{"line 1", "unexpected EOF"}},
+		{"{\n", []string{"line 2", "unexpected EOF"}},
+		{`{id: 7}`, []string{"line 1", "invalid string, number or word"}},
+		{"{\n5: 7}", []string{"line 2", "object name"}},
 		{"[]", []string{"line 1", "must be an object"}},
-		{"{\n\"id\": 7\n\"key\": 8}", []string{"line 3", "comma"}},
+		{"{\n\"id\": 7\n\"key\": 8}", []string{"line 3", "expecting ','"}},
 		{"{\n\n\"activty-timeout\": 5}", []string{"line 3", `"activty-timeout"`, "did you mean activity-timeout?"}},
 		{`{"Addr": ":1"}`, []string{`"Addr"`, "did you mean addr?"}},
 		{`{"nothing-like-it-at-all": ":1"}`, []string{`"nothing-like-it-at-all"`, "edge -help"}},
@@ -218,7 +221,11 @@ func TestConfigRefused(t *testing.T) {
 		{`{"apps": [{"id": "1", "key": "a", "secret": "sesame", "addr": ":1"}]}`, []string{`"addr"`}},
 		{`{"key": "x", "apps": [` + app + `]}`, []string{"twice", "line 1"}},
 		{"{\"id\": \"\xff\"}", []string{"not UTF-8"}},
-		{`{"a":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`, []string{"nested too deep"}},
+		{"{\n\"key\": \"sesame\\q\"}", []string{"line 2", "invalid string"}},
+		{"{\n\"key\": \"sesame\n\"}", []string{"line 2", "invalid string"}},
+		{"{\n\"key\": sesame}", []string{"line 2", "invalid string, number or word"}},
+		{`{"origins":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`, []string{"a list cannot stand in a list"}},
+		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000), []string{"line 2", "nested too deep"}}, // the stack is smaller
 		{`{"id": "x" /* no end`, []string{"line 1"}},
 	} {
 		file := configOf(t, c.file)
@@ -243,8 +250,8 @@ func TestConfigRefused(t *testing.T) {
 	}
 }
 
-// TestPlainJSON: comments and last commas change nothing, wherever they stand, and what looks like them in strings stays.
-func TestPlainJSON(t *testing.T) {
+// TestConfigComments: comments and last commas change nothing, wherever they stand. What looks like them in strings stays.
+func TestConfigComments(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
 	space := func() string {
@@ -286,13 +293,15 @@ func TestPlainJSON(t *testing.T) {
 		}
 		var b strings.Builder
 		write(value, &b)
-		var got map[string]any
-		plain := plainJSON([]byte(b.String()))
-		if err := json.Unmarshal(plain, &got); err != nil || !reflect.DeepEqual(got, value) {
-			t.Fatalf("seed %d: %v\n%s\nbecame\n%s", seed, err, b.String(), plain)
+		b.WriteString("// with no end")
+		top, err := (&configFile{text: []byte(b.String())}).parse()
+		if err != nil {
+			t.Fatalf("seed %d: %v\n%s", seed, err, b.String())
 		}
-		if strings.Count(string(plain), "\n") != strings.Count(b.String(), "\n") {
-			t.Fatalf("seed %d: lines have moved", seed)
+		top.Standardize()
+		var got map[string]any
+		if err := json.Unmarshal(top.Pack(), &got); err != nil || !reflect.DeepEqual(got, value) {
+			t.Fatalf("seed %d: %v\n%s\nbecame\n%s", seed, err, b.String(), top)
 		}
 	}
 }

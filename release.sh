@@ -117,11 +117,13 @@ configuration() {
 	printf '%s\n' "$text"
 }
 
-# copyright prints what becomes /usr/share/doc/edge/copyright. Go's library is in the program, and its licence asks to be shown.
+# copyright prints what becomes /usr/share/doc/edge/copyright. The licences of what is in the program ask to be shown.
 copyright() {
 	cat LICENSE
 	printf '\nGo'\''s standard library and runtime, which are part of the program:\n\n'
 	cat package/LICENSE.golang
+	printf '\nhujson, which reads the configuration:\n\n'
+	cat package/LICENSE.hujson
 }
 
 # deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb.

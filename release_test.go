@@ -54,7 +54,10 @@ func copySources(t *testing.T, from string) string {
 	to := t.TempDir()
 	sources, _ := filepath.Glob(filepath.Join(from, "*.go"))
 	sources = slices.DeleteFunc(sources, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
-	for _, name := range append(sources, from+"/console.html", from+"/go.mod", from+"/LICENSE", from+"/release.sh") {
+	for _, name := range []string{"console.html", "go.mod", "go.sum", "LICENSE", "release.sh"} {
+		sources = append(sources, filepath.Join(from, name))
+	}
+	for _, name := range sources {
 		mode := os.FileMode(0o644)
 		if filepath.Ext(name) == ".sh" {
 			mode = 0o755
