@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -259,13 +260,20 @@ func (t *publication) check(data string) error {
 		return errors.New("the data is not UTF-8")
 	}
 	for _, channel := range t.channels {
-		var f [2]value
-		encrypted := parseObject([]byte(data), 2, 10, []string{"nonce", "ciphertext"}, f[:]) == nil && f[0].is('"') && f[1].is('"')
-		if strings.HasPrefix(channel, "private-encrypted-") && !encrypted {
+		if strings.HasPrefix(channel, "private-encrypted-") && !encrypted([]byte(data)) {
 			return fmt.Errorf(`%s is an encrypted channel, whose data must come encrypted: {"nonce":…,"ciphertext":…}`, channel)
 		}
 	}
 	return nil
+}
+
+// encrypted reports whether data is what the clients of encrypted channels can read.
+func encrypted(data []byte) bool {
+	var all map[string]any
+	json.Unmarshal(data, &all) // nothing, if it is no object
+	_, nonce := all["nonce"].(string)
+	_, text := all["ciphertext"].(string)
+	return nonce && text
 }
 
 // send publishes an event for each data, of which there is one unless there is one channel.
@@ -406,12 +414,20 @@ func (t *publication) persist(batch []string) error {
 }
 
 // list prints the items of a member of an answer, each as what line makes of it.
-func (p *program) list(answer []byte, name string, each func(of value) [][]byte) error {
-	var f [1]value
-	if err := parseObject(answer, apiDepth, maxAnswer, []string{name}, f[:]); err != nil || f[0].absent() {
+func (p *program) list(answer []byte, name string, each func(of []byte) [][]byte) error {
+	var all map[string]json.RawMessage
+	json.Unmarshal(answer, &all) // it is an object
+	if of := string(all[name]); of == "" || of == "null" {
 		return fmt.Errorf("the server's answer has no %q: %s", name, oneLine(answer))
 	}
-	return p.print(bytes.Join(append(each(f[0]), nil), []byte{'\n'}))
+	return p.print(bytes.Join(append(each(all[name]), nil), []byte{'\n'}))
+}
+
+// compact returns JSON without the space between its tokens.
+func compact(b []byte) []byte {
+	var out bytes.Buffer
+	json.Compact(&out, b)
+	return out.Bytes()
 }
 
 func (p *program) channelsCommand() error {
@@ -450,12 +466,14 @@ func (p *program) channelsCommand() error {
 	if err != nil {
 		return err
 	}
-	return p.list(answer, "channels", func(all value) (lines [][]byte) {
-		for name, about := range all.members() {
-			line := appendString([]byte(`{"name":`), name)
-			for member, v := range about.members() {
-				line = append(appendString(append(line, ','), member), ':')
-				line = v.appendCompact(line)
+	return p.list(answer, "channels", func(of []byte) (lines [][]byte) {
+		all, _ := members(of)
+		for _, channel := range all {
+			line := appendString([]byte(`{"name":`), channel.name)
+			about, _ := members(channel.value)
+			for _, f := range about {
+				line = append(appendString(append(line, ','), f.name), ':')
+				line = append(line, compact(f.value)...)
 			}
 			lines = append(lines, append(line, '}'))
 		}
@@ -474,9 +492,11 @@ func (p *program) usersCommand() error {
 	if err != nil {
 		return err
 	}
-	return p.list(answer, "users", func(all value) (lines [][]byte) {
-		for user := range all.items() {
-			lines = append(lines, user.appendCompact(nil))
+	return p.list(answer, "users", func(of []byte) (lines [][]byte) {
+		var all []json.RawMessage
+		json.Unmarshal(of, &all) // nothing, if it is no list
+		for _, user := range all {
+			lines = append(lines, compact(user))
 		}
 		return lines
 	})

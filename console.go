@@ -14,7 +14,7 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"hash/maphash"
 	"io"
@@ -246,20 +246,12 @@ func (c *console) endLocked(hash [sha256.Size]byte) {
 // login begins a session for who knows a secret: {"secret":…[,"app":…]}, or {"once":…} with the token of the link. Nothing of it is
 // told to anyone who watches.
 func (c *console) login(v *visit) error {
-	var f [3]value
-	if err := v.read(loginSize, []string{"secret", "once", "app"}, f[:]); err != nil {
+	said, err := v.read()
+	if err != nil {
 		return err
 	}
-	var text [3]string
-	for i := range f {
-		b, err := stringField(f[i], "this")
-		if err != nil {
-			return badRequest("Everything here must be a string")
-		}
-		text[i] = string(b)
-	}
 	place := maphash.String(c.seed, c.address(v.Request)) % uint64(len(c.guesses))
-	token, err := c.begin(place, text[0], text[1], text[2])
+	token, err := c.begin(place, said["secret"], said["once"], said["app"])
 	if err != nil {
 		return err
 	}
@@ -342,13 +334,32 @@ func (c *console) logout(v *visit) error {
 	return v.reply([]byte("{}"))
 }
 
-// read reads the body, a JSON object, and finds its fields.
-func (v *visit) read(limit int, names []string, found []value) error {
-	body := call{Request: v.Request}
-	if err := body.readBody(limit); err != nil {
-		return err
+// body reads the body.
+func (v *visit) body(limit int) ([]byte, error) {
+	c := call{Request: v.Request}
+	err := c.readBody(limit)
+	return c.body, err
+}
+
+// read reads the body if it is a JSON object of strings. One that is null counts as empty.
+func (v *visit) read() (map[string]string, error) {
+	body, err := v.body(loginSize)
+	if err != nil {
+		return nil, err
 	}
-	return parseBody(body.body, names, found)
+	all, err := members(body)
+	if err != nil {
+		return nil, badRequest("Invalid request body: %v", err)
+	}
+	said := make(map[string]string)
+	for _, f := range all {
+		var text string
+		if json.Unmarshal(f.value, &text) != nil {
+			return nil, badRequest("%.100q must be a string", f.name)
+		}
+		said[f.name] = text
+	}
+	return said, nil
 }
 
 // reply writes a JSON object.
@@ -361,7 +372,11 @@ func (v *visit) reply(b []byte) error {
 // trigger sends an event as the HTTP API does, whose body it has, and says how many subscriptions it is given to.
 func (v *visit) trigger() error {
 	var f [len(eventFields)]value
-	if err := v.read(v.app.limits().bodyLimit(), eventFields[:], f[:]); err != nil {
+	body, err := v.body(v.app.limits().bodyLimit())
+	if err == nil {
+		err = parseBody(body, eventFields[:], f[:])
+	}
+	if err != nil {
 		return err
 	}
 	t, err := (&call{Request: v.Request, app: v.app}).parseTrigger(f[:])
@@ -375,27 +390,22 @@ func (v *visit) trigger() error {
 // terminate closes the connections of a user, {"user":…}: those signed in as him, and with a "channel" those of this member; or the
 // one {"socket":…}. It says how many there were.
 func (v *visit) terminate() error {
-	var f [3]value
-	if err := v.read(loginSize, []string{"user", "channel", "socket"}, f[:]); err != nil {
+	said, err := v.read()
+	if err != nil {
 		return err
 	}
-	user, err := stringField(f[0], "user")
-	channel, errChannel := stringField(f[1], "channel")
-	id, errSocket := stringField(f[2], "socket")
-	if err = errors.Join(err, errChannel, errSocket); err != nil {
-		return badRequest("%v", err)
-	}
-	number, known := parseSocketID(id)
-	if len(user) == 0 && !known {
+	user := said["user"]
+	number, known := parseSocketID(said["socket"])
+	if user == "" && !known {
 		return badRequest("Say who: a user or a socket")
 	}
 	closed := 0
-	if len(user) > 0 {
-		closed = v.app.terminate(string(user))
+	if user != "" {
+		closed = v.app.terminate(user)
 	}
 	var others []*Socket
-	if c := v.app.channel(string(channel)); c != nil && len(user) > 0 {
-		others = c.subscribers(func(sub *Subscription) bool { return sub.userID() == string(user) && !sub.socket.closing.Load() })
+	if c := v.app.channel(said["channel"]); c != nil && user != "" {
+		others = c.subscribers(func(sub *Subscription) bool { return sub.userID() == user && !sub.socket.closing.Load() })
 	}
 	if s := v.app.socket(number); s != nil {
 		others = append(others, s)

@@ -5,7 +5,7 @@ package main
 // those that proxies have noted, and, since a page of any site can make the browser of a developer ask, by the page's origin.
 
 import (
-	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -207,26 +207,21 @@ func (a *authRequest) read(w http.ResponseWriter) error {
 		return a.readError(a.ParseForm())
 	}
 	b, err := io.ReadAll(a.Body)
+	var all []field
 	if err == nil {
-		err = parseObject(b, apiDepth, apiValues, nil, nil)
-	}
-	if err != nil {
-		return a.readError(err)
+		all, err = members(b)
 	}
 	a.json = make(map[string]string)
-	for name, v := range value(bytes.TrimSpace(b)).members() {
-		if _, twice := a.json[name]; twice {
-			return badRequest("%.100q stands twice", name)
+	for _, f := range all {
+		var text string
+		if json.Unmarshal(f.value, &text) != nil { // it is no string: user_info may be an object
+			text = string(f.value)
 		}
-		switch {
-		case v.absent():
-		case v.is('"'):
-			a.json[name] = string(v.text())
-		default:
-			a.json[name] = string(v)
+		if string(f.value) != "null" {
+			a.json[f.name] = text
 		}
 	}
-	return nil
+	return a.readError(err)
 }
 
 func (a *authRequest) readError(err error) error {

@@ -4,6 +4,7 @@ package main
 // is counted. Nobody waits for a page: what it does not take, and what comes faster than anyone could read, is left out and counted.
 
 import (
+	"encoding/json"
 	"hash/maphash"
 	"net/http"
 	"slices"
@@ -154,8 +155,8 @@ func appendPayload(dst []byte, n notice) []byte {
 		return dst
 	}
 	data := n.data
-	if value(data).is('"') { // an event's
-		data = value(data).text()
+	if text := ""; len(data) > 0 && data[0] == '"' && json.Unmarshal(data, &text) == nil { // an event's
+		data = []byte(text)
 	}
 	dst = appendNumber(dst, "reached", n.reached)
 	if len(data) > feedData {

@@ -317,7 +317,7 @@ func sizeText(bytes int64) string {
 // duration takes 90s, 2m or 1h30m; a number alone counts seconds.
 func duration(to *time.Duration, least time.Duration) func(string) error {
 	return func(s string) (err error) {
-		if isInteger([]byte(s)) {
+		if _, err := strconv.Atoi(s); err == nil {
 			s += "s"
 		}
 		if *to, err = time.ParseDuration(s); err != nil || *to < least {

@@ -231,7 +231,7 @@ func (r *remote) call(ctx context.Context, method, path string, ps params, body 
 	case len(answer) > maxAnswer:
 		return nil, fmt.Errorf("the server's answer has more than %d MB", maxAnswer>>20)
 	}
-	if err := parseObject(answer, apiDepth, maxAnswer, nil, nil); err != nil { // a captive portal says 200 too
+	if _, err := members(answer); err != nil { // a captive portal says 200 too
 		return nil, &apiError{resp.StatusCode, fmt.Sprintf("the server at %s does not answer like a Pusher server: %.100q", r.api, oneLine(answer))}
 	}
 	return answer, nil
