@@ -2,4 +2,9 @@ module edge
 
 go 1.26
 
-require github.com/tailscale/hujson v0.0.0-20260727124030-b80ff77dac4f
+require (
+	github.com/lxzan/gws v1.10.0
+	github.com/tailscale/hujson v0.0.0-20260727124030-b80ff77dac4f
+)
+
+require github.com/klauspost/compress v1.17.9 // indirect

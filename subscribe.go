@@ -5,22 +5,23 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"encoding/base64"
-	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"github.com/lxzan/gws"
 )
 
 const (
@@ -48,7 +49,6 @@ type subscriber struct {
 	// Of one connection.
 	pending []string // channels whose answers have not come
 	id      socketID
-	silence time.Duration // after which to ping
 }
 
 // lost is why a connection ended that is worth making again.
@@ -70,7 +70,7 @@ var errCounted = errors.New("as many events as wanted have come")
 func (p *program) subscribeCommand() error {
 	var w whereabouts
 	var timeout time.Duration
-	s := &subscriber{p: p, silence: clientActivity}
+	s := &subscriber{p: p}
 	info, count := "{}", 0
 	o, args, err := p.commandOptions(append([]option{
 		{"count", "0", "end after so many events; 0 for no end", onlyFlag, number(&count, 0, 1<<31-1), nil},
@@ -189,50 +189,43 @@ func (s *subscriber) connection(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
-	defer context.AfterFunc(ctx, func() { c.nc.Close() })()
+	defer c.Conn.Close()
+	defer context.AfterFunc(ctx, func() { c.Conn.Close() })()
 	s.pending = slices.Clone(s.channels)
 	for {
-		opcode, message, err := c.next(s.silence)
-		switch {
-		case err != nil:
+		message, err := c.next()
+		if err != nil {
 			return err
-		case opcode != opText:
-			return errors.New("the server sent a message that is not text")
 		}
 		if err := s.receive(c, message); err != nil {
 			if errors.Is(err, errCounted) {
-				c.send(opClose, binary.BigEndian.AppendUint16(nil, 1000))
+				c.ws.WriteClose(1000, nil)
 			}
 			return err
 		}
 	}
 }
 
-// The fields of what a server sends.
-var serverFields = []string{"event", "channel", "data", "user_id"}
+// serverMessage is a message of a server.
+type serverMessage struct {
+	Event, Channel string
+	Data           json.RawMessage
+	UserID         *json.RawMessage `json:"user_id"` // nil for null too
+}
 
 // receive acts on a message.
 func (s *subscriber) receive(c *wire, message []byte) error {
-	var f [4]value
-	err := parseObject(message, clientDepth, maxServerMessage, serverFields, f[:])
-	if err != nil || !f[0].is('"') {
+	var m serverMessage
+	json.Unmarshal(message, &m) // what is not as it should be stays empty
+	if m.Event == "" || deep(message) {
 		return errors.New("the server sent what is no message of the Pusher protocol: " + oneLine(message))
 	}
-	event, channel, data := string(f[0].text()), "", f[2]
-	if f[1].is('"') {
-		channel = string(f[1].text())
-	}
-	if data.is('"') {
-		if inner := data.text(); checkJSON(inner, clientDepth, maxServerMessage) == nil {
-			data = value(bytes.TrimSpace(inner))
-		}
-	}
-	switch event {
+	data := plainData(m.Data)
+	switch m.Event {
 	case eventEstablished:
 		return s.established(c, data)
 	case eventPing:
-		c.send(opText, []byte(`{"event":"`+eventPong+`","data":{}}`))
+		c.send(`{"event":"` + eventPong + `","data":{}}`)
 		return nil
 	case eventPong:
 		return nil
@@ -242,34 +235,80 @@ func (s *subscriber) receive(c *wire, message []byte) error {
 		s.subscribe(c, kindUser)
 	case eventSubscriptionError:
 		_, text := errorFields(data)
-		return fmt.Errorf("cannot subscribe to %s: %s", oneLine([]byte(channel)), text)
+		return fmt.Errorf("cannot subscribe to %s: %s", oneLine([]byte(m.Channel)), text)
 	case eventSubscriptionSucceeded:
-		s.subscribed(channel)
+		s.subscribed(m.Channel)
 	}
-	if reservedEvent(event) && !s.all {
+	if reservedEvent(m.Event) && !s.all {
 		return nil
 	}
-	return s.print(strings.Replace(event, "pusher_internal:", "pusher:", 1), channel, data, f[3])
+	return s.print(m, data)
+}
+
+// plainData is data as it is printed: when it is a string that holds JSON, that JSON.
+func plainData(data json.RawMessage) []byte {
+	var text string
+	if json.Unmarshal(data, &text) == nil {
+		if inner := compactJSON([]byte(text)); inner != nil && !deep(inner) {
+			return inner
+		}
+	}
+	if data == nil {
+		return []byte("null")
+	}
+	return compactJSON(data)
+}
+
+// compactJSON is b without the space between its tokens, nil if it is not JSON.
+func compactJSON(b []byte) []byte {
+	var out bytes.Buffer
+	if json.Compact(&out, b) != nil {
+		return nil
+	}
+	return out.Bytes()
+}
+
+// deep reports whether b, which must be JSON, is nested deeper than clientDepth.
+func deep(b []byte) bool {
+	level, quoted := 0, false
+	for i := 0; i < len(b) && level <= clientDepth; i++ {
+		switch c := b[i]; {
+		case c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '[' || c == '{':
+			level++
+		case c == ']' || c == '}':
+			level--
+		}
+	}
+	return level > clientDepth
 }
 
 // established is called with the first message of a connection.
-func (s *subscriber) established(c *wire, data value) error {
-	var f [2]value
-	if err := parseObject(data, clientDepth, maxServerMessage, []string{"socket_id", "activity_timeout"}, f[:]); err != nil || !f[0].is('"') {
+func (s *subscriber) established(c *wire, data []byte) error {
+	var greeting struct {
+		ID      string          `json:"socket_id"`
+		Timeout json.RawMessage `json:"activity_timeout"`
+	}
+	if json.Unmarshal(data, &greeting); greeting.ID == "" {
 		return errors.New("the server sent a greeting without socket_id: " + oneLine(data))
 	}
-	id, err := checkSocketID(string(f[0].text()))
+	id, err := checkSocketID(greeting.ID)
 	if err != nil {
 		return err
 	}
-	s.id, s.silence, s.connected = id, clientActivity, true
-	if seconds, err := strconv.ParseFloat(string(f[1]), 64); err == nil && seconds > 0 && seconds < s.silence.Seconds() {
-		s.silence = time.Duration(seconds * float64(time.Second))
+	s.id, c.silence, s.connected = id, clientActivity, true
+	seconds, err := strconv.ParseFloat(string(greeting.Timeout), 64)
+	if err == nil && seconds > 0 && seconds < c.silence.Seconds() {
+		c.silence = time.Duration(seconds * float64(time.Second))
 	}
 	if s.userData != "" {
 		data := append([]byte(`{"event":"`+eventSignin+`","data":`), appendSigned(s.key, userText(nil, id, []byte(s.userData)))...)
 		data = appendString(append(data, `,"user_data":`...), s.userData)
-		c.send(opText, append(data, "}}"...))
+		c.send(string(append(data, "}}"...)))
 	}
 	s.subscribe(c, 0)
 	return nil
@@ -292,7 +331,7 @@ func (s *subscriber) subscribe(c *wire, users kind) {
 			m = append(m, `,"auth":`...)
 			m = appendString(m, s.key.token(nil, channelText(nil, s.id, []byte(channel), []byte(member))))
 		}
-		c.send(opText, append(m, "}}"...))
+		c.send(string(append(m, "}}"...)))
 	}
 }
 
@@ -309,7 +348,7 @@ func (s *subscriber) subscribed(channel string) {
 }
 
 // failed is called with the data of pusher:error.
-func (s *subscriber) failed(data value) error {
+func (s *subscriber) failed(data []byte) error {
 	code, text := errorFields(data)
 	switch {
 	case s.id == (socketID{}) && code != 0: // it refuses the connection, and may not care to close it
@@ -324,17 +363,13 @@ func (s *subscriber) failed(data value) error {
 }
 
 // errorFields are the code, 0 if there is none, and the text of an error.
-func errorFields(data value) (code int, text string) {
-	var f [3]value
-	parseObject(data, clientDepth, maxServerMessage, []string{"message", "code", "error"}, f[:])
-	text = oneLine(data)
-	for _, v := range []value{f[0], f[2]} {
-		if v.is('"') {
-			text = oneLine(v.text())
-		}
+func errorFields(data []byte) (code int, text string) {
+	var f struct {
+		Code           int
+		Message, Error string
 	}
-	code, _ = strconv.Atoi(string(f[1]))
-	return code, text
+	json.Unmarshal(data, &f) // what is not as it should be stays empty
+	return f.Code, oneLine([]byte(cmp.Or(f.Error, f.Message, string(data))))
 }
 
 // ended is what the end of a connection with a close code means: a lost, unless connecting again cannot help.
@@ -346,18 +381,16 @@ func ended(code int, why string) error {
 }
 
 // print prints an event, and counts it.
-func (s *subscriber) print(event, channel string, data, user value) error {
+func (s *subscriber) print(m serverMessage, data []byte) error {
 	line := []byte{'{'}
-	if channel != "" {
-		line = append(appendString(append(line, `"channel":`...), channel), ',')
+	if m.Channel != "" {
+		line = append(appendString(append(line, `"channel":`...), m.Channel), ',')
 	}
+	event := strings.Replace(m.Event, "pusher_internal:", "pusher:", 1)
 	line = appendString(append(line, `"event":`...), event)
-	if line = append(line, `,"data":`...); data == nil {
-		data = value("null")
-	}
-	line = data.appendCompact(line)
-	if !user.absent() {
-		line = user.appendCompact(append(line, `,"user_id":`...))
+	line = append(append(line, `,"data":`...), data...)
+	if m.UserID != nil {
+		line = append(append(line, `,"user_id":`...), compactJSON(*m.UserID)...)
 	}
 	if err := s.p.print(append(line, '}', '\n')); err != nil {
 		return err
@@ -368,10 +401,16 @@ func (s *subscriber) print(event, channel string, data, user value) error {
 	return nil
 }
 
-// wire is a WebSocket connection, as a client has it.
+// wire is a WebSocket connection, as a client has it. It is also the net.Conn that gws has below it: a read of gws must
+// not fail just because it is time for a ping, so the deadlines are kept here.
 type wire struct {
-	nc net.Conn
-	in *bufio.Reader
+	net.Conn
+	gws.BuiltinEventHandler
+	in      *bufio.Reader
+	ws      *gws.Conn     // nil during the handshake
+	silence time.Duration // after which to ping
+	begun   time.Time     // when a message began that has not ended; zero without
+	ended   error         // what gws says why it has ended
 }
 
 // open opens a connection to the app, until the server begins to greet.
@@ -386,40 +425,42 @@ func (s *subscriber) open(ctx context.Context) (*wire, error) {
 	if s.tls != nil {
 		config := s.tls.Clone()
 		config.ServerName, _, _ = net.SplitHostPort(s.host(s.ws))
-		nc = tls.Client(nc, config)
+		sealed := tls.Client(nc, config)
+		if err := sealed.Handshake(); err != nil {
+			nc.Close()
+			return nil, &lost{0, s.unreachable(s.ws, err).Error()}
+		}
+		nc = sealed
 	}
-	c := &wire{nc, bufio.NewReader(nc)}
+	c := &wire{Conn: nc, in: bufio.NewReader(nc), silence: clientActivity}
 	if err := c.handshake(s.host(s.ws), s.path+"/app/"+s.key.name); err != nil {
 		nc.Close()
 		return nil, err
 	}
-	if _, err := c.in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
-		nc.Close()
-		return nil, &lost{0, fmt.Sprintf("the server at %s does not greet", s.host(s.ws))}
-	}
-	nc.SetDeadline(time.Time{})
 	return c, nil
 }
 
-// handshake is the opening handshake (RFC 6455 section 4.1).
+// handshake is the opening handshake (RFC 6455 section 4.1), and waits for the greeting to begin.
 func (c *wire) handshake(host, path string) error {
-	var nonce [16]byte
-	rand.Read(nonce[:]) // never fails (crypto/rand)
-	key := base64.StdEncoding.EncodeToString(nonce[:])
-	_, err := fmt.Fprintf(c.nc, "GET %s?protocol=%d&client=edge&version=%s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\nUser-Agent: edge/%[3]s\r\n\r\n", path, maxProtocol, version, host, key)
-	if err != nil {
-		return &lost{0, fmt.Sprintf("cannot reach the server at %s: %v", host, err)}
-	}
-	resp, err := http.ReadResponse(c.in, nil)
-	if err != nil {
-		return &lost{0, fmt.Sprintf("the server at %s does not answer as an HTTP server: %v", host, err)}
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		if !hasToken(resp.Header["Upgrade"], "websocket") || resp.Header.Get("Sec-Websocket-Accept") != string(appendAccept(nil, key)) {
-			return fmt.Errorf("the server at %s does not speak WebSocket as it should", host)
+	query := fmt.Sprintf("protocol=%d&client=edge&version=%s", maxProtocol, version)
+	ws, resp, err := gws.NewClientFromConn(c, &gws.ClientOption{
+		Addr:               (&url.URL{Scheme: "ws", Host: host, Path: path, RawQuery: query}).String(),
+		RequestHeader:      http.Header{"User-Agent": {"edge/" + version}},
+		HandshakeTimeout:   2 * dialTimeout, // ours ends it before, or gws would leave a goroutine behind
+		ReadMaxPayloadSize: maxServerMessage,
+		CheckUtf8Enabled:   true,
+	}, c)
+	switch {
+	case err == nil:
+		c.ws = ws
+		if _, err := c.in.Peek(1); errors.Is(err, os.ErrDeadlineExceeded) {
+			return &lost{0, fmt.Sprintf("the server at %s does not greet", host)}
 		}
 		return nil
+	case resp == nil:
+		return &lost{0, fmt.Sprintf("the server at %s does not answer as an HTTP server: %v", host, err)}
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		return fmt.Errorf("the server at %s does not speak WebSocket as it should", host)
 	}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // what there is of it
 	text := fmt.Sprintf("the server answered %d: %s", resp.StatusCode, oneLine(b))
@@ -429,115 +470,94 @@ func (c *wire) handshake(host, path string) error {
 	return errors.New(text)
 }
 
-// send sends a frame. If it fails, so will the next read.
-func (c *wire) send(opcode byte, payload []byte) {
-	var key [4]byte
-	rand.Read(key[:]) // never fails (crypto/rand)
-	c.nc.SetWriteDeadline(time.Now().Add(dialTimeout))
-	c.nc.Write(appendMasked(nil, opcode, key, payload))
-}
-
-// next reads the next message. After silence it asks whether the server is there.
-func (c *wire) next(silence time.Duration) (opcode byte, message []byte, err error) {
-	for {
-		if err := c.await(silence); err != nil {
-			return 0, nil, err
-		}
-		fin, code, payload, err := c.frame(maxServerMessage - len(message))
-		if err != nil {
-			return 0, nil, err
-		}
-		switch {
-		case code == opPing:
-			c.send(opPong, payload)
-			continue
-		case code == opPong:
-			continue
-		case code == opClose:
-			return 0, nil, c.closed(payload)
-		case (code == opContinuation) != (opcode != 0):
-			return 0, nil, errFrame
-		case code != opContinuation:
-			opcode = code
-		}
-		if message = append(message, payload...); fin {
-			return opcode, message, nil
-		}
+// Read is for gws. After silence it asks whether the server is there. From the greeting on its errors are of type lost.
+func (c *wire) Read(p []byte) (int, error) {
+	if c.ws == nil {
+		return c.in.Read(p[:1]) // or gws would take the beginning of the greeting along
 	}
-}
-
-// await waits for a frame to begin.
-func (c *wire) await(silence time.Duration) error {
+	deadline := c.begun.Add(clientPong)
+	if c.begun.IsZero() {
+		deadline = time.Now().Add(c.silence)
+	}
 	for pinged := false; ; pinged = true {
-		c.nc.SetReadDeadline(time.Now().Add(silence))
-		_, err := c.in.Peek(1)
-		switch {
-		case err == nil:
-			c.nc.SetReadDeadline(time.Now().Add(clientPong))
-			return nil
-		case !errors.Is(err, os.ErrDeadlineExceeded):
-			return gone(err)
-		case pinged:
-			return &lost{0, "the server does not answer a ping"}
+		c.SetReadDeadline(deadline)
+		n, err := c.in.Read(p)
+		if err == nil {
+			if c.begun.IsZero() {
+				c.begun = time.Now()
+			}
+			return n, nil
 		}
-		c.send(opText, []byte(`{"event":"`+eventPing+`","data":{}}`))
-		silence = clientPong
+		why, silent := err.Error(), c.begun.IsZero() && errors.Is(err, os.ErrDeadlineExceeded)
+		switch {
+		case silent && !pinged:
+			c.send(`{"event":"` + eventPing + `","data":{}}`)
+			deadline = time.Now().Add(clientPong)
+			continue
+		case silent:
+			why = "the server does not answer a ping"
+		case errors.Is(err, io.EOF):
+			why = "the server closed it"
+		}
+		c.Conn.Close() // or gws would wait until a server that is not there takes a close frame
+		return 0, &lost{0, why}
 	}
 }
 
-// gone is the end of a connection without a close frame.
-func gone(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &lost{0, "the server closed it"}
+// Write is for gws. Past the handshake, if it fails, so will the next read, which may have the server's reason first.
+func (c *wire) Write(p []byte) (int, error) {
+	if c.ws == nil {
+		return c.Conn.Write(p)
 	}
-	return &lost{0, err.Error()}
+	c.SetWriteDeadline(time.Now().Add(dialTimeout))
+	c.Conn.Write(p)
+	return len(p), nil
 }
 
-// closed answers a close frame, and is what it means.
-func (c *wire) closed(payload []byte) error {
-	c.send(opClose, payload[:min(len(payload), 2)])
-	if len(payload) < 2 {
-		return &lost{0, "the server closed it"}
-	}
-	return ended(int(binary.BigEndian.Uint16(payload)), oneLine(payload[2:]))
+// gws sets no deadline, and does not close what has the body of a refusal still to come: connection and open do.
+
+func (c *wire) SetDeadline(time.Time) error { return nil }
+func (c *wire) Close() error                { return nil }
+
+func (c *wire) OnPing(_ *gws.Conn, payload []byte) {
+	c.begun = time.Time{}
+	c.ws.WritePong(payload)
 }
+
+func (c *wire) OnPong(*gws.Conn, []byte)       { c.begun = time.Time{} }
+func (c *wire) OnClose(_ *gws.Conn, err error) { c.ended = err }
+
+// send sends a message. If it fails, so will the next read.
+func (c *wire) send(text string) { c.ws.WriteString(text) }
 
 var errFrame = errors.New("the server sent an illegal WebSocket frame")
 
-// frame reads a frame, of most bytes at most (RFC 6455 section 5.2). What is kept is never more than has come.
-func (c *wire) frame(most int) (fin bool, opcode byte, payload []byte, err error) {
-	var head [8]byte
-	if _, err := io.ReadFull(c.in, head[:2]); err != nil {
-		return false, 0, nil, gone(err)
-	}
-	fin, opcode = head[0]&0x80 != 0, head[0]&0xf
-	length, more := uint64(head[1]), 0
-	switch length {
-	case 126:
-		more = 2
-	case 127:
-		more = 8
-	}
-	control := opcode&0x8 != 0
-	if head[0]&0x70 != 0 || head[1]&0x80 != 0 || control && (!fin || more > 0) || opcode > opBinary && opcode < opClose || opcode > opPong {
-		return false, 0, nil, errFrame
-	}
-	if more > 0 {
-		clear(head[:])
-		if _, err := io.ReadFull(c.in, head[8-more:]); err != nil {
-			return false, 0, nil, gone(err)
+// next reads the next message.
+func (c *wire) next() (message []byte, err error) {
+	defer func() {
+		if recover() != nil { // gws takes a length of 2^63 and more for a negative one
+			message, err = nil, errFrame
 		}
-		length = binary.BigEndian.Uint64(head[:])
+	}()
+	m, err := c.ws.ReadMessage()
+	c.begun = time.Time{}
+	if err == nil && m.Opcode != gws.OpcodeText {
+		return nil, errors.New("the server sent a message that is not text")
+	} else if err == nil {
+		return m.Bytes(), nil
 	}
-	if !control && length > uint64(max(most, 0)) {
-		return false, 0, nil, fmt.Errorf("the server sent a message of more than %d MB", maxServerMessage>>20)
+	switch e := c.ended.(type) {
+	case *lost:
+		return nil, e
+	case *gws.CloseError:
+		if e.Code < 1000 { // 0 for none
+			return nil, &lost{0, "the server closed it"}
+		}
+		return nil, ended(int(e.Code), oneLine(e.Reason))
+	case interface{ Uint16() uint16 }: // a close code, of a type that gws does not export
+		if e.Uint16() == closeTooBig {
+			return nil, fmt.Errorf("the server sent a message of more than %d MB", maxServerMessage>>20)
+		}
 	}
-	var b bytes.Buffer
-	if _, err := io.CopyN(&b, c.in, int64(length)); err != nil {
-		return false, 0, nil, gone(err)
-	}
-	if opcode == opText && fin && !utf8.Valid(b.Bytes()) {
-		return false, 0, nil, errFrame
-	}
-	return fin, opcode, b.Bytes(), nil
+	return nil, errFrame
 }

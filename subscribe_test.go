@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 // peer is the server's end of a connection of edge subscribe.
@@ -57,7 +58,9 @@ func (p *peer) upgrade() {
 	if err != nil {
 		return
 	}
-	if r.Method != "GET" || r.URL.Path != "/app/key" || r.URL.Query().Get("protocol") != "7" || r.Host != "there:80" {
+	query := "protocol=7&client=edge&version=" + version
+	if r.Method != "GET" || r.URL.Path != "/app/key" || r.URL.RawQuery != query || r.Host != "there:80" ||
+		r.UserAgent() != "edge/"+version || r.Header.Get("Sec-WebSocket-Extensions") != "" {
 		p.t.Errorf("the handshake is %+v", r)
 	}
 	if status, problem := checkHandshake(r); status != 0 {
@@ -135,6 +138,14 @@ func TestSubscribeComesBack(t *testing.T) {
 		{"cut off", time.Minute, func(*peer) {}, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
 		{"cut off in a frame", time.Minute, func(p *peer) { p.write([]byte{0x81}) }, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
 		{"stuck in a frame", time.Minute, func(p *peer) { p.write([]byte{0x81, 20, 'x'}); p.drain() }, 30 * time.Second, 31 * time.Second, "timeout"},
+		{"stuck in a message", time.Minute, func(p *peer) { p.write([]byte{0x01, 1, 'x'}); p.drain() }, 30 * time.Second, 31 * time.Second, "timeout"},
+		{"trickling", time.Minute, func(p *peer) {
+			p.write([]byte{0x81, 20})
+			for range 4 {
+				time.Sleep(9 * time.Second)
+				p.write([]byte{'x'})
+			}
+		}, 30 * time.Second, 31 * time.Second, "timeout"},
 		{"silent", 0, (*peer).drain, 150 * time.Second, 151 * time.Second, "the server does not answer a ping"},
 		{"fast and silent", 0, func(p *peer) {
 			p.write(appendEvent(nil, eventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7}`), ""))
@@ -367,7 +378,9 @@ func TestSubscribeReads(t *testing.T) {
 		{"not UTF-8", [][]byte{fragment(0x81, "{\"event\":\"\xff\"}")}, "", errFrame.Error()},
 		{"binary", [][]byte{fragment(0x82, "{}")}, "", "the server sent a message that is not text"},
 		{"huge", [][]byte{{0x81, 127, 0, 0, 0, 0, 1, 0, 0, 1}}, "", "the server sent a message of more than 16 MB"},
-		{"absurd", [][]byte{{0x81, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, "", "the server sent a message of more than 16 MB"},
+		{"absurd", [][]byte{{0x81, 127, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}, "", errFrame.Error()},
+		{"absurd by one bit", [][]byte{{0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 0}}, "", errFrame.Error()},
+		{"absurd in a message", [][]byte{fragment(0x01, "x"), {0x80, 127, 0x80, 0, 0, 0, 0, 0, 0, 1}}, "", errFrame.Error()},
 		{"no JSON", [][]byte{fragment(0x81, "\x1b[2Jhello")}, "", "the server sent what is no message of the Pusher protocol: [2Jhello"},
 		{"no event", [][]byte{fragment(0x81, `{"data":"{}"}`)}, "", `the server sent what is no message of the Pusher protocol: {"data":"{}"}`},
 		{"no socket id", [][]byte{eventFrame(eventEstablished, "", `{"socket_id":7}`)}, "", `the server sent a greeting without socket_id: {"socket_id":7}`},
@@ -439,6 +452,14 @@ func TestSubscribeSends(t *testing.T) {
 			if after := time.Since(began); after != 6*time.Minute {
 				t.Errorf("three pings after %s", after)
 			}
+			for _, opcode := range []byte{opPing, opPong} { // neither begins a message
+				time.Sleep(time.Minute)
+				p.write(appendControl(nil, opcode, nil))
+				if opcode == opPing {
+					expect(opPong, "")
+				}
+				time.Sleep(time.Minute)
+			}
 			p.write(appendClose(nil, 4009, "terminated"))
 			expect(opClose, "\x0f\xa9")
 		})
@@ -450,28 +471,31 @@ func TestSubscribeSends(t *testing.T) {
 	})
 }
 
-// FuzzServerFrames: whatever a server sends, reading it ends, takes no more memory than came, and makes whole UTF-8 of text.
+// FuzzServerFrames: whatever a server sends, reading it ends, and gives no more than came.
 func FuzzServerFrames(f *testing.F) {
 	f.Add(eventFrame("e", "room", "1"))
 	f.Add([]byte{0x01, 1, 'x', 0x89, 0, 0x80, 1, 'y'})
 	f.Add([]byte{0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0})
+	f.Add([]byte{0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 1})
 	f.Add(appendClose(nil, 4200, "x"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		ours, theirs := net.Pipe()
-		defer ours.Close()
-		go func() { // ends with ours
-			go io.Copy(io.Discard, theirs)
-			theirs.Write(b)
-			theirs.Close()
-		}()
-		c := &wire{ours, bufio.NewReader(ours)}
+		s, _, _ := meet(t, []string{"room"}, func(_ int, p *peer) {
+			p.upgrade()
+			go p.drain() // ends with the connection
+			p.write(b)
+		})
+		c, err := s.open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Conn.Close()
 		for total := 0; ; {
-			opcode, message, err := c.next(time.Minute)
+			message, err := c.next()
 			if err != nil {
 				return
 			}
-			if total += len(message); total > len(b) || opcode != opText && opcode != opBinary {
-				t.Fatalf("opcode %d, %d bytes of %d", opcode, total, len(b))
+			if total += len(message); total > len(b) || !utf8.Valid(message) {
+				t.Fatalf("%d bytes of %d, the last %q", total, len(b), message)
 			}
 		}
 	})
