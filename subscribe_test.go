@@ -243,7 +243,8 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 	}{
 		{"404", "the server answered 404: no such page", func(p *peer) {
 			http.ReadRequest(p.in)
-			p.write([]byte("HTTP/1.1 404 Not Found\r\nContent-Length: 14\r\n\r\nno such\npage\x1b\n"))
+			p.write([]byte("HTTP/1.1 404 Not Found\r\nContent-Length: 14\r\n\r\nno "))
+			p.write([]byte("such\npage\x1b\n"))
 		}},
 		{"502", "the server answered 502: ", func(p *peer) {
 			http.ReadRequest(p.in)
@@ -362,6 +363,8 @@ func TestSubscribeReads(t *testing.T) {
 		{"half of a surrogate pair", [][]byte{eventFrame("e", "room", `["\ud83d","\uDE00\ud83d\ude00\uD83D\u0041","\\\\ud83d","\ud83d\ud83d\ude00"]`)}, `{"channel":"room","event":"e","data":["\ufffd","\ufffd\ud83d\ude00\ufffd\u0041","\\\\ud83d","\ufffd\ud83d\ude00"]}` + "\n", ""},
 		{"half of a surrogate pair in a text", [][]byte{fragment(0x81, `{"event":"\ud83d","channel":"room","data":"x\udfff"}`)}, `{"channel":"room","event":"�","data":"x\ufffd"}` + "\n", ""},
 		{"deep JSON inside", [][]byte{eventFrame("e", "room", strings.Repeat("[", 200)+strings.Repeat("]", 200))}, `{"channel":"room","event":"e","data":"[[…`, ""},
+		{"deep JSON", [][]byte{appendEvent(nil, "e", "room", []byte(strings.Repeat("[", 100)+strings.Repeat("]", 100)), "")}, "",
+			"no message of the Pusher protocol"},
 		{"of the server", [][]byte{eventFrame(eventSubscriptionCount, "room", `{"subscription_count":1}`), eventFrame("pusher:new", "room", ""), eventFrame("e", "room", "1")}, one, ""},
 		{"a complaint", [][]byte{eventFrame(eventSubscriptionSucceeded, "room", "{}"), appendError(nil, 4302, "too long", ""), eventFrame("e", "room", "1")}, one, ""},
 		{"refused", [][]byte{appendSubscriptionError(nil, []byte("room"), &refusal{"AuthError", "not\nyou", 401})}, "", "cannot subscribe to room: not you"},
