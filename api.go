@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
 )
 
 // api answers the calls.
@@ -58,6 +60,7 @@ type call struct {
 	app    *App
 	params params
 	body   []byte
+	values []byte // what of the body is looked at
 	out    []byte
 	status int
 	began  int64 // monotonic nanoseconds, if someone looks
@@ -66,11 +69,11 @@ type call struct {
 var calls = sync.Pool{New: func() any { return new(call) }}
 
 func (c *call) free() {
-	if cap(c.body) > maxBatchBuf || cap(c.out) > maxBatchBuf {
+	if max(cap(c.body), cap(c.values), cap(c.out)) > maxBatchBuf {
 		return
 	}
 	clear(c.params)
-	*c = call{params: c.params[:0], body: c.body[:0], out: c.out[:0]}
+	*c = call{params: c.params[:0], body: c.body[:0], values: c.values[:0], out: c.out[:0]}
 	calls.Put(c)
 }
 
@@ -256,7 +259,7 @@ type trigger struct {
 // It answers {}, or with info {"channels":{"a":{"subscription_count":1},…}}.
 func (c *call) postEvents() error {
 	var f [len(eventFields)]value
-	if err := parseBody(c.body, eventFields[:], f[:]); err != nil {
+	if err := c.parseBody(eventFields[:], f[:]); err != nil {
 		return err
 	}
 	fromQuery(c.params, f[:])
@@ -279,11 +282,11 @@ var eventFields = [...]string{"name", "data", "channel", "channels", "socket_id"
 const fieldName, fieldData, fieldChannel, fieldChannels, fieldSocketID, fieldInfo = 0, 1, 2, 3, 4, 5
 
 // parseBody parses a body that must be a JSON object, and finds its fields. An empty body has none.
-func parseBody(body []byte, names []string, found []value) error {
-	if len(body) == 0 {
+func (c *call) parseBody(names []string, found []value) (err error) {
+	if len(c.body) == 0 {
 		return nil
 	}
-	if err := parseObject(body, apiDepth, apiValues, names, found); err != nil {
+	if c.values, err = parseObject(c.values, c.body, apiDepth, apiValues, names, found); err != nil {
 		return badRequest("Invalid request body: %v", err)
 	}
 	return nil
@@ -385,7 +388,7 @@ func parseEventName(v value) ([]byte, error) {
 // checkData refuses data over the limit, in the words of the hosted service.
 func (c *call) checkData(data value) error {
 	most := c.app.limits().eventSize
-	if data.dataSize() <= most {
+	if !data.exceeds(most) {
 		return nil
 	}
 	return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The data content of this event exceeds the allowed maximum (%d bytes). "+
@@ -397,7 +400,9 @@ func (c *call) parseChannels(t *trigger, one, several value) error {
 	if !several.absent() && !several.is('[') {
 		return badRequest("Expected channels parameter to be an array of strings")
 	}
-	list, n := several.first(maxTriggerChannels)
+	var list []value
+	var n int
+	c.values, list, n = parseArray(c.values, several, maxTriggerChannels)
 	if !one.absent() {
 		list, n = append(list, one), n+1
 	}
@@ -449,27 +454,20 @@ func (c *call) appendChannels(dst []byte, t trigger) []byte {
 // postBatchEvents triggers up to ten events, each on one channel: {"batch":[{"name":…,"data":…,"channel":…},…]}. All are
 // checked before the first is triggered.
 func (c *call) postBatchEvents() error {
-	var batch [1]value
-	if err := parseBody(c.body, []string{"batch"}, batch[:]); err != nil {
-		return err
-	}
-	events, n := batch[0].first(maxBatch)
+	events, n, err := c.parseBatch()
 	switch {
+	case err != nil:
+		return err
 	case n == 0:
 		return badRequest("Missing required parameter: batch, an array of events")
 	case n > maxBatch:
 		return badRequest("Batch too large (%d > %d)", n, maxBatch)
 	}
-	triggers := make([]trigger, len(events))
+	triggers := make([]trigger, n)
 	var asked info
-	for i, v := range events {
-		var f [len(eventFields)]value
-		err := parseObject(v, apiDepth, apiValues, eventFields[:], f[:])
-		if err == nil && f[fieldChannels] != nil {
-			err = errors.New("an event of a batch has one channel, not channels")
-		}
-		if err != nil {
-			return badRequest("Invalid event %d of the batch: %v", i, err)
+	for i, f := range events[:n] {
+		if f[fieldChannels] != nil {
+			return badRequest("Invalid event %d of the batch: an event of a batch has one channel, not channels", i)
 		}
 		if triggers[i], err = c.parseTrigger(f[:]); err != nil {
 			return err
@@ -481,6 +479,32 @@ func (c *call) postBatchEvents() error {
 	}
 	c.out = c.appendBatch(c.out, triggers, asked)
 	return nil
+}
+
+// parseBatch reads {"batch":[…]}. It returns the fields of the first events, and how many there are in all.
+func (c *call) parseBatch() (events [maxBatch][len(eventFields)]value, n int, err error) {
+	if len(c.body) == 0 {
+		return events, 0, nil
+	}
+	err = readJSON(c.body, apiDepth, apiValues, func(v *fastjson.Value) error {
+		var batch [1]*fastjson.Value
+		if err := pick(v, []string{"batch"}, batch[:]); err != nil {
+			return err
+		}
+		c.values = slices.Grow(c.values, len(c.body))
+		list := batch[0].GetArray()
+		for n = range min(len(list), maxBatch) {
+			if c.values, err = appendMembers(c.values, list[n], eventFields[:], events[n][:]); err != nil {
+				return fmt.Errorf("event %d of the batch: %w", n, err)
+			}
+		}
+		n = len(list)
+		return nil
+	})
+	if err != nil {
+		err = badRequest("Invalid request body: %v", err)
+	}
+	return events, n, err
 }
 
 // appendBatch appends the answer to a batch: empty unless an event asked for something, else one object for each event.

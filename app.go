@@ -350,7 +350,7 @@ func (a *App) fanOut(name string, k kind, e Event) (reached int) {
 		c = a.channel(name)
 	}
 	*buffer = frame
-	freeFrameBuffer(buffer)
+	freeFrameBuffer(&buffer)
 	return reached
 }
 
@@ -379,10 +379,12 @@ func (a *App) clientEvent(name string, k kind, e Event) {
 // frameBuffers are for building frames that are copied or written before the buffer is given back.
 var frameBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-func freeFrameBuffer(b *[]byte) {
-	if cap(*b) <= maxBatchBuf {
-		frameBuffers.Put(b)
+// freeFrameBuffer gives *b back, unless it is nil, which it is then.
+func freeFrameBuffer(b **[]byte) {
+	if *b != nil && cap(**b) <= maxBatchBuf {
+		frameBuffers.Put(*b)
 	}
+	*b = nil
 }
 
 // cachedEvent copies an event to keep. data must be the literal that stands in frame.

@@ -251,7 +251,7 @@ func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 func (k *Key) checkSignature(method string, paths []string, ps params) error {
 	signature := ps.get("auth_signature")
 	buffer := frameBuffers.Get().(*[]byte)
-	defer freeFrameBuffer(buffer)
+	defer freeFrameBuffer(&buffer)
 	for i, path := range paths {
 		if i > 0 && path == paths[0] {
 			continue

@@ -26,9 +26,10 @@ func BenchmarkFrame(b *testing.B) {
 
 func BenchmarkParse(b *testing.B) {
 	frame := []byte(`{"event":"client-typing","data":{"x":1,"y":[1,2,3],"who":"someone"},"channel":"presence-foobar"}`)
+	buffer := new([]byte)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := parseMessage(frame); err != nil {
+		if _, err := readMessage(buffer, frame); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -11,6 +11,7 @@ package main
 // member_removed that follow.
 
 import (
+	"cmp"
 	"runtime"
 	"slices"
 	"sync"
@@ -51,7 +52,9 @@ type Channel struct {
 	mu sync.Mutex // guards the following, and what stands above
 
 	countTold int32 // the last subscription_count sent; here, where there is room for it
-	countSent int64 // and when, on the clock of monotonic
+	deflating int32 // subscriptions whose connections have negotiated compression
+	several   bool  // the last batch had several frames; owned by the pump, see below
+	countSent int64 // when countTold was sent, on the clock of monotonic
 
 	subs    []*Subscription // appended to in place, replaced when many have left: the pump reads it without mu
 	count   int             // subscriptions that have not left
@@ -65,10 +68,9 @@ type Channel struct {
 
 	countHooked int64 // when the count was taken that webhooks were last told; guarded by webhooks.mu
 
-	// Owned by the pump, and handed on with pumping: the last batch,
-	lastFrames int           // how many frames it had,
-	lastTook   time.Duration // how long it took to give it out,
-	lastEnd    int64         // and when that was done
+	// Owned by the pump, and handed on with pumping, as several is:
+	lastTook time.Duration // how long it took to give the last batch out,
+	lastEnd  int64         // and when that was done
 }
 
 func newChannel(name string, k kind) *Channel { return &Channel{name: name, kind: k} }
@@ -130,9 +132,19 @@ type cachedEvent struct {
 // it shares, do not change before nobody needs them any more.
 type batch struct {
 	shared
-	count int    // of frames
-	skips []skip // who must not get which part of the frames; only for the pump
+	count  int     // of frames
+	skips  []skip  // who must not get which part of the frames; only for the pump
+	packed *packed // for connections with compression; nil if there are none; only for the pump
 }
+
+// packed is the frames of a batch, compressed where that is worth it (RFC 7692).
+type packed struct {
+	shared
+	frames []place // where each begins, and where the last ends
+}
+
+// place is where a frame begins in a batch, and in what is packed of it.
+type place struct{ plain, packed int }
 
 // skip says that socket must not get the bytes from…to of a batch's frames.
 type skip struct {
@@ -148,7 +160,10 @@ type join struct {
 	done   chan struct{} // closed when the answer is written; nil if nobody waits
 }
 
-var batches = sync.Pool{New: func() any { return new(batch) }}
+var (
+	batches = sync.Pool{New: func() any { return new(batch) }}
+	packs   = sync.Pool{New: func() any { return new(packed) }}
+)
 
 // subscribe adds a subscription of s and returns when it has been answered: with answer, or if that is nil with
 // subscription_succeeded and what belongs to it. m is the member of a presence channel, or nil; a member who is there
@@ -171,6 +186,9 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte)
 		j.answer, ch.cacheMiss = c.answerLocked()
 	}
 	c.count++
+	if s.deflate {
+		c.deflating++
+	}
 	if c.count == 1 {
 		ch.occupied, c.hooked = true, limits.hooked
 	}
@@ -236,6 +254,9 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
 	sub.left.Store(true)
 	ch.hooked = c.hooked
 	c.count--
+	if sub.socket.deflate {
+		c.deflating--
+	}
 	if m := sub.member; m != nil {
 		if m.connections--; m.connections == 0 {
 			ch.memberRemoved = true
@@ -348,7 +369,7 @@ func (c *Channel) goPump() {
 // one event at a time, every batch has one frame, and nothing is ever delayed.
 func (c *Channel) pump() {
 	for {
-		if c.lastFrames > 1 && time.Duration(monotonic()-c.lastEnd) < max(c.lastTook, gatherWhile) {
+		if c.several && time.Duration(monotonic()-c.lastEnd) < max(c.lastTook, gatherWhile) {
 			time.Sleep(max(c.lastTook/gatherShare, gatherLeast))
 		}
 		if !c.round() {
@@ -360,20 +381,21 @@ func (c *Channel) pump() {
 // round delivers what is pending and reports whether more is. If not, the caller is no longer the pump.
 func (c *Channel) round() (more bool) {
 	defer c.recovered()
-	b, subs, joining := c.take()
+	b, subs, joining, deflate := c.take()
 	if b != nil {
+		if deflate {
+			b.pack()
+		}
 		began := monotonic()
 		b.deliverAll(subs)
-		c.lastFrames, c.lastEnd = b.count, monotonic()
+		c.several, c.lastEnd = b.count > 1, monotonic()
 		c.lastTook = time.Duration(c.lastEnd - began)
 	}
 	for _, j := range joining {
 		j.end(b)
 	}
 	if b != nil {
-		clear(b.skips)
-		b.skips = b.skips[:0]
-		b.done()
+		b.end()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -429,8 +451,8 @@ func (c *Channel) recovered() {
 	}
 }
 
-// take takes everything that is pending, and lets publishers go on.
-func (c *Channel) take() (b *batch, subs []*Subscription, joining []join) {
+// take takes everything that is pending, and lets publishers go on. deflate says that a subscriber has negotiated compression.
+func (c *Channel) take() (b *batch, subs []*Subscription, joining []join, deflate bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	b, subs, joining = c.batch, c.subs, c.joining
@@ -444,7 +466,7 @@ func (c *Channel) take() (b *batch, subs []*Subscription, joining []join) {
 		c.taken = nil
 		close(taken)
 	}
-	return b, subs, joining
+	return b, subs, joining, c.deflating > 0
 }
 
 // deliverAll writes b to all of subs, on a large channel with as many goroutines as there are processors, and returns when it
@@ -496,13 +518,56 @@ func (b *batch) deliver(s *Socket, at int) {
 			continue
 		}
 		if at < skip.from {
-			s.deliverShared(&b.shared, at, skip.from)
+			s.deliverShared(b, at, skip.from)
 		}
 		at = skip.to
 	}
 	if at < len(b.bytes) {
-		s.deliverShared(&b.shared, at, len(b.bytes))
+		s.deliverShared(b, at, len(b.bytes))
 	}
+}
+
+// pack compresses b for the connections that have negotiated it, once for all.
+func (b *batch) pack() {
+	p := packs.Get().(*packed)
+	p.users.Store(1) // the pump
+	if p.free == nil {
+		p.free = p.recycle
+	}
+	for rest := b.bytes; len(rest) > 0; {
+		p.frames = append(p.frames, place{len(b.bytes) - len(rest), len(p.bytes)})
+		var message []byte
+		_, message, rest = nextServerFrame(rest)
+		p.bytes = appendDeflated(p.bytes, message)
+	}
+	p.frames = append(p.frames, place{len(b.bytes), len(p.bytes)})
+	b.packed = p
+}
+
+// at is where the frame, or the end, stands that stands at plain in the batch.
+func (p *packed) at(plain int) int {
+	i, _ := slices.BinarySearchFunc(p.frames, plain, func(f place, plain int) int { return cmp.Compare(f.plain, plain) })
+	return p.frames[i].packed
+}
+
+// recycle gives p, which nobody needs any more, back to the pool.
+func (p *packed) recycle() {
+	if cap(p.bytes) > maxBatchBuf {
+		return
+	}
+	p.bytes, p.frames = p.bytes[:0], p.frames[:0]
+	packs.Put(p)
+}
+
+// end is called by the pump when it has delivered b.
+func (b *batch) end() {
+	clear(b.skips)
+	b.skips = b.skips[:0]
+	if p := b.packed; p != nil {
+		b.packed = nil
+		p.done()
+	}
+	b.done()
 }
 
 // recycle gives b, which nobody needs any more, back to the pool.

@@ -18,7 +18,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -81,39 +80,13 @@ not there at the start.
 // errEnough is the error of writing to someone who does not read any more, as in edge channels | head -1: no reason to complain.
 var errEnough = errors.New("nobody reads this any more")
 
-// print writes JSON to standard output, changing b: jq reads no half of a surrogate pair.
+// print writes to standard output.
 func (p *program) print(b []byte) error {
-	replaceHalves(b)
 	_, err := p.stdout.Write(b)
 	if errors.Is(err, syscall.EPIPE) {
 		return errEnough
 	}
 	return err
-}
-
-// replaceHalves makes each escape of half of a surrogate pair, in JSON, one of U+FFFD.
-func replaceHalves(b []byte) {
-	half := func(b []byte) rune {
-		if len(b) < 6 || b[0] != '\\' || b[1] != 'u' || !utf16.IsSurrogate(hex4(b[2:])) {
-			return 0
-		}
-		return hex4(b[2:])
-	}
-	for i := 0; i < len(b); i++ {
-		if b[i] != '\\' {
-			continue
-		}
-		first := half(b[i:])
-		switch {
-		case first == 0:
-			i++ // or the second of two backslashes would begin an escape
-		case utf16.DecodeRune(first, half(b[i+6:])) != utf8.RuneError:
-			i += 11
-		default:
-			copy(b[i+2:], "fffd")
-			i += 5
-		}
-	}
 }
 
 // say tells a person something.

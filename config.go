@@ -161,7 +161,7 @@ func (g given) readFlags(args []string, table []option) (more []string, err erro
 			last = args[len(args)-len(left)-1]
 		}
 		switch {
-		case err != nil && len(last) > 1 && isDigit(last[1]):
+		case err != nil && len(last) > 1 && '0' <= last[1] && last[1] <= '9':
 			more, args = append(more, last), left
 		case err != nil:
 			return nil, optionError(err, table)

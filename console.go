@@ -334,20 +334,13 @@ func (c *console) logout(v *visit) error {
 	return v.reply([]byte("{}"))
 }
 
-// body reads the body.
-func (v *visit) body(limit int) ([]byte, error) {
-	c := call{Request: v.Request}
-	err := c.readBody(limit)
-	return c.body, err
-}
-
 // read reads the body if it is a JSON object of strings. One that is null counts as empty.
 func (v *visit) read() (map[string]string, error) {
-	body, err := v.body(loginSize)
-	if err != nil {
+	c := call{Request: v.Request}
+	if err := c.readBody(loginSize); err != nil {
 		return nil, err
 	}
-	all, err := members(body)
+	all, err := members(c.body)
 	if err != nil {
 		return nil, badRequest("Invalid request body: %v", err)
 	}
@@ -371,20 +364,19 @@ func (v *visit) reply(b []byte) error {
 
 // trigger sends an event as the HTTP API does, whose body it has, and says how many subscriptions it is given to.
 func (v *visit) trigger() error {
+	c := &call{Request: v.Request, app: v.app}
+	if err := c.readBody(v.app.limits().bodyLimit()); err != nil {
+		return err
+	}
 	var f [len(eventFields)]value
-	body, err := v.body(v.app.limits().bodyLimit())
-	if err == nil {
-		err = parseBody(body, eventFields[:], f[:])
+	if err := c.parseBody(eventFields[:], f[:]); err != nil {
+		return err
 	}
+	t, err := c.parseTrigger(f[:])
 	if err != nil {
 		return err
 	}
-	t, err := (&call{Request: v.Request, app: v.app}).parseTrigger(f[:])
-	if err != nil {
-		return err
-	}
-	reached := (&call{app: v.app}).publish(t)
-	return v.reply(fmt.Appendf(nil, `{"reached":%d}`, reached))
+	return v.reply(fmt.Appendf(nil, `{"reached":%d}`, c.publish(t)))
 }
 
 // terminate closes the connections of a user, {"user":…}: those signed in as him, and with a "channel" those of this member; or the

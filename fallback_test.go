@@ -473,7 +473,7 @@ func TestFallbackRequests(t *testing.T) {
 		{"POST", open.base + "/xhr_send", "[1]", 400, "strings only"},
 		{"POST", open.base + "/xhr_send", `[["x"]]`, 400, "nested"},
 		{"POST", open.base + "/xhr_send", `["x",null]`, 400, "strings only"},
-		{"POST", open.base + "/xhr_send", `["x"`, 400, "invalid JSON at byte 4"},
+		{"POST", open.base + "/xhr_send", `["x"`, 400, "invalid JSON: unexpected end of array at the end"},
 		{"POST", open.base + "/xhr_send", "[\"\xff\"]", 400, "not UTF-8"},
 		{"POST", open.base + "/xhr_send", "[" + strings.Repeat(`"",`, maxMessages) + `""]`, 400, "at most 100"},
 		{"POST", open.base + "/xhr_send", `["` + strings.Repeat("x", maxPayload+1) + `"]`, 413, "at most 32759 bytes"},

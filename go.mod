@@ -5,6 +5,7 @@ go 1.26
 require (
 	github.com/lxzan/gws v1.10.0
 	github.com/tailscale/hujson v0.0.0-20260727124030-b80ff77dac4f
+	github.com/valyala/fastjson v1.6.10
 )
 
 require github.com/klauspost/compress v1.17.9 // indirect

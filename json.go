@@ -1,300 +1,205 @@
 package main
 
-// JSON from outside is read in one pass, parseObject, which accepts exactly the grammar of RFC 8259 within our limits, and
-// finds the members we act on. Values stay the bytes they came in: nothing is allocated for them, and what we decided on is
-// what we pass on.
+// JSON from clients and from callers of the API: fastjson reads it, behind one guard.
+//
+// fastjson is a fast reader of JSON that somebody else has checked: it takes NaN, 01, a control character before an escape and
+// any bytes for text, and needs 88 bytes for each value. What we act on must be what others read too, and what we decided on is
+// what we pass on: values stay the bytes they came in, without the space between them.
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"iter"
-	"math"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
 )
 
-// jsonError says where a text stops being JSON that we accept.
-type jsonError struct {
-	what string
-	at   int // offset in bytes
+// checkJSON is the guard: it returns an error unless b is one JSON text (RFC 8259) in UTF-8, at most depth levels deep and of at
+// most values values. n is how many these are; an empty array or object counts twice. Names that stand twice are for
+// parseObject.
+func checkJSON(b []byte, depth, values int) (n int, err error) {
+	if !utf8.Valid(b) {
+		return 0, errors.New("invalid JSON: not UTF-8")
+	}
+	open := 0
+	n = 1
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] < ' ' {
+					return 0, errors.New("invalid JSON: control character in a string")
+				}
+				if b[i] == '\\' {
+					i++ // a quote does not end the string here
+				}
+			}
+		case ',':
+			n++
+		case '[', '{':
+			n++
+			if open++; open > depth {
+				return 0, fmt.Errorf("invalid JSON: nested more than %d levels deep", depth)
+			}
+		case ']', '}':
+			open--
+		case 't', 'f', 'n': // the error of fastjson would repeat all that follows
+			rest := b[i:]
+			if !bytes.HasPrefix(rest, []byte("true")) && !bytes.HasPrefix(rest, []byte("false")) && !bytes.HasPrefix(rest, []byte("null")) {
+				return 0, errors.New("invalid JSON: a word that is not true, false or null")
+			}
+		}
+	}
+	if n > values {
+		return 0, fmt.Errorf("invalid JSON: more than %d values", values)
+	}
+	if err := fastjson.ValidateBytes(b); err != nil {
+		return 0, errors.New("invalid JSON: " + jsonProblem(err.Error()))
+	}
+	return n, nil
 }
 
-func (e *jsonError) Error() string { return fmt.Sprintf("invalid JSON at byte %d: %s", e.at, e.what) }
-
-// checkJSON returns nil if b is one JSON text (RFC 8259) in UTF-8, nested at most depth deep and made of at most values
-// values. It does not allocate unless it returns an error, and does not look for duplicate names: parseObject does.
-func checkJSON(b []byte, depth, values int) error {
-	s := jsonScanner{b: b, depth: depth, values: values}
-	return s.scan()
+// jsonProblem is what fastjson says of an error, on a line and without the brackets around it.
+func jsonProblem(text string) string {
+	what, at, _ := strings.Cut(text, "; unparsed tail: ")
+	for strings.HasPrefix(what, "cannot parse ") {
+		_, inner, ok := strings.Cut(what, ": ")
+		if !ok {
+			break
+		}
+		what = inner
+	}
+	if at == `""` {
+		at = "the end"
+	}
+	if at != "" {
+		what += " at " + at
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?' // it repeats a byte of the text
+		}
+		return r
+	}, what)
 }
 
-// parseObject is checkJSON for a text that must be an object. It puts the values of the named members, which are parts of b,
-// into found (as long as names, at most eight, all nil). None of those may stand twice: parsers disagree on which of two counts, so an object
-// we decide by must not have any. Members with other names are passed over.
-func parseObject(b []byte, depth, values int, names []string, found []value) error {
-	s := jsonScanner{b: b, depth: depth, values: values, outermost: depth - 1, names: names}
-	if err := s.scan(); err != nil {
+// smallTree is how many values a text may have whose parser is kept for the next. Larger ones share one parser, one after the
+// other, so that what clients make it hold stays bounded.
+const smallTree = 256
+
+var (
+	smallParsers fastjson.ParserPool
+	largeParser  fastjson.Parser
+	largeMu      sync.Mutex // guards largeParser
+)
+
+// readJSON has use look at the tree of b, if checkJSON accepts b. The tree is valid until use returns, which must be soon, and
+// must not read JSON itself.
+func readJSON(b []byte, depth, values int, use func(*fastjson.Value) error) error {
+	n, err := checkJSON(b, depth, values)
+	if err != nil {
 		return err
 	}
-	for i := range found {
-		if at := s.places[i]; at.to > 0 {
-			found[i] = b[at.from:at.to]
+	var p *fastjson.Parser
+	if n > smallTree || len(b) > maxBatchBuf { // of b it keeps a copy
+		largeMu.Lock()
+		defer largeMu.Unlock()
+		if p = &largeParser; n > socketValues { // only the API takes so many
+			defer func() { largeParser = fastjson.Parser{} }()
 		}
+	} else {
+		p = smallParsers.Get()
+		defer smallParsers.Put(p)
 	}
-	if b = bytes.TrimLeft(b, " \t\n\r"); b[0] != '{' {
+	v, err := p.ParseBytes(b)
+	if err != nil {
+		return err
+	}
+	return use(v)
+}
+
+// value is one JSON value that has been checked, without space between its tokens; nil if there was none.
+type value []byte
+
+// appendValue appends v to dst, and returns it too. Nobody must have asked v for its type or text before: of a string fastjson
+// appends what is not JSON then.
+func appendValue(dst []byte, v *fastjson.Value) ([]byte, value) {
+	from := len(dst)
+	dst = v.MarshalTo(dst)
+	return dst, value(dst[from:len(dst):len(dst)])
+}
+
+// pick puts the named members of an object into found, which is as long as names and all nil. None of them may stand twice,
+// however it is written: parsers disagree on which of two counts, so an object we decide by must not have any. Other members are
+// passed over.
+func pick(object *fastjson.Value, names []string, found []*fastjson.Value) (err error) {
+	o := object.GetObject()
+	if o == nil {
 		return errors.New("expected an object")
 	}
-	if s.twice != "" {
-		return fmt.Errorf("%q stands twice", s.twice)
-	}
-	return nil
-}
-
-// jsonScanner walks over b. Its methods return "" or what is wrong at i.
-type jsonScanner struct {
-	b      []byte
-	i      int
-	depth  int // levels that may still be opened
-	values int // values that may still come
-
-	outermost int // depth within the outermost object, whose members with these names are looked for
-	names     []string
-	places    [8]struct{ from, to int } // of their values; not the values, or the compiler would put all of this on the heap
-	twice     string                    // the first of names that stands twice
-}
-
-// scan checks all of b.
-func (s *jsonScanner) scan() error {
-	if !utf8.Valid(s.b) {
-		return &jsonError{"not UTF-8", 0}
-	}
-	s.space()
-	what := s.value()
-	if what == "" {
-		s.space()
-		if s.i < len(s.b) {
-			what = "more text after the value"
-		}
-	}
-	if what != "" {
-		return &jsonError{what, s.i}
-	}
-	return nil
-}
-
-// peek returns the byte at i.
-func (s *jsonScanner) peek() byte {
-	if s.i < len(s.b) {
-		return s.b[s.i]
-	}
-	return 0 // never legal outside a string, so that it needs no second return value
-}
-
-func (s *jsonScanner) space() {
-	for s.i < len(s.b) {
-		switch s.b[s.i] {
-		case ' ', '\t', '\n', '\r':
-			s.i++
+	o.Visit(func(name []byte, member *fastjson.Value) {
+		i := slices.Index(names, string(name))
+		switch {
+		case i < 0 || err != nil:
+		case found[i] != nil:
+			err = fmt.Errorf("%q stands twice", names[i])
 		default:
-			return
+			found[i] = member
 		}
-	}
+	})
+	return err
 }
 
-func (s *jsonScanner) value() string {
-	if s.values--; s.values < 0 {
-		return "too many values"
+// appendMembers is pick for values that last: they lie in what it appends to dst, which it returns.
+func appendMembers(dst []byte, object *fastjson.Value, names []string, found []value) ([]byte, error) {
+	var members [maxFields]*fastjson.Value
+	if err := pick(object, names, members[:len(names)]); err != nil {
+		return dst, err
 	}
-	switch c := s.peek(); {
-	case c == '{':
-		return s.list('}')
-	case c == '[':
-		return s.list(']')
-	case c == '"':
-		return s.text()
-	case c == '-' || isDigit(c):
-		return s.number()
-	case c == 't':
-		return s.word("true")
-	case c == 'f':
-		return s.word("false")
-	case c == 'n':
-		return s.word("null")
-	case s.i >= len(s.b):
-		return "unexpected end"
+	for i, m := range members[:len(names)] {
+		if m != nil {
+			dst, found[i] = appendValue(dst, m)
+		}
 	}
-	return "expected a value"
+	return dst, nil
 }
 
-// list scans an array or an object whose opening bracket is at i.
-func (s *jsonScanner) list(end byte) string {
-	if s.depth--; s.depth < 0 {
-		return "nested too deep"
-	}
-	s.i++
-	s.space()
-	for first := true; s.peek() != end; first = false {
-		if !first {
-			if s.peek() != ',' {
-				return "expected a comma or the closing bracket"
-			}
-			s.i++
-			s.space()
-		}
-		var what string
-		if end == '}' {
-			what = s.member()
-		} else {
-			what = s.value()
-		}
-		if what != "" {
-			return what
-		}
-		s.space()
-	}
-	s.i++
-	s.depth++
-	return ""
+// maxFields is how many members of one object we look for.
+const maxFields = 8
+
+// parseObject is appendMembers for a text, within the bounds of checkJSON.
+func parseObject(dst, b []byte, depth, values int, names []string, found []value) ([]byte, error) {
+	err := readJSON(b, depth, values, func(v *fastjson.Value) (err error) {
+		dst, err = appendMembers(slices.Grow(dst, len(b)), v, names, found)
+		return err
+	})
+	return dst, err
 }
 
-func (s *jsonScanner) member() string {
-	if s.peek() != '"' {
-		return "expected a name in quotes"
+// parseArray returns the first values of an array, most at most, and how many it has in all; none of anything else. They lie in
+// what it appends to dst, which it returns.
+func parseArray(dst []byte, array value, most int) (_ []byte, first []value, all int) {
+	if !array.is('[') {
+		return dst, nil, 0
 	}
-	from := s.i
-	if what := s.text(); what != "" {
-		return what
-	}
-	name := value(s.b[from:s.i])
-	s.space()
-	if s.peek() != ':' {
-		return "expected a colon"
-	}
-	s.i++
-	s.space()
-	from = s.i
-	what := s.value()
-	if what == "" && s.depth == s.outermost && len(s.names) > 0 {
-		s.note(name, from)
-	}
-	return what
-}
-
-// note keeps the place of a member of the outermost object, from…i, if it is one of those looked for.
-func (s *jsonScanner) note(name value, from int) {
-	text := name[1 : len(name)-1]
-	if bytes.IndexByte(text, '\\') >= 0 {
-		var b [128]byte
-		if len(text) > len(b) {
-			return // none of ours is that long, however it is written
+	readJSON(array, apiDepth, apiValues, func(v *fastjson.Value) error { // it was within these bounds as a part of another
+		items := v.GetArray()
+		all = len(items)
+		first = make([]value, min(most, all))
+		for i := range first {
+			dst, first[i] = appendValue(dst, items[i])
 		}
-		text = name.appendText(b[:0])
-	}
-	for i, n := range s.names {
-		if string(text) != n {
-			continue
-		}
-		if s.places[i].to > 0 && s.twice == "" {
-			s.twice = n
-		}
-		s.places[i].from, s.places[i].to = from, s.i
-	}
+		return nil
+	})
+	return dst, first, all
 }
-
-// text scans a string whose opening quote is at i.
-func (s *jsonScanner) text() string {
-	for s.i++; s.i < len(s.b); s.i++ {
-		switch c := s.b[s.i]; {
-		case c == '"':
-			s.i++
-			return ""
-		case c < 0x20:
-			return "control character in a string"
-		case c == '\\':
-			s.i++
-			if what := s.escape(); what != "" {
-				return what
-			}
-		}
-	}
-	return "string without an end"
-}
-
-// escape scans what follows a backslash and leaves i on its last byte.
-func (s *jsonScanner) escape() string {
-	switch s.peek() {
-	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-		return ""
-	case 'u':
-		for range 4 {
-			s.i++
-			if !isHex(s.peek()) {
-				return "expected four hexadecimal digits"
-			}
-		}
-		return ""
-	}
-	return "unknown escape"
-}
-
-// number scans a number; it goes by the grammar only, so 1e400 is one.
-func (s *jsonScanner) number() string {
-	if s.peek() == '-' {
-		s.i++
-	}
-	if s.peek() == '0' {
-		s.i++
-	} else if !s.digits() {
-		return "expected a digit"
-	}
-	if s.peek() == '.' {
-		s.i++
-		if !s.digits() {
-			return "expected a digit after the point"
-		}
-	}
-	if c := s.peek(); c == 'e' || c == 'E' {
-		s.i++
-		if c := s.peek(); c == '+' || c == '-' {
-			s.i++
-		}
-		if !s.digits() {
-			return "expected a digit in the exponent"
-		}
-	}
-	return ""
-}
-
-func (s *jsonScanner) digits() bool {
-	from := s.i
-	for isDigit(s.peek()) {
-		s.i++
-	}
-	return s.i > from
-}
-
-func (s *jsonScanner) word(w string) string {
-	if len(s.b)-s.i < len(w) || string(s.b[s.i:s.i+len(w)]) != w {
-		return "expected a value"
-	}
-	s.i += len(w)
-	return ""
-}
-
-func isDigit(c byte) bool { return '0' <= c && c <= '9' }
-
-func isHex(c byte) bool { return isDigit(c) || 'a' <= c|0x20 && c|0x20 <= 'f' }
-
-// isInteger reports whether the JSON token is a number without fraction and exponent.
-func isInteger(token []byte) bool {
-	s := jsonScanner{b: token}
-	return s.number() == "" && s.i == len(token) && !bytes.ContainsAny(token, ".eE")
-}
-
-// value is the text of one JSON value that has been checked, without space around it; nil if there was none.
-type value []byte
 
 // is reports whether v begins with c: a quote for a string, a bracket for an object or array, n for null.
 func (v value) is(c byte) bool { return len(v) > 0 && v[0] == c }
@@ -302,18 +207,19 @@ func (v value) is(c byte) bool { return len(v) > 0 && v[0] == c }
 // absent reports whether v is null or not there, which counts as the same.
 func (v value) absent() bool { return v == nil || v.is('n') }
 
-// text returns what a string stands for: a part of it, or a copy if it has escapes. Half of a surrogate pair becomes U+FFFD.
+// isInteger reports whether v is a number without fraction and exponent.
+func (v value) isInteger() bool {
+	return len(v) > 0 && strings.IndexByte("-0123456789", v[0]) >= 0 && !bytes.ContainsAny(v, ".eE")
+}
+
+// text returns what a string stands for: a part of it, or a copy if it has escapes. Half of a surrogate pair becomes U+FFFD, as
+// with encoding/json; fastjson would lose what follows it.
 func (v value) text() []byte {
 	in := v[1 : len(v)-1]
 	if bytes.IndexByte(in, '\\') < 0 {
 		return in
 	}
-	return v.appendText(make([]byte, 0, len(in)))
-}
-
-// appendText appends what a string stands for.
-func (v value) appendText(out []byte) []byte {
-	in := v[1 : len(v)-1]
+	out := make([]byte, 0, len(in))
 	for i := 0; i < len(in); i++ {
 		if in[i] != '\\' {
 			out = append(out, in[i])
@@ -342,128 +248,10 @@ func (v value) appendText(out []byte) []byte {
 	return out
 }
 
-// items yields the values of an array; of anything else none.
-func (v value) items() iter.Seq[value] {
-	return func(yield func(value) bool) {
-		if !v.is('[') {
-			return
-		}
-		s := jsonScanner{b: v, i: 1, depth: math.MaxInt, values: math.MaxInt} // v has been checked
-		for s.space(); s.peek() != ']'; s.space() {
-			if s.peek() == ',' {
-				s.i++
-				s.space()
-			}
-			from := s.i
-			if s.value(); !yield(v[from:s.i]) {
-				return
-			}
-		}
-	}
-}
-
-// members yields the names and values of an object's members; of anything else none. Values are parts of v.
-func (v value) members() iter.Seq2[string, value] {
-	return func(yield func(string, value) bool) {
-		if !v.is('{') {
-			return
-		}
-		s := jsonScanner{b: v, i: 1, depth: math.MaxInt, values: math.MaxInt} // v has been checked
-		for s.space(); s.peek() != '}'; s.space() {
-			if s.peek() == ',' {
-				s.i++
-				s.space()
-			}
-			from := s.i
-			s.text()
-			name := value(v[from:s.i]).text()
-			s.space()
-			s.i++ // the colon
-			s.space()
-			from = s.i
-			if s.value(); !yield(string(name), v[from:s.i]) {
-				return
-			}
-		}
-	}
-}
-
-// first returns the first n items, and how many there are in all.
-func (v value) first(n int) (items []value, all int) {
-	for item := range v.items() {
-		if all++; all <= n {
-			items = append(items, item)
-		}
-	}
-	return items, all
-}
-
-// compact yields the bytes of v without the space between its tokens.
-func (v value) compact(yield func(c byte) bool) {
-	quoted, escaped := false, false
-	for _, c := range v {
-		switch {
-		case escaped:
-			escaped = false
-		case c == '\\':
-			escaped = true
-		case c == '"':
-			quoted = !quoted
-		case !quoted && c <= ' ':
-			continue
-		}
-		if !yield(c) {
-			return
-		}
-	}
-}
-
-// appendCompact appends v without the space between its tokens.
-func (v value) appendCompact(dst []byte) []byte {
-	for c := range v.compact {
-		dst = append(dst, c)
-	}
-	return dst
-}
-
-// decodedLen returns how many bytes of UTF-8 the JSON string literal (quotes included, already checked) stands for.
-func decodedLen(literal []byte) int {
-	n := len(literal) - 2
-	for i := 1; i < len(literal)-1; i++ {
-		if literal[i] != '\\' {
-			continue
-		}
-		i++
-		n--
-		if literal[i] != 'u' {
-			continue
-		}
-		r := hex4(literal[i+1:])
-		i += 4
-		switch {
-		case r < 0x80:
-			n -= 4
-		case r < 0x800:
-			n -= 3
-		case 0xd800 <= r && r < 0xe000:
-			n -= 3 // half of a pair, which is four bytes together
-		default:
-			n -= 2
-		}
-	}
-	return n
-}
-
 // hex4 reads the four digits of an escape.
 func hex4(b []byte) (r rune) {
-	for _, c := range b[:4] {
-		if isDigit(c) {
-			r = r<<4 | rune(c-'0')
-		} else {
-			r = r<<4 | rune(c|0x20-'a'+10)
-		}
-	}
-	return r
+	n, _ := strconv.ParseUint(string(b[:4]), 16, 16) // checked before
+	return rune(n)
 }
 
 // appendString appends s as a JSON string literal (RFC 8259 section 7). Bytes that are not UTF-8 become U+FFFD.

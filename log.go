@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -313,7 +314,7 @@ func hideSignatures(b []byte) []byte {
 	digits := 0 // in a row, at the end of out
 	for _, c := range b {
 		out = append(out, c)
-		if digits++; !isHex(c) {
+		if digits++; strings.IndexByte("0123456789abcdefABCDEF", c) < 0 {
 			digits = 0
 		}
 		if digits == 64 {

@@ -35,6 +35,11 @@ func TestMain(m *testing.M) {
 		openPoller = func() (*poller, error) { return nil, nil }
 	}
 	writeTimeout = time.Minute // a test may be held up for longer than a client may
+	poison = func(message []byte) {
+		for i := range message {
+			message[i] = 0xff // no UTF-8
+		}
+	}
 	processors, segment = 3, 8 // so that also the channels of tests are large
 	log.SetOutput(errorOutput)
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {

@@ -21,6 +21,7 @@ type options struct {
 	addrs       []string
 	path        string // before every path of ours: "" or /edge
 	httpPath    string // behind it, before those for clients over HTTP; "" for none
+	deflate     bool
 	tlsCert     string
 	tlsKey      string
 	proxies     []netip.Prefix // whose X-Forwarded-For counts
@@ -89,6 +90,7 @@ func optionTable(o *options) []option {
 		{"http-path", "/pusher", "path, behind -path, for clients that WebSocket does not reach (httpPath of pusher-js); off for none", 0, orOff(prefix(&o.httpPath)), nil},
 		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
 		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
+		{"deflate", "false", "offer permessage-deflate: clients that want it get events of 200 bytes and more compressed", 0, boolean(&o.deflate), nil},
 		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", traits: commas, set: proxies(&o.proxies)},
 		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", commas, signers(&o.devAuth), nil},
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},

@@ -70,7 +70,7 @@ var optionSamples = map[string][2]string{
 	"activity-timeout": {"1s", "2h"}, "pong-timeout": {"100ms", "5"}, "auth-window": {"5m", "1s"}, "event-size": {"1", "102400"},
 	"channel-name": {"164", "1024"}, "presence-members": {"1", "1000"}, "presence-user-size": {"2", "2048"}, "cache-ttl": {"1s", "1h"},
 	"send-buffer": {"4096", "65536"}, "subscription-count": {"true", "false"}, "error-events": {"false", "true"},
-	"verbose": {"true", "false"}, "console": {"false", "true"}, "version": {"true", "false"},
+	"verbose": {"true", "false"}, "console": {"false", "true"}, "deflate": {"true", "false"}, "version": {"true", "false"},
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
 	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"}, "memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
 	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "text"},

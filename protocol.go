@@ -23,6 +23,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -215,27 +216,28 @@ func checkVersion(protocol string) (code int, reason string) {
 	return 0, ""
 }
 
-// message is one frame from a client. Its slices are valid as long as the frame.
+// message is one message from a client. All of it, and what is read out of data, lies in *buffer.
 type message struct {
 	event   []byte
 	channel []byte // client events only
 	data    value  // nil if there was none
+	buffer  *[]byte
 }
 
 var errNotAMessage = errors.New(`expected an object with a string "event"`)
 
-// parseMessage reads a client's frame.
-func parseMessage(frame []byte) (m message, err error) {
+// parse reads a client's message.
+func (m *message) parse(text []byte) (err error) {
 	var f [3]value
-	if err := parseObject(frame, socketDepth, socketValues, messageFields, f[:]); err != nil {
-		return m, err
+	if *m.buffer, err = parseObject((*m.buffer)[:0], text, socketDepth, socketValues, messageFields, f[:]); err != nil {
+		return err
 	}
 	if m.event, err = stringField(f[0], "event"); err != nil || len(m.event) == 0 {
-		return m, errNotAMessage
+		return errNotAMessage
 	}
 	m.channel, err = stringField(f[1], "channel")
 	m.data = f[2]
-	return m, err
+	return err
 }
 
 var (
@@ -257,33 +259,35 @@ func stringField(v value, name string) ([]byte, error) {
 	return v.text(), nil
 }
 
-// parseData finds the named members of the data of a client's message: an object, or a string that holds one.
-func parseData(data value, names []string, found []value) error {
-	if data == nil {
+// parseData finds the named members of data: an object, or a string that holds one.
+func (m *message) parseData(names []string, found []value) (err error) {
+	data := []byte(m.data)
+	if m.data == nil {
 		return errors.New(`missing "data"`)
 	}
-	if data.is('"') {
-		data = data.text()
+	if m.data.is('"') {
+		data = m.data.text()
 	}
-	return parseObject(data, socketDepth, socketValues, names, found)
+	*m.buffer, err = parseObject(*m.buffer, data, socketDepth, socketValues, names, found)
+	return err
 }
 
 // subscribeRequest is the data of pusher:subscribe and, with channel alone, of pusher:unsubscribe.
 type subscribeRequest struct{ channel, auth, channelData []byte }
 
-// parseSubscribe reads the data of pusher:subscribe and pusher:unsubscribe. What it returns lies in data.
-func parseSubscribe(data value) (r subscribeRequest, err error) {
-	err = parseStrings(data, subscribeFields, &r.channel, &r.auth, &r.channelData)
+// parseSubscribe reads the data of pusher:subscribe and pusher:unsubscribe.
+func (m *message) parseSubscribe() (r subscribeRequest, err error) {
+	err = m.parseStrings(subscribeFields, &r.channel, &r.auth, &r.channelData)
 	if err == nil && len(r.channel) == 0 {
 		err = errors.New("Missing parameter: data.channel")
 	}
 	return r, err
 }
 
-// parseStrings takes the named strings out of the data of a client's message.
-func parseStrings(data value, names []string, to ...*[]byte) error {
+// parseStrings takes the named strings out of data.
+func (m *message) parseStrings(names []string, to ...*[]byte) error {
 	var f [3]value
-	err := parseData(data, names, f[:])
+	err := m.parseData(names, f[:len(names)])
 	for i := 0; i < len(to) && err == nil; i++ {
 		*to[i], err = stringField(f[i], names[i])
 	}
@@ -292,9 +296,9 @@ func parseStrings(data value, names []string, to ...*[]byte) error {
 
 type signinRequest struct{ auth, userData []byte }
 
-// parseSignin reads the data of pusher:signin. What it returns lies in data.
-func parseSignin(data value) (r signinRequest, err error) {
-	err = parseStrings(data, signinFields, &r.auth, &r.userData)
+// parseSignin reads the data of pusher:signin.
+func (m *message) parseSignin() (r signinRequest, err error) {
+	err = m.parseStrings(signinFields, &r.auth, &r.userData)
 	switch {
 	case err != nil:
 	case len(r.auth) == 0:
@@ -316,13 +320,15 @@ var (
 // JSON, {} if there was none. Both are copies.
 func parseMember(channelData []byte) (id string, info []byte, err error) {
 	var f [2]value
-	if err := parseObject(channelData, socketDepth, socketValues, memberFields, f[:]); err != nil {
+	buffer := frameBuffers.Get().(*[]byte)
+	defer freeFrameBuffer(&buffer)
+	if *buffer, err = parseObject((*buffer)[:0], channelData, socketDepth, socketValues, memberFields, f[:]); err != nil {
 		return "", nil, fmt.Errorf("channel_data: %w", err)
 	}
 	switch {
 	case f[0].is('"'):
 		id = string(f[0].text())
-	case isInteger(f[0]):
+	case f[0].isInteger():
 		id = string(f[0])
 	default:
 		return "", nil, errNoUserID
@@ -333,18 +339,20 @@ func parseMember(channelData []byte) (id string, info []byte, err error) {
 	return id, userInfo(f[1]), nil
 }
 
-// userInfo returns v as compact JSON.
+// userInfo returns a copy of user_info.
 func userInfo(v value) []byte {
 	if v.absent() {
 		return []byte("{}")
 	}
-	return v.appendCompact(nil)
+	return slices.Clone(v)
 }
 
 // parseUser reads user_data. watchlist has at most maxWatchlist different ids; excess says that there were more.
 func parseUser(userData []byte) (u User, excess bool, err error) {
 	var f [3]value
-	if err := parseObject(userData, socketDepth, socketValues, userFields, f[:]); err != nil {
+	buffer := frameBuffers.Get().(*[]byte)
+	defer freeFrameBuffer(&buffer)
+	if *buffer, err = parseObject((*buffer)[:0], userData, socketDepth, socketValues, userFields, f[:]); err != nil {
 		return u, false, fmt.Errorf("user_data: %w", err)
 	}
 	// The type is asked for first: an id that is a number must not pass for an absent one.
@@ -363,8 +371,9 @@ func parseUser(userData []byte) (u User, excess bool, err error) {
 	if !f[2].is('[') {
 		return u, false, errors.New("user_data: watchlist must be an array")
 	}
+	_, ids, _ := parseArray(nil, f[2], socketValues)
 	seen := make(map[string]bool)
-	for w := range f[2].items() {
+	for _, w := range ids {
 		id, err := stringField(w, "watchlist")
 		if err != nil || len(id) == 0 {
 			return u, false, errors.New("user_data: watchlist must hold strings")
@@ -381,19 +390,17 @@ func parseUser(userData []byte) (u User, excess bool, err error) {
 	return u, false, nil
 }
 
-// dataSize is how many bytes of data an event has that carries v.
-func (v value) dataSize() (n int) {
+// exceeds reports whether an event that carries v has more than most bytes of data.
+func (v value) exceeds(most int) bool {
 	if v.is('"') {
-		return decodedLen(v)
+		raw := len(v) - 2 // a byte is written with one to six
+		return raw > 6*most || raw > most && len(v.text()) > most
 	}
-	for range v.compact {
-		n++
-	}
-	return n
+	return len(v) > most
 }
 
 // literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came with; other
-// values become a string that holds them as compact JSON.
+// values become a string that holds them.
 func (v value) literal() []byte {
 	if v.is('"') {
 		return v
@@ -401,20 +408,7 @@ func (v value) literal() []byte {
 	if v == nil {
 		v = value("null")
 	}
-	size := 2
-	for c := range v.compact {
-		if size++; c == '"' || c == '\\' {
-			size++
-		}
-	}
-	dst := append(make([]byte, 0, size), '"')
-	for c := range v.compact {
-		if c == '"' || c == '\\' { // nothing else in JSON needs an escape
-			dst = append(dst, '\\')
-		}
-		dst = append(dst, c)
-	}
-	return append(dst, '"')
+	return appendString(make([]byte, 0, len(v)+len(v)/4), []byte(v))
 }
 
 // clip cuts what a client sent to a length that is worth repeating to it.

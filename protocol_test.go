@@ -282,25 +282,30 @@ func TestParseMessage(t *testing.T) {
 		{`{"event":"a","channel":"b","channel":"c"}`, "", "", ""},
 		{`{"event":"a","data":1,"d\u0061ta":2}`, "", "", ""},
 	} {
-		if err := checkJSON([]byte(test.frame), socketDepth, socketValues); err != nil {
+		if _, err := checkJSON([]byte(test.frame), socketDepth, socketValues); err != nil {
 			t.Fatal(test.frame, err)
 		}
-		m, err := parseMessage([]byte(test.frame))
+		m, err := readMessage(new([]byte), []byte(test.frame))
 		if test.event == "" {
 			if err == nil {
 				t.Errorf("%s: accepted", test.frame)
 			}
 			continue
 		}
-		data := ""
-		if m.data != nil {
-			data = string(m.data.appendCompact(nil))
-		}
+		data := string(m.data)
 		if err != nil || string(m.event) != test.event || string(m.channel) != test.channel || data != test.data {
 			t.Errorf("%s: got %q, %q, %s, %v, want %q, %q, %s", test.frame, m.event, m.channel, data, err, test.event, test.channel, test.data)
 		}
 	}
 }
+
+func readMessage(buffer *[]byte, text []byte) (*message, error) {
+	m := &message{buffer: buffer}
+	return m, m.parse(text)
+}
+
+// withData is a message with this data.
+func withData(data value) *message { return &message{data: data, buffer: new([]byte)} }
 
 // bothForms returns data as it is and as the string that slanger's clients send.
 func bothForms(data string) [2]value { return [2]value{value(data), quote(data)} }
@@ -334,7 +339,7 @@ func TestParseSubscribe(t *testing.T) {
 		{`{"channel":"a","channel_data":"{}","channel_dat\u0061":"{}"}`, "", "", ""},
 	} {
 		for form, data := range bothForms(test.data) {
-			r, err := parseSubscribe(data)
+			r, err := withData(data).parseSubscribe()
 			if test.channel == "" && err == nil {
 				t.Errorf("%s (form %d): accepted", test.data, form)
 			} else if test.channel != "" && (err != nil || string(r.channel) != test.channel || string(r.auth) != test.auth || string(r.channelData) != test.channelData) {
@@ -343,11 +348,11 @@ func TestParseSubscribe(t *testing.T) {
 		}
 	}
 	for _, data := range []string{`""`, `"channel"`, `"{"`, `"{\"channel\":\"a\"}x"`, `"\"{\\\"channel\\\":\\\"a\\\"}\""`, `"[[[[[[[[[[[[[[[[["`, "\"{\\\"channel\\\":\\\"\\u0001\\\"}\""} {
-		if r, err := parseSubscribe(value(data)); err == nil {
+		if r, err := withData(value(data)).parseSubscribe(); err == nil {
 			t.Errorf("%s: accepted as %q", data, r)
 		}
 	}
-	if _, err := parseSubscribe(nil); err == nil {
+	if _, err := withData(nil).parseSubscribe(); err == nil {
 		t.Error("no data: accepted")
 	}
 }
@@ -368,7 +373,7 @@ func TestParseSignin(t *testing.T) {
 		{`[]`, "", "", "expected an object"},
 	} {
 		for form, data := range bothForms(test.data) {
-			r, err := parseSignin(data)
+			r, err := withData(data).parseSignin()
 			if test.problem != "" && (err == nil || err.Error() != test.problem) {
 				t.Errorf("%s (form %d): got %v, want %s", test.data, form, err, test.problem)
 			} else if test.problem == "" && (err != nil || string(r.auth) != test.auth || string(r.userData) != test.userData) {
@@ -376,7 +381,7 @@ func TestParseSignin(t *testing.T) {
 			}
 		}
 	}
-	if _, err := parseSignin(nil); err == nil {
+	if _, err := withData(nil).parseSignin(); err == nil {
 		t.Error("no data: accepted")
 	}
 }
@@ -396,13 +401,23 @@ func TestAppendLiteral(t *testing.T) {
 		"\"\x7f\u2028\U000e0001\"":       "\"\x7f\u2028\U000e0001\"",
 		"[\"\x7f\u2028\U000e0001\\\"\"]": "\"[\\\"\x7f\u2028\U000e0001\\\\\\\"\\\"]\"",
 	} {
-		if got := string(value(data).literal()); got != want {
+		if got := string(member(t, data).literal()); got != want {
 			t.Errorf("%s: got %s, want %s", data, got, want)
 		}
 	}
 	if got := string(value(nil).literal()); got != `"null"` {
 		t.Errorf("no data: got %s", got)
 	}
+}
+
+// member reads data as a member of an object.
+func member(t *testing.T, data string) value {
+	t.Helper()
+	var f [1]value
+	if _, err := parseObject(nil, []byte(`{"a":`+data+"}"), socketDepth, socketValues, []string{"a"}, f[:]); err != nil {
+		t.Fatal(data, err)
+	}
+	return f[0]
 }
 
 func TestReservedEvent(t *testing.T) {
@@ -508,15 +523,15 @@ func TestServerFramesHostile(t *testing.T) {
 			t.Fatalf("%q: %d frames, %v", s, len(payloads), err)
 		}
 		for i, payload := range payloads {
-			if err := checkJSON([]byte(payload), 8, 100); err != nil || !json.Valid([]byte(payload)) {
-				t.Errorf("%q: frame %s is not valid: %v", s, payload, err)
+			if !legalJSON([]byte(payload), 8, 100) {
+				t.Errorf("%q: frame %s is not valid", s, payload)
 			}
 			inner := dataOf(payload)
 			if i < 2 {
 				if string(inner) != want {
 					t.Errorf("%q: frame %s has the data %q", s, payload, inner)
 				}
-			} else if len(inner) > 0 && (checkJSON(inner, 8, 100) != nil || !json.Valid(inner)) {
+			} else if len(inner) > 0 && !legalJSON(inner, 8, 100) {
 				t.Errorf("%q: data %s is not valid", s, inner)
 			}
 		}
@@ -543,14 +558,14 @@ func TestAppendEventAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { dst = appendError(dst[:0], 4301, "too much", "private-a") }); n != 0 {
 		t.Errorf("appendError allocates %v times, want 0", n)
 	}
-	frame := []byte(`{"event":"client-x","channel":"presence-a","data":{"a":[1,2,3],"b":"\u0041"}}`)
+	frame, buffer := []byte(`{"event":"client-x","channel":"presence-a","data":{"a":[1,2,3],"b":"\u0041"}}`), new([]byte)
 	if n := testing.AllocsPerRun(1000, func() {
-		m, err := parseMessage(frame)
-		if err != nil || len(m.event) == 0 {
+		m := message{buffer: buffer}
+		if err := m.parse(frame); err != nil || len(m.event) == 0 {
 			t.Fatal(err)
 		}
 	}); n != 0 {
-		t.Errorf("parseMessage allocates %v times, want 0", n)
+		t.Errorf("parse allocates %v times, want 0", n)
 	}
 	if n := testing.AllocsPerRun(1000, func() {
 		if k, ok := parseChannel([]byte("private-encrypted-cache-a"), 200); !ok || k&kindCache == 0 {

@@ -174,7 +174,9 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 		return err
 	}
 	defer poller.close()
-	srv := s.httpServer(s.handler(&upgrader{apps: &s.apps, poller: poller, path: s.began.path, proxies: s.began.proxies, probed: s.probed}))
+	up := &upgrader{apps: &s.apps, poller: poller, deflate: s.began.deflate, path: s.began.path, proxies: s.began.proxies,
+		probed: s.probed}
+	srv := s.httpServer(s.handler(up))
 	srv.ConnState = s.callers.note
 	srv.ConnContext = func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, callerKey{}, nc) }
 	failed := make(chan error, len(listeners))
@@ -279,7 +281,7 @@ func (s *server) reload(o options) error {
 			return err
 		}
 	}
-	for _, name := range o.given.differences(s.began.given, "addr", "path", "http-path", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth", "console") {
+	for _, name := range o.given.differences(s.began.given, "addr", "path", "http-path", "deflate", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth", "console") {
 		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (s.began.tlsCert == "") {
 			slog.Warn("this option takes effect with the next start", "option", name)
 		}

@@ -455,14 +455,15 @@ func (s *session) SetReadDeadline(time.Time) error { return nil }
 
 // appendSent appends the frames that an array of messages stands for.
 func appendSent(dst, body []byte) ([]byte, error) {
-	if err := checkJSON(body, 1, 1+maxMessages); err != nil {
+	if _, err := checkJSON(body, 1, 1+maxMessages); err != nil {
 		return nil, badRequest("expected an array of at most %d strings: %v", maxMessages, err)
 	}
-	array := value(bytes.Trim(body, " \t\n\r"))
-	if !array.is('[') {
+	body = bytes.TrimLeft(body, " \t\n\r")
+	if body[0] != '[' {
 		return nil, badRequest("expected an array of strings")
 	}
-	for item := range array.items() {
+	_, messages, _ := parseArray(nil, body, maxMessages)
+	for _, item := range messages {
 		if !item.is('"') {
 			return nil, badRequest("expected an array of strings only")
 		}

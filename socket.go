@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/lxzan/gws"
 )
 
 const (
@@ -37,6 +39,8 @@ type Socket struct {
 	timer *time.Timer // calls tick
 	conn  conn        // has its own locking
 
+	deflate bool // it has negotiated permessage-deflate
+
 	greeting sync.Mutex // held until the first bytes are sent, which nothing may overtake
 
 	closing atomic.Bool // a close frame was sent
@@ -50,12 +54,12 @@ type Socket struct {
 	clientEvents  rate
 	subscribes    rate // and their ends
 	malformed     int  // messages in a row
-	in            frameReader
-	held          *holding // what in holds of a message that is not whole; nil for nothing
+	in            guard
+	held          *holding // what in keeps; nil for nothing
 	lastRead      int64    // monotonic nanoseconds, as all times here
 	pinged        int64    // when the last ping was sent
 	frameBegan    int64    // when the frame was begun that had not ended at the last read,
-	frameNumber   uint32   // and the reader's number of it
+	frameNumber   uint32   // and the guard's number of it
 	leftAt        int64    // when leave was called
 	authorized    bool     // it has signed in or joined a private channel
 }
@@ -123,25 +127,10 @@ func (s *Socket) receive(p []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.recovered()
-	now, messages := monotonic(), uint64(0)
+	now := monotonic()
 	s.lastRead = now
 	s.app.counts.receivedBytes.Add(uint64(len(p)))
-	for len(p) > 0 && !s.over() {
-		f, rest, code := s.in.next(p, now)
-		if code != 0 {
-			s.close(code, frameProblem(code))
-			break
-		}
-		p = rest
-		if f.opcode == opText {
-			messages++
-		}
-		s.handleFrame(f)
-		s.in.release()
-	}
-	if messages > 0 {
-		s.app.counts.received.Add(messages)
-	}
+	s.readFrames(p, now)
 	s.holdMessage()
 	if s.closing.Load() {
 		s.leave()
@@ -151,7 +140,55 @@ func (s *Socket) receive(p []byte) {
 	}
 }
 
-// holdMessage accounts for what is held of a message that is not whole. It does not count as moved when more of it comes, or a
+// readFrames handles the messages and control frames that p makes whole.
+func (s *Socket) readFrames(p []byte, now int64) {
+	links := plainLinks
+	if s.deflate {
+		links = deflateLinks()
+	}
+	link, ok := links.get(), true
+	for ok && len(p) > 0 && !s.over() {
+		frames, rest, code := s.in.next(p, now)
+		if p = rest; code != 0 {
+			s.close(code, frameProblem(code))
+		} else if frames != nil {
+			ok = s.handleFrames(link, frames)
+			s.in.release()
+		}
+	}
+	if ok { // else, and after a panic, it is of no use any more
+		links.put(link)
+	}
+}
+
+// handleFrames handles a message or control frame. Not ok is a link that must not be used any more.
+func (s *Socket) handleFrames(l *link, frames []byte) (ok bool) {
+	m, ok := l.read(frames, s)
+	switch {
+	case m == nil: // a control frame, or gws has closed the connection
+		return ok
+	case m.Opcode == gws.OpcodeBinary:
+		s.close(closeUnsupported, "binary messages are not supported")
+	default:
+		s.app.counts.received.Add(1)
+		s.showReceived(m.Bytes())
+		s.handleMessage(m.Bytes())
+	}
+	endMessage(m)
+	return true
+}
+
+// showReceived shows a message if someone wants to see it. A notice is large, and the stack of each connection that says
+// something has to be made large enough for all that is not called by the way.
+//
+//go:noinline
+func (s *Socket) showReceived(text []byte) {
+	if w := s.app.watch; w.on.Load()&watchVerbose != 0 {
+		w.show(s.app, notice{what: "received", socket: s.id, data: text})
+	}
+}
+
+// holdMessage accounts for what is kept of a message that is not whole. It does not count as moved when more of it comes, or a
 // client could hold it for ever.
 func (s *Socket) holdMessage() {
 	switch bytes := s.in.held(); {
@@ -174,27 +211,6 @@ func (s *Socket) wait(d time.Duration) {
 	s.timer.Reset(d)
 	if s.closing.Load() {
 		s.timer.Reset(0) // close may have come first
-	}
-}
-
-// handleFrame handles a message or control frame, RFC 6455 section 5.5.
-func (s *Socket) handleFrame(f frame) {
-	switch f.opcode {
-	case opText:
-		if !utf8.Valid(f.payload) {
-			s.close(closeNotUTF8, "messages must be UTF-8")
-			return
-		}
-		if s.app.watch.on.Load()&watchVerbose != 0 {
-			s.app.watch.show(s.app, notice{what: "received", socket: s.id, data: f.payload})
-		}
-		s.handleMessage(f.payload)
-	case opBinary:
-		s.close(closeUnsupported, "binary messages are not supported")
-	case opPing:
-		s.write(appendControl(nil, opPong, f.payload))
-	case opClose:
-		s.close(closeAnswer(f.payload), "")
 	}
 }
 
@@ -313,7 +329,7 @@ func (s *Socket) ended() {
 	defer s.recovered()
 	s.leave()
 	s.timer.Stop()
-	s.in.drop()
+	s.in.kept = [2]*[]byte{}
 	s.holdMessage()
 	if s.id != (socketID{}) {
 		s.app.counts.disconnected.Add(1)
@@ -349,9 +365,13 @@ func (s *Socket) showSent(frames []byte) {
 	}
 }
 
-// deliverShared sends a part of what others are sent too. Only a channel's pump may call it.
-func (s *Socket) deliverShared(of *shared, from, to int) {
-	s.showSent(of.bytes[from:to])
+// deliverShared sends a part of what others are sent too, which begins and ends with a frame. Only a channel's pump may call it.
+func (s *Socket) deliverShared(b *batch, from, to int) {
+	s.showSent(b.bytes[from:to])
+	of := &b.shared
+	if p := b.packed; s.deflate && p != nil {
+		of, from, to = &p.shared, p.at(from), p.at(to)
+	}
 	s.conn.writeShared(of, from, to)
 }
 
@@ -392,10 +412,12 @@ func (s *Socket) writeLast(closeFrame []byte) (first bool) {
 	return first
 }
 
-// handleMessage is the switch of the protocol. frame is valid until it returns.
-func (s *Socket) handleMessage(frame []byte) {
-	m, err := parseMessage(frame)
-	if err != nil {
+// handleMessage is the switch of the protocol. text is valid until it returns.
+func (s *Socket) handleMessage(text []byte) {
+	buffer := frameBuffers.Get().(*[]byte)
+	defer freeFrameBuffer(&buffer)
+	m := message{buffer: buffer}
+	if err := m.parse(text); err != nil {
 		s.handleMalformed(err)
 		return
 	}
@@ -404,20 +426,22 @@ func (s *Socket) handleMessage(frame []byte) {
 	case eventPing:
 		s.write(pongFrame)
 	case eventSubscribe:
-		s.handleSubscribe(m.data)
+		s.handleSubscribe(&m)
 	case eventUnsubscribe:
-		s.handleUnsubscribe(m.data)
+		s.handleUnsubscribe(&m)
 	case eventSignin:
-		s.handleSignin(m.data)
+		s.handleSignin(&m)
 	default:
 		if bytes.HasPrefix(m.event, []byte(clientEventPrefix)) {
-			s.handleClientEvent(m)
+			s.handleClientEvent(&m)
 		}
 		// Other names are ignored, as by every server.
 	}
 }
 
 // handleMalformed answers what is no message at all, and ends the connection of a client that sends nothing else.
+//
+//go:noinline
 func (s *Socket) handleMalformed(err error) {
 	if s.malformed++; s.malformed > maxMalformed {
 		s.close(codeOverCapacity, "too many malformed messages")
@@ -427,6 +451,8 @@ func (s *Socket) handleMalformed(err error) {
 }
 
 // sendError sends pusher:error; code 0 is null, which all errors have that the connection survives, but for 43xx.
+//
+//go:noinline
 func (s *Socket) sendError(code int, text, channel string) {
 	s.app.counts.refuse("message", strconv.Itoa(code))
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: channel, code: code, reason: text})
@@ -452,9 +478,9 @@ func (s *Socket) pace() {
 }
 
 // handleSubscribe answers pusher:subscribe, before the next message of this connection is read.
-func (s *Socket) handleSubscribe(data value) {
+func (s *Socket) handleSubscribe(m *message) {
 	s.pace()
-	r, err := parseSubscribe(data)
+	r, err := m.parseSubscribe()
 	if err != nil {
 		s.sendError(0, err.Error(), "")
 		return
@@ -491,7 +517,14 @@ func (s *Socket) subscribe(r subscribeRequest, k kind) {
 	}
 	s.subscriptions = append(s.subscriptions, sub)
 	s.authorized = s.authorized || k&kindPrivate != 0
-	s.app.tell(notice{what: "subscribed", socket: s.id, channel: sub.channel.name, user: sub.userID()})
+	s.tellOf("subscribed", sub)
+}
+
+// tellOf tells what has become of a subscription.
+//
+//go:noinline
+func (s *Socket) tellOf(what string, sub *Subscription) {
+	s.app.tell(notice{what: what, socket: s.id, channel: sub.channel.name, user: sub.userID()})
 }
 
 // authorize checks the signature of a channel that needs one, and returns the member for a presence channel.
@@ -558,9 +591,9 @@ func (s *Socket) refuseWith(channel []byte, r *refusal) {
 }
 
 // handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.
-func (s *Socket) handleUnsubscribe(data value) {
+func (s *Socket) handleUnsubscribe(m *message) {
 	s.pace()
-	r, err := parseSubscribe(data)
+	r, err := m.parseSubscribe()
 	if err != nil {
 		s.sendError(0, err.Error(), "")
 		return
@@ -577,13 +610,13 @@ func (s *Socket) handleUnsubscribe(data value) {
 	sub := s.subscriptions[i]
 	s.subscriptions = slices.Delete(s.subscriptions, i, i+1)
 	s.app.unsubscribe(sub)
-	s.app.tell(notice{what: "unsubscribed", socket: s.id, channel: sub.channel.name, user: sub.userID()})
+	s.tellOf("unsubscribed", sub)
 }
 
 // handleSignin answers pusher:signin. Clients sign in each time they connect and never sign out; a connection stays that of
 // the user it first signed in as.
-func (s *Socket) handleSignin(data value) {
-	r, err := parseSignin(data)
+func (s *Socket) handleSignin(m *message) {
+	r, err := m.parseSignin()
 	if err != nil {
 		s.sendError(0, err.Error(), "")
 		return
@@ -620,7 +653,7 @@ func (s *Socket) handleSignin(data value) {
 
 // handleClientEvent relays an event to the other subscribers of its channel. Of what the client sent only name and data go
 // on: the user_id is that of its verified channel_data.
-func (s *Socket) handleClientEvent(m message) {
+func (s *Socket) handleClientEvent(m *message) {
 	limits := s.app.limits()
 	k, _ := parseChannel(m.channel, limits.channelName)
 	problem, place := "", s.find(m.channel)
@@ -641,7 +674,7 @@ func (s *Socket) handleClientEvent(m message) {
 		return
 	}
 	sub := s.subscriptions[place]
-	if m.data.dataSize() > limits.eventSize {
+	if m.data.exceeds(limits.eventSize) {
 		s.sendError(0, fmt.Sprintf("Client event rejected - the data may have at most %d bytes", limits.eventSize), sub.channel.name)
 		return
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -217,7 +216,7 @@ type serverMessage struct {
 func (s *subscriber) receive(c *wire, message []byte) error {
 	var m serverMessage
 	json.Unmarshal(message, &m) // what is not as it should be stays empty
-	if m.Event == "" || deep(message) {
+	if m.Event == "" || !isJSON(message) {
 		return errors.New("the server sent what is no message of the Pusher protocol: " + oneLine(message))
 	}
 	data := plainData(m.Data)
@@ -249,42 +248,20 @@ func (s *subscriber) receive(c *wire, message []byte) error {
 func plainData(data json.RawMessage) []byte {
 	var text string
 	if json.Unmarshal(data, &text) == nil {
-		if inner := compactJSON([]byte(text)); inner != nil && !deep(inner) {
-			return inner
+		if isJSON([]byte(text)) {
+			return compact([]byte(text))
 		}
 	}
 	if data == nil {
 		return []byte("null")
 	}
-	return compactJSON(data)
+	return compact(data)
 }
 
-// compactJSON is b without the space between its tokens, nil if it is not JSON.
-func compactJSON(b []byte) []byte {
-	var out bytes.Buffer
-	if json.Compact(&out, b) != nil {
-		return nil
-	}
-	return out.Bytes()
-}
-
-// deep reports whether b, which must be JSON, is nested deeper than clientDepth.
-func deep(b []byte) bool {
-	level, quoted := 0, false
-	for i := 0; i < len(b) && level <= clientDepth; i++ {
-		switch c := b[i]; {
-		case c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '[' || c == '{':
-			level++
-		case c == ']' || c == '}':
-			level--
-		}
-	}
-	return level > clientDepth
+// isJSON reports whether b is JSON that whoever reads our output can read too.
+func isJSON(b []byte) bool {
+	_, err := checkJSON(b, clientDepth, 2+len(b))
+	return err == nil
 }
 
 // established is called with the first message of a connection.
@@ -390,7 +367,7 @@ func (s *subscriber) print(m serverMessage, data []byte) error {
 	line = appendString(append(line, `"event":`...), event)
 	line = append(append(line, `,"data":`...), data...)
 	if m.UserID != nil {
-		line = append(append(line, `,"user_id":`...), compactJSON(*m.UserID)...)
+		line = append(append(line, `,"user_id":`...), compact(*m.UserID)...)
 	}
 	if err := s.p.print(append(line, '}', '\n')); err != nil {
 		return err

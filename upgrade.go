@@ -3,12 +3,12 @@ package main
 // The WebSocket handshake: from an HTTP request to a Socket.
 
 import (
-	"crypto/sha1"
 	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 )
@@ -18,6 +18,7 @@ type upgrader struct {
 	// Static after construction.
 	apps    *atomic.Pointer[apps]
 	poller  *poller // nil: every connection has a goroutine
+	deflate bool    // clients may have permessage-deflate
 	path    string  // that every path of ours begins with
 	proxies []netip.Prefix
 	probed  *App // of the watchdog; nil without one
@@ -74,19 +75,14 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, app *App, cod
 		s.conn.remote = netip.AddrPortFrom(a, 0)
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered()) // frames that came right behind the request
-	s.serve(appendSwitching(nil, r.Header.Get("Sec-WebSocket-Key")), early, code, reason)
-}
-
-// appendSwitching appends the answer to a WebSocket handshake with this key, RFC 6455 section 4.2.2.
-func appendSwitching(dst []byte, key string) []byte {
-	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
-	return append(appendAccept(dst, key), "\r\n\r\n"...)
-}
-
-// appendAccept appends what shows that a handshake with this key was understood.
-func appendAccept(dst []byte, key string) []byte {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.AppendEncode(dst, sum[:])
+	links := plainLinks
+	if u.deflate && offersDeflate(r.Header["Sec-Websocket-Extensions"]) {
+		links, s.deflate, s.in.deflate = deflateLinks(), true, true
+	}
+	buffer := frameBuffers.Get().(*[]byte)
+	defer freeFrameBuffer(&buffer)
+	*buffer = links.handshake((*buffer)[:0], r.Header.Get("Sec-WebSocket-Key"))
+	s.serve(*buffer, early, code, reason)
 }
 
 // checkHandshake returns an HTTP status and text if r is not a WebSocket handshake (RFC 6455 section 4.2.1), or 0.
@@ -107,6 +103,36 @@ func checkHandshake(r *http.Request) (status int, problem string) {
 		return http.StatusBadRequest, "a WebSocket handshake must not have a body"
 	}
 	return 0, ""
+}
+
+// offersDeflate reports whether one of a client's offers is permessage-deflate on terms that edge keeps (RFC 7692 section 7.1).
+// Those are that neither side refers to earlier messages, and that our window is the usual one: gws has no other.
+func offersDeflate(lines []string) bool {
+	for offer := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		terms := strings.Split(offer, ";")
+		if strings.TrimSpace(terms[0]) == "permessage-deflate" && keepsTerms(terms[1:]) {
+			return true
+		}
+	}
+	return false
+}
+
+func keepsTerms(terms []string) bool {
+	var seen []string
+	for _, term := range terms {
+		name, value, valued := strings.Cut(strings.TrimSpace(term), "=")
+		bits, err := strconv.Atoi(strings.Trim(value, `"`))
+		switch {
+		case slices.Contains(seen, name):
+			return false
+		case !valued && (name == "server_no_context_takeover" || name == "client_no_context_takeover"):
+		case name == "client_max_window_bits" && (!valued || err == nil && 8 <= bits && bits <= 15):
+		default:
+			return false
+		}
+		seen = append(seen, name)
+	}
+	return true
 }
 
 // clientAddr is the address that trusted proxies have noted as that of the client: the last of X-Forwarded-For that is not one of

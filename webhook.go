@@ -277,7 +277,7 @@ func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
 	}
 	w.tell(hookClientEvent, channel, rest)
 	*buffer = rest
-	freeFrameBuffer(buffer)
+	freeFrameBuffer(&buffer)
 }
 
 // tellCount tells how many subscriptions a channel had at that time (of monotonic), unless a later count was told already, of it
