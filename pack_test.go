@@ -1,0 +1,158 @@
+package main
+
+// Fan-out to connections that have negotiated compression (RFC 7692), beside others.
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// connectDeflating is connect with permessage-deflate.
+func connectDeflating(t testing.TB, addr string) *client {
+	t.Helper()
+	c, r := request(t, addr, "GET /app/key?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"+
+		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
+	if got := r.Header.Get("Sec-WebSocket-Extensions"); got != "permessage-deflate; server_no_context_takeover; client_no_context_takeover" {
+		t.Fatalf("negotiated %q", got)
+	}
+	c.established()
+	return c
+}
+
+// inflated reads a message, and says whether it was compressed and how many bytes it took.
+func (c *client) inflated() (message string, compressed bool, size int) {
+	c.t.Helper()
+	read := func(n int) []byte {
+		b := make([]byte, n)
+		if _, err := io.ReadFull(c.in, b); err != nil {
+			c.t.Fatal(err)
+		}
+		size += n
+		return b
+	}
+	head := read(2)
+	n := int(head[1])
+	if n == 126 {
+		n = int(binary.BigEndian.Uint16(read(2)))
+	}
+	if compressed = head[0] == 0x80|rsv1|opText; !compressed && head[0] != 0x80|opText || n > 0xffff {
+		c.t.Fatalf("header % x", head)
+	}
+	payload := read(n)
+	if compressed {
+		var err error
+		if payload, err = io.ReadAll(flate.NewReader(bytes.NewReader(append(payload, 0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff)))); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return string(payload), compressed, size
+}
+
+// inflatedUntil returns the events before the one named last, and calls count for each.
+func (c *client) inflatedUntil(last string, count func()) (events []string, size int) {
+	c.t.Helper()
+	for {
+		m, compressed, n := c.inflated()
+		if size += n; compressed && len(m) < deflateFrom {
+			c.t.Fatalf("%d bytes are compressed: %s", len(m), m)
+		}
+		if strings.Contains(m, last) {
+			return events, size
+		}
+		events = append(events, m)
+		count()
+	}
+}
+
+// TestDeflate: clients with and without compression get the same events in the same order, whatever else they are spared, also
+// one that comes in the middle. One that never reads is cut off, and nothing stays held for it.
+func TestDeflate(t *testing.T) {
+	s := startServer(t, "-deflate")
+	plain, packed, stuck := connect(t, s.addr), connectDeflating(t, s.addr), connectDeflating(t, s.addr)
+	stuck.conn.(*net.TCPConn).SetReadBuffer(4096)
+	for _, c := range []*client{plain, packed, stuck} {
+		c.subscribe("room", "")
+		c.inflated() // subscription_succeeded
+	}
+	id, _ := parseSocketID(packed.id)
+	own := s.app.socket(id)
+	var sent, read [2]atomic.Int64 // of plain and packed, so that these two are not cut off: who publishes waits for them
+	var publishing sync.WaitGroup
+	middle := make(chan struct{})
+	for g := range 4 {
+		publishing.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(g)))
+			for i := range 400 {
+				if g == 0 && i == 200 {
+					close(middle)
+				}
+				name := "e"
+				text := fmt.Appendf(nil, `{"from":%d,"n":%d,"text":"añ€`, g, i)
+				for range r.IntN(4000) {
+					text = append(text, '0'+byte(r.IntN(10)))
+				}
+				e := Event{data: appendString(nil, append(text, `"}`...)), keep: true}
+				if r.IntN(5) == 0 {
+					name, e.except = "not-packed", own
+				}
+				e.name = []byte(name)
+				for sent[0].Load()-read[0].Load() > 8 || sent[1].Load()-read[1].Load() > 8 {
+					runtime.Gosched()
+				}
+				if sent[0].Add(1); e.except == nil {
+					sent[1].Add(1)
+				}
+				s.app.trigger("room", kindPublic, e)
+			}
+		})
+	}
+	var want, got, rest []string
+	var wantSize, gotSize int
+	var reading sync.WaitGroup
+	reading.Go(func() { want, wantSize = plain.inflatedUntil(`"the-end"`, func() { read[0].Add(1) }) })
+	reading.Go(func() { got, gotSize = packed.inflatedUntil(`"the-end"`, func() { read[1].Add(1) }) })
+	<-middle
+	late := connectDeflating(t, s.addr)
+	late.subscribe("room", "")
+	late.inflated()
+	reading.Go(func() { rest, _ = late.inflatedUntil(`"the-end"`, func() {}) })
+	publishing.Wait()
+	s.app.trigger("room", kindPublic, Event{name: []byte("the-end"), data: emptyData, keep: true})
+	reading.Wait()
+
+	if len(want) != 1600 {
+		t.Errorf("%d events without compression, want 1600", len(want))
+	}
+	if len(rest) == 0 || !slices.Equal(rest, want[len(want)-len(rest):]) {
+		t.Errorf("%d events for who came late, which are not the last of all", len(rest))
+	}
+	want = slices.DeleteFunc(want, func(m string) bool { return strings.Contains(m, "not-packed") })
+	if !slices.Equal(got, want) {
+		t.Errorf("%d events with compression, want the same %d as without", len(got), len(want))
+	}
+	if gotSize > wantSize*8/10 {
+		t.Errorf("%d bytes with compression, %d without", gotSize, wantSize)
+	}
+	waitUntil(t, "who never reads is cut off", func() bool { return s.app.bounds.cuts[cutFull].Load() == 1 })
+	waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 })
+	packed.conn.Close()
+	late.conn.Close()
+	waitUntil(t, "nobody wants compression any more", func() bool {
+		c := s.app.channel("room")
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.count == 1 && c.deflating == 0
+	})
+}
