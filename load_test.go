@@ -97,12 +97,17 @@ func newAudience(b *testing.B, conns []net.Conn, size int) *audience {
 
 // subscribers connects n clients to edge and subscribes them to the channel that name gives.
 func subscribers(b *testing.B, p *process, n int, name func(i int) string) (conns []net.Conn) {
+	return subscribersBy(connect, b, p, n, name)
+}
+
+// subscribersBy is subscribers with connections that open has made.
+func subscribersBy(open func(testing.TB, string) *client, b *testing.B, p *process, n int, name func(i int) string) (conns []net.Conn) {
 	conns = make([]net.Conn, n)
 	var wg sync.WaitGroup
 	for some := range slices.Chunk(conns, n/20+1) {
 		wg.Go(func() {
 			for i := range some {
-				c := connect(b, p.addr)
+				c := open(b, p.addr)
 				c.join(name(n - cap(some) + i))
 				some[i] = c.conn
 			}
@@ -307,6 +312,58 @@ func BenchmarkLoadConsole(b *testing.B) {
 	slices.Sort(speeds)
 	b.ReportMetric(costs[len(costs)/2], "x-cpu")
 	b.ReportMetric(speeds[len(speeds)/2], "x-deliveries")
+}
+
+// BenchmarkLoadDeflate publishes events of 1 KB of JSON to 1,000 subscribers, in turns to some with and some without compression,
+// and reports what they cost with it as multiples of what they cost without: bytes, and the median of the processor time.
+func BenchmarkLoadDeflate(b *testing.B) {
+	const n, window = 1000, 4
+	order := []byte("[")
+	for i := range 8 {
+		order = fmt.Appendf(appendComma(order), `{"id":%d,"product":"Product %d","quantity":%d,"price":%d.%02d,"currency":"EUR","in_stock":%t,"tags":["new","sale"]}`,
+			48213+i*37, i*7919%100, 1+i%3, 10+i*31%90, i*17%100, i%2 == 0)
+	}
+	data := quote(string(order) + "]")
+	frame := appendEvent(nil, "event", "room", data, "")
+	_, message, _ := nextServerFrame(frame)
+	p := startPinned(b, "edge", "-deflate")
+	sizes := [2]int{len(frame), len(appendDeflated(nil, message))}
+	pub, asks := newPublisher(b, p), make(chan string, window)
+	for range window {
+		go func() { // ends with the benchmark
+			for name := range asks {
+				pub.post("/apps/1/events", fmt.Sprintf(`{"name":"event","channel":"%s","data":%s}`, name, data))
+			}
+		}()
+	}
+	defer close(asks)
+	names := [2]string{"root", "room"} // as long as one another
+	var audiences [2]*audience
+	for i, open := range []func(testing.TB, string) *client{connect, connectDeflating} {
+		audiences[i] = newAudience(b, subscribersBy(open, b, p, n, func(int) string { return names[i] }), sizes[i])
+	}
+	var costs []float64
+	for b.Loop() {
+		var cost [2]float64
+		for i, a := range audiences {
+			events, outstanding, before, began := 0, 0, p.cpu(), time.Now()
+			for ; time.Since(began) < time.Second; events++ {
+				if outstanding++; outstanding > window {
+					<-a.arrived
+					outstanding--
+				}
+				asks <- names[i]
+			}
+			for ; outstanding > 0; outstanding-- {
+				<-a.arrived
+			}
+			cost[i] = (p.cpu() - before) / float64(events)
+		}
+		costs = append(costs, cost[1]/cost[0])
+	}
+	slices.Sort(costs)
+	b.ReportMetric(float64(sizes[1])/float64(sizes[0]), "x-bytes")
+	b.ReportMetric(costs[len(costs)/2], "x-cpu")
 }
 
 // BenchmarkLoadLatency publishes one event at a time, and reports how long it takes until the last subscriber has it, beside a
