@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -126,6 +127,44 @@ func TestReleaseReproducible(t *testing.T) {
 	if runtime.GOARCH == "amd64" || runtime.GOARCH == "386" {
 		if said := output(t, exec.Command(one, "-version")); !strings.HasPrefix(said, "edge 1.2.3 (go") {
 			t.Errorf("-version: %q", said)
+		}
+	}
+}
+
+// TestReleaseLicences: what the licences of linked modules ask to be shown is shown, word for word.
+func TestReleaseLicences(t *testing.T) {
+	need(t, "bash", "go", "sed")
+	shown := output(t, exec.Command("bash", "-euc", `eval "$(sed -n '/^copyright()/,/^}/p' release.sh)"; copyright`))
+	linked := make(map[string]string) // modules, and where they are
+	for _, system := range []string{"linux", "darwin", "windows"} {
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}", ".")
+		cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+		for line := range strings.Lines(output(t, cmd)) {
+			module, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
+			linked[module] = dir
+		}
+	}
+	if len(linked) < 4 {
+		t.Errorf("go list knows %v", linked)
+	}
+	for module, dir := range linked {
+		ours, err := os.ReadFile("package/LICENSE." + path.Base(module))
+		if err != nil {
+			t.Errorf("%s: %v", module, err)
+			continue
+		}
+		if !strings.Contains(shown, string(ours)) {
+			t.Errorf("%s: release.sh does not show its licence", module)
+		}
+		licences, _ := filepath.Glob(dir + "/LICEN*")
+		notices, _ := filepath.Glob(dir + "/NOTICE*")
+		if len(licences) == 0 {
+			t.Errorf("%s has no licence where it was looked for", module)
+		}
+		for _, name := range append(licences, notices...) {
+			if !bytes.Contains(ours, readFile(t, name)) {
+				t.Errorf("%s: what we show is not its %s", module, filepath.Base(name))
+			}
 		}
 	}
 }
