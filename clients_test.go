@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// A clientTest is a program under testdata/clients that drives edge with official Pusher libraries, unchanged. It
+// A clientTest is a program under testdata/clients that drives edge with official Pusher libraries, or ws, unchanged. It
 // learns from the environment where edge is, and exits with 0, or with 1 and a line naming the expectation that failed.
 type clientTest struct {
 	name    string
@@ -23,6 +23,7 @@ type clientTest struct {
 	command []string // its first word, like those of programs, is on the PATH or in the setup's dir
 	webhook bool     // edge tells it what happens, at EDGE_WEBHOOK_PORT
 	tls     bool     // edge speaks it, with a certificate of edge cert
+	args    []string // more of edge's
 }
 
 // A setup is what programs in one directory need to run.
@@ -44,31 +45,33 @@ var (
 )
 
 var clientTests = []clientTest{
-	{"PusherJS8", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, false},
-	{"PusherJS8Encrypted", nodeSetup, []string{"node", "pusher-js-8-encrypted.mjs"}, false, false},
-	{"PusherJS4", nodeSetup, []string{"node", "pusher-js-4.mjs"}, false, false},
-	{"PusherJS8OverTLS", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, true},
-	{"NodeServerLibraryOverTLS", nodeSetup, []string{"node", "server-library.mjs"}, false, true},
-	{"LaravelEcho", nodeSetup, []string{"node", "laravel-echo.mjs"}, false, false},
-	{"NodeServerLibrary", nodeSetup, []string{"node", "server-library.mjs"}, false, false},
-	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true, false},
-	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true, false},
-	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false, false},
-	{"DevAuth", nodeSetup, []string{"node", "dev-auth.mjs"}, false, false},
-	{"DevAuthBrowser", browserSetup, []string{"node", "../browser/dev-auth.mjs"}, false, false},
-	{"BrowserStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_streaming"}, false, false},
-	{"BrowserStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_streaming"}, false, false},
-	{"BrowserPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_polling"}, false, false},
-	{"BrowserPollingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_polling"}, false, false},
-	{"BrowserFallsBackToStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "blocked"}, false, false},
-	{"BrowserFallsBackToStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "blocked"}, false, false},
-	{"BrowserFallsBackToPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "buffered"}, false, false},
-	{"Console", browserSetup, []string{"node", "../browser/console.mjs"}, true, false},
-	{"Go", goSetup, []string{"go", "run", "."}, false, false},
-	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false},
-	{"Python", pythonSetup, []string{python(), "main.py"}, false, false},
-	{"PythonWebhook", pythonSetup, []string{python(), "webhook.py"}, true, false},
-	{"Java", javaSetup, []string{"mvn", "-q", "-o", "compile", "exec:java"}, false, false},
+	{"PusherJS8", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, false, nil},
+	{"PusherJS8Encrypted", nodeSetup, []string{"node", "pusher-js-8-encrypted.mjs"}, false, false, nil},
+	{"PusherJS4", nodeSetup, []string{"node", "pusher-js-4.mjs"}, false, false, nil},
+	{"PusherJS8OverTLS", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, true, nil},
+	{"NodeServerLibraryOverTLS", nodeSetup, []string{"node", "server-library.mjs"}, false, true, nil},
+	{"LaravelEcho", nodeSetup, []string{"node", "laravel-echo.mjs"}, false, false, nil},
+	{"NodeServerLibrary", nodeSetup, []string{"node", "server-library.mjs"}, false, false, nil},
+	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true, false, nil},
+	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true, false, nil},
+	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false, false, nil},
+	{"DevAuth", nodeSetup, []string{"node", "dev-auth.mjs"}, false, false, nil},
+	{"DevAuthBrowser", browserSetup, []string{"node", "../browser/dev-auth.mjs"}, false, false, nil},
+	{"BrowserStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_streaming"}, false, false, nil},
+	{"BrowserStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_streaming"}, false, false, nil},
+	{"BrowserPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_polling"}, false, false, nil},
+	{"BrowserPollingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_polling"}, false, false, nil},
+	{"BrowserFallsBackToStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "blocked"}, false, false, nil},
+	{"BrowserFallsBackToStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "blocked"}, false, false, nil},
+	{"BrowserFallsBackToPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "buffered"}, false, false, nil},
+	{"Console", browserSetup, []string{"node", "../browser/console.mjs"}, true, false, nil},
+	{"Deflate", nodeSetup, []string{"node", "deflate.mjs"}, false, false, []string{"-deflate"}},
+	{"DeflateBrowser", browserSetup, []string{"node", "../browser/deflate.mjs"}, false, false, []string{"-deflate"}},
+	{"Go", goSetup, []string{"go", "run", "."}, false, false, nil},
+	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false, nil},
+	{"Python", pythonSetup, []string{python(), "main.py"}, false, false, nil},
+	{"PythonWebhook", pythonSetup, []string{python(), "webhook.py"}, true, false, nil},
+	{"Java", javaSetup, []string{"mvn", "-q", "-o", "compile", "exec:java"}, false, false, nil},
 }
 
 // TestClients runs every official client against a server of its own. A client that is not installed is skipped,
@@ -85,6 +88,7 @@ func TestClients(t *testing.T) {
 				skip("%s\nto install it, in testdata/clients/%s: %s", missing, client.setup.dir, client.setup.install)
 			}
 			args := []string{"-id", "1", "-key", "key", "-secret", testSecret, "-subscription-count", "-dev-auth"}
+			args = append(args, client.args...)
 			hook := freeAddr(t)
 			if client.webhook {
 				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "2s")

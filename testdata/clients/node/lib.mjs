@@ -4,6 +4,7 @@
 // Waiting never sleeps: `next` listens for an event and gives up after two minutes, a time that only a failure reaches.
 // That something does NOT arrive is shown by a later event on the same channel, since a channel keeps its order.
 
+import { createHash } from "node:crypto";
 import { inspect, isDeepStrictEqual } from "node:util";
 import PusherClient from "pusher-js";
 import PusherServer from "pusher";
@@ -176,6 +177,17 @@ let names = 0;
 /** A name no other script and no earlier step uses, so that all can share one server. */
 export function fresh(prefix) {
   return `${prefix}-${tag}-${++names}`;
+}
+
+/** JSON as applications send it, of at most so many bytes and not many fewer; another one for each n. */
+export function orders(n, bytes) {
+  const list = [];
+  for (let i = n * 1_000; ; i++) {
+    const hash = createHash("sha256").update(String(i)).digest("hex"); // as good as random, and the same every time
+    const customer = ["Zoë", "Jörg", "O\"Neill", "李小龙", "😀 Ltd"][parseInt(hash.slice(0, 2), 16) % 5];
+    list.push({ id: hash.slice(0, 12), n: i, status: i % 3 ? "shipped" : "pending", customer, total: parseInt(hash.slice(-4), 16) / 100, currency: "EUR" });
+    if (Buffer.byteLength(JSON.stringify(list)) > bytes) return JSON.stringify(list.slice(0, -1));
+  }
 }
 
 // ---- running ----
