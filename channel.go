@@ -536,9 +536,7 @@ func (b *batch) pack() {
 	}
 	for rest := b.bytes; len(rest) > 0; {
 		p.frames = append(p.frames, place{len(b.bytes) - len(rest), len(p.bytes)})
-		var message []byte
-		_, message, rest = nextServerFrame(rest)
-		p.bytes = appendDeflated(p.bytes, message)
+		p.bytes, rest = appendDeflated(p.bytes, rest)
 	}
 	p.frames = append(p.frames, place{len(b.bytes), len(p.bytes)})
 	b.packed = p

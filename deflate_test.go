@@ -113,10 +113,12 @@ func TestDeflateHandshake(t *testing.T) {
 func TestDeflateThreshold(t *testing.T) {
 	for n, want := range map[int]byte{0: 0x80 | opText, 1: 0x80 | opText, 199: 0x80 | opText, 200: 0xC0 | opText, 100_000: 0xC0 | opText} {
 		before := []byte("before")
-		frame := appendDeflated(before, []byte(strings.Repeat("x", n)))[len(before):]
+		plain := sealFrame(append(openFrame(nil), strings.Repeat("x", n)...), 0)
+		all, next := appendDeflated(before, append(plain, "next"...))
+		frame := all[len(before):]
 		_, payload, rest := nextServerFrame(frame)
-		if frame[0] != want || len(rest) > 0 {
-			t.Errorf("a message of %d bytes: % .20x and %d bytes more, want %x first", n, frame, len(rest), want)
+		if frame[0] != want || len(rest) > 0 || string(next) != "next" {
+			t.Errorf("a message of %d bytes: % .20x and %d bytes more, then %q, want %x first", n, frame, len(rest), next, want)
 		}
 		if want&rsv1 == 0 && string(payload) != strings.Repeat("x", n) || want&rsv1 != 0 && len(payload) > n/5 {
 			t.Errorf("a message of %d bytes became %d", n, len(payload))

@@ -333,7 +333,7 @@ func hostileTexts(n int) map[string]string {
 	}
 }
 
-// TestHostileAllocations: no text costs more memory than twice its size and 4 KiB.
+// TestHostileAllocations: no message costs more memory than twice its size and 4 KiB, and no body more than measureAPI says.
 func TestHostileAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

@@ -212,14 +212,18 @@ func (p *links) handshake(dst []byte, key string) []byte {
 	return dst
 }
 
-// appendDeflated appends a text message as a frame for every client that has negotiated compression. It is compressed if it
-// is long enough.
-func appendDeflated(dst, message []byte) []byte {
+// appendDeflated appends the text frame with which frame begins, one of ours, for every client that has negotiated compression,
+// and returns what follows it in frame. It is compressed if it is long enough.
+func appendDeflated(dst, frame []byte) (_, rest []byte) {
+	_, message, rest := nextServerFrame(frame)
 	p := deflateLinks()
 	l := p.get()
 	l.out = dst
-	l.ws.WriteMessage(gws.OpcodeText, message) // ends in Write, which does not fail
+	err := l.ws.WriteMessage(gws.OpcodeText, message)
+	if err != nil { // it refuses text that is not UTF-8, which ours always is
+		return append(dst, frame[:len(frame)-len(rest)]...), rest
+	}
 	dst, l.out = l.out, nil
 	p.put(l)
-	return dst
+	return dst, rest
 }

@@ -325,9 +325,9 @@ func BenchmarkLoadDeflate(b *testing.B) {
 	}
 	data := quote(string(order) + "]")
 	frame := appendEvent(nil, "event", "room", data, "")
-	_, message, _ := nextServerFrame(frame)
+	deflated, _ := appendDeflated(nil, frame)
 	p := startPinned(b, "edge", "-deflate")
-	sizes := [2]int{len(frame), len(appendDeflated(nil, message))}
+	sizes := [2]int{len(frame), len(deflated)}
 	pub, asks := newPublisher(b, p), make(chan string, window)
 	for range window {
 		go func() { // ends with the benchmark
