@@ -42,8 +42,6 @@ func (a *api) routes(mux *http.ServeMux) {
 		{"GET", "/apps/{app}/channels/{channel}/users", (*call).getUsers},
 		{"POST", "/apps/{app}/users/{user}/terminate_connections", (*call).postTerminate},
 		{"POST", "/users/{user}/terminate_connections", (*call).postTerminate}, // the Python library leaves the app out
-		{"POST", "/apps/{app}/channels/{channel}/events", (*call).postChannelEvents},
-		{"GET", "/apps/{app}/channels/{channel}/stats", (*call).getStats},
 	} {
 		mux.HandleFunc(route.method+" "+a.path+route.path, a.authenticated(route.handle))
 		mux.HandleFunc(a.path+route.path, func(w http.ResponseWriter, r *http.Request) {
@@ -589,37 +587,5 @@ func (c *call) getUsers() error {
 func (c *call) postTerminate() error {
 	c.app.terminate(c.PathValue("user"))
 	c.out = append(c.out, "{}"...)
-	return nil
-}
-
-// postChannelEvents is the call of 2012: the body is the data, the rest stands in the query.
-func (c *call) postChannelEvents() error {
-	if !utf8.Valid(c.body) {
-		return badRequest("The request body is not UTF-8")
-	}
-	var f [len(eventFields)]value
-	f[fieldChannel], f[fieldData] = jsonString(c.PathValue("channel")), jsonString(c.body)
-	for _, i := range []int{fieldName, fieldSocketID} {
-		if c.params.has(eventFields[i]) {
-			f[i] = jsonString(c.params.get(eventFields[i]))
-		}
-	}
-	t, err := c.parseTrigger(f[:])
-	if err != nil {
-		return err
-	}
-	c.publish(t)
-	c.status, c.out = http.StatusAccepted, append(c.out, "{}"...)
-	return nil
-}
-
-// getStats is the other call of 2012.
-func (c *call) getStats() error {
-	name, _, err := c.channel()
-	if err != nil {
-		return err
-	}
-	ci := c.app.channelInfo(name)
-	c.out = fmt.Appendf(c.out, `{"occupied":%t,"user_count":%d,"connection_count":%d}`, ci.subscriptions > 0, ci.users, ci.subscriptions)
 	return nil
 }

@@ -574,10 +574,6 @@ func TestAPIGet(t *testing.T) {
 		{"no presence channel", "GET", channels + "/private-a/users", "", "", 400, noUsers},
 		{"users of a bad name", "GET", channels + "/presence-%20/users", "", "", 400, "…channel"},
 
-		{"stats", "GET", channels + "/presence-a/stats", "", "", 200, `{"occupied":true,"user_count":2,"connection_count":3}`},
-		{"stats of a public channel", "GET", channels + "/a/stats", "", "", 200, `{"occupied":true,"user_count":0,"connection_count":2}`},
-		{"stats of nothing", "GET", channels + "/b/stats", "", "", 200, `{"occupied":false,"user_count":0,"connection_count":0}`},
-		{"stats of a bad name", "GET", channels + "/b%7C/stats", "", "", 400, "…channel"},
 		{"with the MD5 of nothing, as Python", "GET", channels + "/a", "body_md5=d41d8cd98f00b204e9800998ecf8427e", "", 200, `{"occupied":true}`},
 	})
 }
@@ -649,39 +645,6 @@ func TestAPITerminate(t *testing.T) {
 	apiCase{"", "POST", "/users/nobody/terminate_connections", "", "", 200, "{}"}.run(t, s.addr)
 }
 
-func TestAPIDeprecatedEvents(t *testing.T) {
-	s := startServer(t)
-	a := connect(t, s.addr)
-	a.join("a")
-	x := []string{event("e", "a", "x")}
-	for _, c := range []struct {
-		desc, path, query, body string
-		status                  int
-		want                    string
-		frames                  []string
-	}{
-		{"event", "a", "name=e", "x", 202, "{}", x},
-		{"channel escaped", "%61", "name=e", "x", 202, "{}", x},
-		{"JSON", "a", "name=e", `{"a": "\/é"}`, 202, "{}", []string{event("e", "a", `{"a": "\/é"}`)}},
-		{"no JSON", "a", "name=e", "\"\\\n\x00", 202, "{}", []string{`{"event":"e","channel":"a","data":"\"\\\n\u0000"}`}},
-		{"no body", "a", "name=e", "", 202, "{}", []string{event("e", "a", "")}},
-		{"excluded", "a", "name=e&socket_id=" + a.id, "x", 202, "{}", nil},
-		{"unknown socket", "a", "name=e&socket_id=1.2", "x", 202, "{}", x},
-		{"10240 bytes", "a", "name=e", strings.Repeat("\n", 10240), 202, "{}", []string{event("e", "a", strings.Repeat("\n", 10240))}},
-		{"10241 bytes", "a", "name=e", strings.Repeat("\n", 10241), 413, tooMuchData, nil},
-		{"not UTF-8", "a", "name=e", "\xff", 400, "…UTF-8", nil},
-		{"no name", "a", "", `{"name":"e"}`, 400, "…name", nil},
-		{"reserved name", "a", "name=pusher:x", "x", 400, "…pusher:", nil},
-		{"bad socket id", "a", "name=e&socket_id=1", "x", 400, "…socket id", nil},
-		{"bad channel", "a%20", "name=e", "x", 400, "…channel", nil},
-	} {
-		t.Run(c.desc, func(t *testing.T) {
-			apiCase{"", "POST", "/apps/1/channels/" + c.path + "/events", c.query, c.body, c.status, c.want}.run(t, s.addr)
-			s.expectOnly(a, c.frames...)
-		})
-	}
-}
-
 func TestAPIAppID(t *testing.T) {
 	event := `{"name":"e","channel":"a","data":"x"}`
 	runAPI(t, startEdge(t, "-id", "7"), []apiCase{
@@ -694,8 +657,6 @@ func TestAPIAppID(t *testing.T) {
 		{"other id, channel", "GET", "/apps/8/channels/a", "", "", 404, `…"8"`},
 		{"other id, users", "GET", "/apps/8/channels/presence-a/users", "", "", 404, `…"8"`},
 		{"other id, terminate", "POST", "/apps/8/users/u/terminate_connections", "", "{}", 404, `…"8"`},
-		{"other id, 2012", "POST", "/apps/8/channels/a/events", "name=e", "x", 404, `…"8"`},
-		{"other id, stats", "GET", "/apps/8/channels/a/stats", "", "", 404, `…"8"`},
 		{"no id in Python's path", "POST", "/users/u/terminate_connections", "", "{}", 200, "{}"},
 	})
 	runAPI(t, startEdge(t), []apiCase{
@@ -708,7 +669,7 @@ func TestAPIPathsAndMethods(t *testing.T) {
 	addr := startEdge(t)
 	for _, path := range []string{
 		"/apps", "/apps/", "/apps/1", "/apps/1/", "/apps/1/event", "/apps/1/events/", "/apps/1/events/x", "/apps/1/channels/a/x",
-		"/apps/1/channels/a/users/x", "/apps/1/users/u", "/apps/1/users/u/x", "/APPS/1/events", "/apps/1/Events", "/users/u", "/channels", "/x",
+		"/apps/1/channels/a/users/x", "/apps/1/channels/a/events", "/apps/1/channels/a/stats", "/apps/1/users/u", "/apps/1/users/u/x", "/APPS/1/events", "/apps/1/Events", "/users/u", "/channels", "/x",
 	} {
 		for _, method := range []string{"GET", "POST"} {
 			apiCase{"", method, path, "", "", 404, "…not found"}.run(t, addr)
@@ -722,8 +683,6 @@ func TestAPIPathsAndMethods(t *testing.T) {
 		"/apps/1/channels/a/users":              "GET",
 		"/apps/1/users/u/terminate_connections": "POST",
 		"/users/u/terminate_connections":        "POST",
-		"/apps/1/channels/a/events":             "POST",
-		"/apps/1/channels/a/stats":              "GET",
 	} {
 		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} {
 			if method != right {

@@ -407,7 +407,6 @@ var protocolTests = []struct {
 	{"Subscribe", TestSubscribe},
 	{"SubscribeForms", TestSubscribeForms},
 	{"PrivateChannelData", TestPrivateChannelData},
-	{"RefusalWithoutErrorEvent", TestRefusalWithoutErrorEvent},
 	{"SubscribeTwice", TestSubscribeTwice},
 	{"Unsubscribe", TestUnsubscribe},
 	{"ChannelNames", TestChannelNames},

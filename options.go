@@ -130,7 +130,6 @@ func appTable(a *appOptions) []option {
 		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", forApp, duration(&a.webhooks.grace, 0), nil},
 		{"webhook-batch", "50ms", "events that happen within travel together; 0 sends each alone", forApp, duration(&a.webhooks.batch, 0), nil},
 		{"webhook-queue", "10000", "events that may wait for a receiver; beyond, the oldest client events are dropped first", forApp, number(&a.webhooks.queue, 1, math.MaxInt32), nil},
-		{"error-events", "true", "send pusher:error after pusher:subscription_error, as the hosted service does", forApp, boolean(&l.errorEvents), nil},
 	}
 }
 

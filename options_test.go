@@ -54,7 +54,7 @@ func TestOptionDefaults(t *testing.T) {
 	app := appOptions{key: "k", secret: "s", limits: Limits{
 		activityTimeout: 120 * time.Second, pongTimeout: 30 * time.Second, authWindow: 600 * time.Second, cacheTTL: 30 * time.Minute,
 		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
-		clientEvents: true, errorEvents: true,
+		clientEvents: true,
 	}, webhooks: webhookOptions{grace: 3 * time.Second, batch: 50 * time.Millisecond, queue: 10_000}}
 	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "auto", console: true, secretShown: true, app: app, apps: []appOptions{app}}
 	o.given, o.connections, o.apps[0].limits.maxConnections = nil, 0, 0
@@ -69,7 +69,7 @@ var optionSamples = map[string][2]string{
 	"client-events": {"false", "true"}, "max-connections": {"1", "2147483647"}, "origins": {"a.example", "https://b.example,*.c.example"},
 	"activity-timeout": {"1s", "2h"}, "pong-timeout": {"100ms", "5"}, "auth-window": {"5m", "1s"}, "event-size": {"1", "102400"},
 	"channel-name": {"164", "1024"}, "presence-members": {"1", "1000"}, "presence-user-size": {"2", "2048"}, "cache-ttl": {"1s", "1h"},
-	"send-buffer": {"4096", "65536"}, "subscription-count": {"true", "false"}, "error-events": {"false", "true"},
+	"send-buffer": {"4096", "65536"}, "subscription-count": {"true", "false"},
 	"verbose": {"true", "false"}, "console": {"false", "true"}, "deflate": {"true", "false"}, "version": {"true", "false"},
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
 	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"}, "memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
@@ -320,7 +320,6 @@ func TestCommandRefusesOptions(t *testing.T) {
 			"https://a https://b", "a,https://b/c"},
 		"client-events":      {"maybe", "yes", "2", ""},
 		"subscription-count": {"x"},
-		"error-events":       {"on"},
 		"verbose":            {"-1"},
 		"version":            {"2"},
 	} {

@@ -83,7 +83,6 @@ type Limits struct {
 	presenceUserSize  int // bytes of user_info
 	clientEvents      bool
 	subscriptionCount bool     // send subscription_count
-	errorEvents       bool     // follow subscription_error with pusher:error, as the hosted service does
 	hooked            bool     // webhooks are told what becomes of channels
 	origins           []string // allowed values of the Origin header; none allows all
 }

@@ -583,11 +583,7 @@ func (s *Socket) refuse(channel []byte, kind string, status int, format string, 
 func (s *Socket) refuseWith(channel []byte, r *refusal) {
 	s.app.counts.refuse("subscription", r.kind)
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: string(channel), code: r.status, reason: r.text})
-	frames := appendSubscriptionError(nil, channel, r)
-	if s.app.limits().errorEvents {
-		frames = appendError(frames, 0, r.text, "")
-	}
-	s.deliver(frames)
+	s.deliver(appendError(appendSubscriptionError(nil, channel, r), 0, r.text, ""))
 }
 
 // handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.

@@ -805,13 +805,6 @@ func TestPrivateChannelData(t *testing.T) {
 	c.expect(succeeded("private-y"))
 }
 
-func TestRefusalWithoutErrorEvent(t *testing.T) {
-	c := connect(t, startEdge(t, "-error-events=false"))
-	c.subscribeAs("private-x", "", "")
-	c.expect(`{"event":"pusher:subscription_error","channel":"private-x","data":{"type":"AuthError","error":"Auth info required to subscribe to private-x","status":401}}`)
-	c.settled()
-}
-
 func TestSubscribeTwice(t *testing.T) {
 	addr := startEdge(t)
 	c := connect(t, addr)
