@@ -19,6 +19,7 @@ package main
 // This file parses and builds these messages and knows their limits. It does not lock, log or do I/O.
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -28,6 +29,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
 )
 
 // Names of events. What stands behind each is its data; data marked "string" is JSON once more, inside a string.
@@ -225,18 +228,36 @@ type message struct {
 
 var errNotAMessage = errors.New(`expected an object with a string "event"`)
 
-// parse reads a client's message.
-func (m *message) parse(text []byte) (err error) {
-	var f [3]value
-	if *m.buffer, err = parseObject((*m.buffer)[:0], text, socketDepth, socketValues, messageFields, f[:]); err != nil {
+// parse reads a client's message. Data is left out of one that no server acts on, since copying it is what costs most.
+func (m *message) parse(text []byte) error {
+	return readJSON(text, socketDepth, socketValues, func(v *fastjson.Value) (err error) {
+		var members [3]*fastjson.Value
+		if err := pick(v, messageFields, members[:]); err != nil {
+			return err
+		}
+		var f [3]value
+		buffer := slices.Grow((*m.buffer)[:0], len(text))
+		for i, member := range members {
+			if member != nil && (i < 2 || m.takesData()) {
+				buffer, f[i] = appendValue(buffer, member)
+			}
+			if i == 0 {
+				m.event, err = stringField(f[0], "event")
+			}
+			if err != nil || len(m.event) == 0 {
+				return errNotAMessage
+			}
+		}
+		*m.buffer = buffer
+		m.channel, err = stringField(f[1], "channel")
+		m.data = f[2]
 		return err
-	}
-	if m.event, err = stringField(f[0], "event"); err != nil || len(m.event) == 0 {
-		return errNotAMessage
-	}
-	m.channel, err = stringField(f[1], "channel")
-	m.data = f[2]
-	return err
+	})
+}
+
+// takesData reports whether data may matter.
+func (m *message) takesData() bool {
+	return bytes.HasPrefix(m.event, []byte("pusher:")) || bytes.HasPrefix(m.event, []byte(clientEventPrefix))
 }
 
 var (
