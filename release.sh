@@ -5,8 +5,9 @@
 #   ./release.sh -o FILE OS ARCH [VARIANT]     one program as a release has it, like -o /tmp/edge linux arm GOARM=6
 #   ./release.sh -deb DIR VERSION DEBARCH      one package, like -deb /tmp 1.2.3 armhf
 #
-# It needs go, git and coreutils, and dpkg-deb for the packages; go fetches the modules if they are not there yet. If VERSION and SOURCE_DATE_EPOCH (in seconds) are in the
-# environment, git is not asked. Another Go makes other bytes: go version -m FILE says which one made a program.
+# It needs go, git and coreutils, and dpkg-deb for the packages; go fetches the modules if they are not there yet. If VERSION and
+# SOURCE_DATE_EPOCH (in seconds) are in the environment, git is not asked. Another Go makes other bytes: go version -m FILE says
+# which one made a program.
 set -euo pipefail
 shopt -s globstar
 export LC_ALL=C TZ=UTC
@@ -30,7 +31,8 @@ targets=(
 deb_archs=(amd64 arm64 armhf)
 
 # What no event passes through is built without inlining: linux/arm64 has 7,405,694 bytes instead of 7,798,910. (Go says nothing
-# if it does not know a package: measure. Left out are those of net/http that grow by it or stay as they are; gws, fastjson and flate are what events pass through.)
+# if it does not know a package: measure. Left out are those of net/http that grow by it or stay as they are; gws, fastjson and
+# flate are what events pass through.)
 seldom=(
 	crypto/tls crypto/x509 crypto/rsa crypto/hpke encoding/asn1 math/big
 	encoding/json fmt log/slog mime net/url
