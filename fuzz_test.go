@@ -38,13 +38,13 @@ func FuzzClientMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := checkJSON(frame, socketDepth, socketValues); err != nil || !json.Valid(frame) {
+		if _, _, err := checkJSON(frame, socketDepth, socketValues); err != nil || !json.Valid(frame) {
 			t.Fatalf("%q: accepted, although %v", frame, err)
 		}
 		var data []byte
 		if m.data != nil {
 			data = m.data.literal()
-			if _, err := checkJSON(data, 0, 1); err != nil {
+			if _, _, err := checkJSON(data, 0, 1); err != nil {
 				t.Fatalf("%q: relayed as %q: %v", frame, data, err)
 			}
 		}

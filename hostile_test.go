@@ -136,7 +136,7 @@ func (f jsonFile) check(t *testing.T) {
 		depth, values int
 		part          string
 	}{{socketDepth - 1, socketValues - 3, f.socket}, {apiDepth - 1, apiValues - 3, f.api}} { // what is around data counts
-		_, err := checkJSON(f.text, limit.depth, limit.values)
+		_, _, err := checkJSON(f.text, limit.depth, limit.values)
 		if (err == nil) != (limit.part == "") || err != nil && !strings.Contains(err.Error(), limit.part) {
 			t.Errorf("at most %d deep: got %v, want %q", limit.depth, err, limit.part)
 		}
@@ -425,7 +425,7 @@ func measureAPI(t *testing.T) func(name, body string) {
 			h.ServeHTTP(w, r)
 		})
 		bound := 3*len(body) + 4096 + len(body)/4 // body, values and a text; the allocator rounds up, the more the larger a piece is
-		if n, err := checkJSON([]byte(body), apiDepth, apiValues); err == nil && n > socketValues {
+		if n, _, err := checkJSON([]byte(body), apiDepth, apiValues); err == nil && n > socketValues {
 			bound += 640 * n // a tree that is not kept
 		}
 		if cost > bound || w.status >= 500 {

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,21 +22,26 @@ import (
 	"github.com/valyala/fastjson"
 )
 
+// shape is FNV-1a, of what nobody outside can know the beginning.
+const shapePrime = 1099511628211
+
+var shapeSeed = rand.Uint64()
+
 // checkJSON is the guard: it returns an error unless b is one JSON text (RFC 8259) in UTF-8, at most depth levels deep and of at
-// most values values. n is how many these are; an empty array or object counts twice. Names that stand twice are for
-// parseObject.
-func checkJSON(b []byte, depth, values int) (n int, err error) {
+// most values values. n is how many these are; an array or object with nothing but space in it counts twice. shape is the same for texts that
+// differ in strings, numbers and words only. Names that stand twice are for pick.
+func checkJSON(b []byte, depth, values int) (n int, shape uint64, err error) {
 	if !utf8.Valid(b) {
-		return 0, errors.New("invalid JSON: not UTF-8")
+		return 0, 0, errors.New("invalid JSON: not UTF-8")
 	}
 	open := 0
-	n = 1
+	n, shape = 1, shapeSeed
 	for i := 0; i < len(b); i++ {
 		switch b[i] {
 		case '"':
 			for i++; i < len(b) && b[i] != '"'; i++ {
 				if b[i] < ' ' {
-					return 0, errors.New("invalid JSON: control character in a string")
+					return 0, 0, errors.New("invalid JSON: control character in a string")
 				}
 				if b[i] == '\\' {
 					i++ // a quote does not end the string here
@@ -43,27 +49,32 @@ func checkJSON(b []byte, depth, values int) (n int, err error) {
 			}
 		case ',':
 			n++
+			shape = (shape ^ ',') * shapePrime
 		case '[', '{':
-			n++
+			if i+1 < len(b) && b[i+1] != ']' && b[i+1] != '}' {
+				n++ // the first of what is in it
+			}
+			shape = (shape ^ uint64(b[i])) * shapePrime
 			if open++; open > depth {
-				return 0, fmt.Errorf("invalid JSON: nested more than %d levels deep", depth)
+				return 0, 0, fmt.Errorf("invalid JSON: nested more than %d levels deep", depth)
 			}
 		case ']', '}':
 			open--
+			shape = (shape ^ ']') * shapePrime
 		case 't', 'f', 'n': // the error of fastjson would repeat all that follows
 			rest := b[i:]
 			if !bytes.HasPrefix(rest, []byte("true")) && !bytes.HasPrefix(rest, []byte("false")) && !bytes.HasPrefix(rest, []byte("null")) {
-				return 0, errors.New("invalid JSON: a word that is not true, false or null")
+				return 0, 0, errors.New("invalid JSON: a word that is not true, false or null")
 			}
 		}
 	}
 	if n > values {
-		return 0, fmt.Errorf("invalid JSON: more than %d values", values)
+		return 0, 0, fmt.Errorf("invalid JSON: more than %d values", values)
 	}
 	if err := fastjson.ValidateBytes(b); err != nil {
-		return 0, errors.New("invalid JSON: " + jsonProblem(err.Error()))
+		return 0, 0, errors.New("invalid JSON: " + jsonProblem(err.Error()))
 	}
-	return n, nil
+	return n, shape, nil
 }
 
 // jsonProblem is what fastjson says of an error, on a line and without the brackets around it.
@@ -94,29 +105,46 @@ func jsonProblem(text string) string {
 // other, so that what clients make it hold stays bounded.
 const smallTree = 256
 
+// treeParser is a parser that is new again after a while. fastjson keeps, for each place in the order of values, room for the
+// largest array or object that ever stood there: texts made for it could make it hold the square of what one has.
+type treeParser struct {
+	fastjson.Parser
+	room  int    // bytes that it may keep by now
+	shape uint64 // of the last text; only of the large one
+}
+
+const mostRoom, mostSmallRoom = 6 << 20, 128 << 10 // bytes that the large parser and a small one may keep
+
 var (
-	smallParsers fastjson.ParserPool
-	largeParser  fastjson.Parser
+	smallParsers = sync.Pool{New: func() any { return new(treeParser) }}
+	largeParser  treeParser
 	largeMu      sync.Mutex // guards largeParser
 )
 
 // readJSON has use look at the tree of b, if checkJSON accepts b. The tree is valid until use returns, which must be soon, and
 // must not read JSON itself.
 func readJSON(b []byte, depth, values int, use func(*fastjson.Value) error) error {
-	n, err := checkJSON(b, depth, values)
+	n, shape, err := checkJSON(b, depth, values)
 	if err != nil {
 		return err
 	}
-	var p *fastjson.Parser
-	if n > smallTree || len(b) > maxBatchBuf { // of b it keeps a copy
+	var p *treeParser
+	room := 8*n + 32*bytes.Count(b, []byte(":")) // for values in arrays, and for members
+	if n > smallTree || len(b) > maxBatchBuf {   // of b it keeps a copy
 		largeMu.Lock()
 		defer largeMu.Unlock()
-		if p = &largeParser; n > socketValues { // only the API takes so many
-			defer func() { largeParser = fastjson.Parser{} }()
+		p = &largeParser
+		if shape != p.shape { // else there is room already
+			p.room, p.shape = p.room+room, shape
+		}
+		if p.room > mostRoom || n > socketValues { // so many only the API takes
+			defer func() { largeParser = treeParser{} }()
 		}
 	} else {
-		p = smallParsers.Get()
-		defer smallParsers.Put(p)
+		p = smallParsers.Get().(*treeParser)
+		if p.room += room; p.room <= mostSmallRoom {
+			defer smallParsers.Put(p)
+		}
 	}
 	v, err := p.ParseBytes(b)
 	if err != nil {

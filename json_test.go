@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/valyala/fastjson"
 )
 
 // TestCheckJSONBounds: the bounds are exact. The grammar is that of encoding/json, see checkAgainstStd and testdata/json.
@@ -36,11 +39,12 @@ func TestCheckJSONBounds(t *testing.T) {
 		{"one value too many", "[" + strings.Repeat("1,", 99) + "1]", "100 values"},
 		{"one member too many", "{" + strings.Repeat(`"a":1,`, 99) + `"a":1}`, "100 values"},
 		{"containers are values", "[" + strings.Repeat("{},", 99) + "{}]", "100 values"},
+		{"as many containers as may be", "[" + strings.Repeat("{},", 98) + "[]]", ""},
 		{"16 levels around a fault", strings.Repeat("[1,", 16) + "0x" + strings.Repeat("]", 16), "missing ','"},
 		{"words without an end", strings.Repeat("nan", 10_000), "a word"},
 		{"no words", "[true,false,null,truefalse]", "missing ','"},
 	} {
-		_, err := checkJSON([]byte(test.text), 16, 100)
+		_, _, err := checkJSON([]byte(test.text), 16, 100)
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s: %.100q: got %v, want %q", test.name, test.text, err, test.want)
 		}
@@ -48,11 +52,36 @@ func TestCheckJSONBounds(t *testing.T) {
 			t.Errorf("%s: the error has %d bytes: %v", test.name, len(err.Error()), err)
 		}
 	}
-	if _, err := checkJSON([]byte("0"), 0, 1); err != nil {
+	if _, _, err := checkJSON([]byte("0"), 0, 1); err != nil {
 		t.Errorf("a scalar needs no depth: got %v", err)
 	}
-	if _, err := checkJSON([]byte("[]"), 0, 2); err == nil {
+	if _, _, err := checkJSON([]byte("[]"), 0, 2); err == nil {
 		t.Error("[] passes with depth 0")
+	}
+}
+
+// TestParserMemory: texts with the largest object in another place each time do not make parsers hold more and more.
+func TestParserMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector needs memory of its own")
+	}
+	live := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := live()
+	for _, most := range []int{smallTree, socketValues} {
+		for k := 0; k < most-10; k += most / 200 {
+			text := []byte("[" + strings.Repeat("0,", k) + "{" + strings.Repeat(`"":0,`, most-k-8) + `"":0}]`)
+			if err := readJSON(text, 3, most, func(*fastjson.Value) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if held := live() - before; held > 12<<20 {
+		t.Errorf("%d bytes are held", held)
 	}
 }
 
@@ -71,7 +100,9 @@ func measureJSON(b []byte) (depth, values int) {
 		case '[', '{':
 			level++
 			depth = max(depth, level)
-			values++
+			if b[i+1] != ']' && b[i+1] != '}' {
+				values++
+			}
 		case ']', '}':
 			level--
 		case ',':
@@ -86,7 +117,7 @@ func measureJSON(b []byte) (depth, values int) {
 func checkAgainstStd(t *testing.T, b []byte) {
 	t.Helper()
 	before := string(b)
-	n, err := checkJSON(b, 100, 1_000_000)
+	n, _, err := checkJSON(b, 100, 1_000_000)
 	if string(b) != before {
 		t.Errorf("checkJSON changed %q to %q", before, b)
 	}
@@ -106,13 +137,13 @@ func checkAgainstStd(t *testing.T, b []byte) {
 	if err != nil || n != values {
 		t.Errorf("%q: got %d, %v, want it accepted with %d values", b, n, err, values)
 	}
-	if _, err := checkJSON(b, depth, values); err != nil {
+	if _, _, err := checkJSON(b, depth, values); err != nil {
 		t.Errorf("%q with depth %d and %d values: got %v", b, depth, values, err)
 	}
-	if _, err := checkJSON(b, depth-1, values); depth > 0 && err == nil {
+	if _, _, err := checkJSON(b, depth-1, values); depth > 0 && err == nil {
 		t.Errorf("%q passes with depth %d", b, depth-1)
 	}
-	if _, err := checkJSON(b, depth, values-1); err == nil {
+	if _, _, err := checkJSON(b, depth, values-1); err == nil {
 		t.Errorf("%q passes with %d values", b, values-1)
 	}
 	var member [1]value
@@ -275,7 +306,7 @@ func TestJSONAllocations(t *testing.T) {
 	buffer := make([]byte, 0, 1<<16)
 	for _, b := range messages {
 		if n := testing.AllocsPerRun(100, func() {
-			if _, err := checkJSON(b, 16, 8192); err != nil {
+			if _, _, err := checkJSON(b, 16, 8192); err != nil {
 				t.Fatal(err)
 			}
 		}); n != 0 {
@@ -395,7 +426,7 @@ func TestAppendString(t *testing.T) {
 			t.Errorf("%q: got %s from bytes, %s from a string", s, fromBytes, literal)
 		}
 		literal, found := bytes.CutPrefix(literal, []byte("before"))
-		if _, err := checkJSON(literal, 0, 1); err != nil || !found || !json.Valid(literal) {
+		if _, _, err := checkJSON(literal, 0, 1); err != nil || !found || !json.Valid(literal) {
 			t.Errorf("%q: got %s, which is not valid: %v", s, literal, err)
 			continue
 		}

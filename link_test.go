@@ -329,6 +329,35 @@ func TestGuardFloods(t *testing.T) {
 	}
 }
 
+// TestGuardDeflate: with compression the first frame of a message may have RSV1, and nothing else.
+func TestGuardDeflate(t *testing.T) {
+	fragment := maskedFrame(rsv1|opText, []byte("x"))
+	for _, test := range []struct {
+		name   string
+		prefix []byte
+		first  byte
+		code   int
+	}{
+		{"text", nil, 0xc0 | opText, 0}, {"binary", nil, 0xc0 | opBinary, 0}, {"first fragment", nil, rsv1 | opText, 0},
+		{"plain text", nil, 0x80 | opText, 0}, {"continuation", fragment, 0x80, 0},
+		{"RSV1 and RSV2", nil, 0xe0 | opText, closeProtocolError}, {"RSV1 and RSV3", nil, 0xd0 | opText, closeProtocolError},
+		{"RSV2", nil, 0xa0 | opText, closeProtocolError}, {"RSV3", nil, 0x90 | opText, closeProtocolError},
+		{"RSV1 on a continuation", fragment, rsv1, closeProtocolError}, {"RSV1 on the last", fragment, 0xc0, closeProtocolError},
+		{"RSV1 on a ping", nil, 0xc0 | opPing, closeProtocolError}, {"RSV1 on a pong", nil, 0xc0 | opPong, closeProtocolError},
+		{"RSV1 on a close", nil, 0xc0 | opClose, closeProtocolError},
+	} {
+		g := guard{deflate: true}
+		b := append(slices.Clone(test.prefix), maskedFrame(test.first, nil)...)
+		want := len(b)
+		if test.code != 0 {
+			want = len(test.prefix)
+		}
+		if good, code := g.all(b, 0); good != want || code != test.code {
+			t.Errorf("%s: %d good bytes, code %d, want %d, %d", test.name, good, code, want, test.code)
+		}
+	}
+}
+
 // TestGuardIdle: the guard is idle between messages and only there, and counts the frames begun.
 func TestGuardIdle(t *testing.T) {
 	b := slices.Concat(maskedFrame(opText, []byte("he")), ping(0), maskedFrame(0x80, make([]byte, 200)), maskedFrame(0x80|opText, nil))

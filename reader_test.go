@@ -34,9 +34,6 @@ type frameReader struct {
 	controls  rate
 }
 
-// idle reports whether nothing has begun that is not whole.
-func (r *frameReader) idle() bool { return r.have == 0 && !r.inPayload && r.fragments == 0 }
-
 // next reads on in p, which it changes, until a message or control frame is whole, p ends or a rule is broken. rest is what
 // it has not read. code is 0 or the close code for the byte at which rest begins; after that the reader must not be used any
 // more. The payload of f is valid until release, which is to be called before next is called again. now is in nanoseconds of
@@ -117,20 +114,6 @@ func (r *frameReader) release() {
 	if r.message != nil && r.fragments == 0 {
 		freeFrameBuffer(&r.message)
 	}
-}
-
-// held is how many bytes of memory a message takes that is not whole.
-func (r *frameReader) held() int {
-	if r.message == nil {
-		return 0
-	}
-	return cap(*r.message)
-}
-
-// drop gives up what has come of a message that is not whole. The reader must not be used any more.
-func (r *frameReader) drop() {
-	r.fragments = 0
-	r.release()
 }
 
 // readHeader is called with every byte of a header and returns a close code, or 0.

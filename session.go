@@ -455,7 +455,7 @@ func (s *session) SetReadDeadline(time.Time) error { return nil }
 
 // appendSent appends the frames that an array of messages stands for.
 func appendSent(dst, body []byte) ([]byte, error) {
-	if _, err := checkJSON(body, 1, 1+maxMessages); err != nil {
+	if _, _, err := checkJSON(body, 1, 1+maxMessages); err != nil {
 		return nil, badRequest("expected an array of at most %d strings: %v", maxMessages, err)
 	}
 	body = bytes.TrimLeft(body, " \t\n\r")

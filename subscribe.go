@@ -260,7 +260,7 @@ func plainData(data json.RawMessage) []byte {
 
 // isJSON reports whether b is JSON that whoever reads our output can read too.
 func isJSON(b []byte) bool {
-	_, err := checkJSON(b, clientDepth, 2+len(b))
+	_, _, err := checkJSON(b, clientDepth, 2+len(b))
 	return err == nil
 }
 
