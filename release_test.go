@@ -138,7 +138,7 @@ func TestReleaseLicences(t *testing.T) {
 	linked := make(map[string]string) // modules, and where they are
 	for _, system := range []string{"linux", "darwin", "windows"} {
 		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}", ".")
-		cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+		cmd.Env = append(os.Environ(), "GOOS="+system, "GOARCH=arm64", "CGO_ENABLED=0")
 		for line := range strings.Lines(output(t, cmd)) {
 			module, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
 			linked[module] = dir
