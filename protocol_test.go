@@ -566,7 +566,7 @@ func TestAppendEventAllocations(t *testing.T) {
 		if err := m.parse(frame); err != nil || len(m.event) == 0 {
 			t.Fatal(err)
 		}
-	}); n != 0 {
+	}); n != 0 && !raceEnabled { // with the race detector pools forget
 		t.Errorf("parse allocates %v times, want 0", n)
 	}
 	if n := testing.AllocsPerRun(1000, func() {
