@@ -60,7 +60,6 @@ type call struct {
 	body   []byte
 	values []byte // what of the body is looked at
 	out    []byte
-	status int
 	began  int64 // monotonic nanoseconds, if someone looks
 }
 
@@ -100,7 +99,7 @@ func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := calls.Get().(*call)
 		defer c.free()
-		c.Request, c.app, c.status = r, a.apps.Load().none, http.StatusOK
+		c.Request, c.app = r, a.apps.Load().none
 		if c.app.watch.on.Load() != 0 {
 			c.began = monotonic()
 		}
@@ -178,20 +177,20 @@ var jsonType, textType = []string{"application/json"}, []string{"text/plain; cha
 
 // reply writes the answer: a JSON object, or the error as a line of text as the hosted service does.
 func (a *api) reply(w http.ResponseWriter, c *call, err error) {
-	kind, body := jsonType, c.out
+	status, kind, body := http.StatusOK, jsonType, c.out
 	if err != nil {
 		e := asAPIError(err, http.StatusInternalServerError)
 		c.app.counts.refuse("call", strconv.Itoa(e.status))
 		c.app.tell(notice{what: noticeRefused, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
-		c.status, kind, body = e.status, textType, []byte(e.text+"\n")
+		status, kind, body = e.status, textType, []byte(e.text+"\n")
 	} else if c.began != 0 {
-		c.app.tell(notice{what: noticeCall, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: c.status, took: time.Duration(monotonic() - c.began)})
+		c.app.tell(notice{what: noticeCall, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: status, took: time.Duration(monotonic() - c.began)})
 	}
 	c.app.counts.calls.Add(1)
 	c.app.counts.callBytes.Add(uint64(len(c.body)))
 	c.app.counts.answerBytes.Add(uint64(len(body)))
 	w.Header()["Content-Type"] = kind
-	w.WriteHeader(c.status)
+	w.WriteHeader(status)
 	w.Write(body) // if it fails, the caller is gone
 }
 

@@ -129,12 +129,7 @@ func TestDeflateThreshold(t *testing.T) {
 // TestDeflatingSubscriptions: a channel compresses while one of its subscriptions has negotiated it, whoever else comes and goes.
 func TestDeflatingSubscriptions(t *testing.T) {
 	s := startServer(t, "-deflate")
-	offering := func() *client {
-		c, _ := request(t, s.addr, strings.Replace(httpUpgrade, "\n\n", "\nSec-WebSocket-Extensions: permessage-deflate\n\n", 1))
-		c.established()
-		return c
-	}
-	first, second, plain := offering(), offering(), connect(t, s.addr)
+	first, second, plain := connectDeflating(t, s.addr), connectDeflating(t, s.addr), connect(t, s.addr)
 	anchor := connect(t, s.addr) // keeps the channel
 	expect := func(what string, subscriptions int, want int32) {
 		t.Helper()

@@ -21,10 +21,9 @@ import (
 // connectDeflating is connect with permessage-deflate.
 func connectDeflating(t testing.TB, addr string) *client {
 	t.Helper()
-	c, r := request(t, addr, "GET /app/key?protocol=7 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"+
-		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
-	if got := r.Header.Get("Sec-WebSocket-Extensions"); got != "permessage-deflate; server_no_context_takeover; client_no_context_takeover" {
+	c, r := request(t, addr, strings.Replace(httpUpgrade, "\n\n",
+		"\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\n\n", 1))
+	if got := r.Header.Get("Sec-WebSocket-Extensions"); got != agreedDeflate {
 		t.Fatalf("negotiated %q", got)
 	}
 	c.established()
