@@ -864,8 +864,7 @@ func docAPI(skew int64) http.Handler {
 		panic(err)
 	}
 	s, _ := newServer(o, newBudget(o.memory), nil)
-	s.clock.isSet = func(time.Time) bool { return true }
-	s.clock.now = func() time.Time { return time.Unix(docTime+skew, 0) }
+	s.clock.built, s.clock.now = time.Time{}, func() time.Time { return time.Unix(docTime+skew, 0) }
 	return s.offlineHandler()
 }
 

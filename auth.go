@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"log/slog"
 	"net/url"
 	"slices"
 	"strconv"
@@ -206,6 +207,30 @@ func (k *Key) signedQuery(method, path string, ps params, body []byte, now time.
 	return string(query[1:])
 }
 
+// clock is the wall clock that requests to the API are checked by.
+type clock struct {
+	// Static after construction.
+	now   func() time.Time
+	built time.Time // the clock is surely not set while it stands before
+
+	warn sync.Once
+}
+
+func newClock() *clock { return &clock{now: time.Now, built: builtAt()} }
+
+// read returns the time and the window that holds at this time: the given one, or none while the clock is surely not set.
+func (c *clock) read(window time.Duration) (time.Time, time.Duration) {
+	now := c.now()
+	if !now.Before(c.built) {
+		return now, window
+	}
+	c.warn.Do(func() {
+		slog.Warn("the clock of this machine is not set: the age of API requests is not checked until it is",
+			"clock", now.UTC().Format(time.RFC3339))
+	})
+	return now, 0
+}
+
 // checkRequest authenticates an API request but for its body, which checkBodyMD5 is for. paths are the spellings of the
 // path that may have been signed. Without a window (0) a request may be of any time. The error says which part failed, in the
 // words of Pusher's own library where it has any.
@@ -227,7 +252,7 @@ func (ks Keys) checkRequest(method string, paths []string, ps params, now time.T
 	return key.checkSignature(method, paths, ps)
 }
 
-// checkTimestamp compares the clocks, and says how far they are apart: on boards without a clock that is what is wrong.
+// checkTimestamp compares the clocks. The error says how far they are apart, and the way out for boards without a clock.
 func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 	if stamp == "" {
 		return errors.New("Timestamp required: auth_timestamp")
@@ -237,12 +262,10 @@ func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 		return fmt.Errorf("Timestamp invalid: auth_timestamp=%q is not in seconds since 1970", stamp)
 	}
 	given := time.Unix(seconds, 0).UTC()
-	if window == 0 {
-		return nil
-	}
-	if off := now.Sub(given).Abs(); off > window {
-		return fmt.Errorf("Timestamp expired: Given timestamp (%s) not within %ds of server time (%s): off by %s",
-			given.Format(time.RFC3339), int(window.Seconds()), now.UTC().Format(time.RFC3339), off.Round(time.Second))
+	if off := now.Sub(given).Abs(); window > 0 && off > window {
+		return fmt.Errorf("Timestamp expired: Given timestamp (%s) not within %gs of server time (%s): off by %s; "+
+			"set the clocks, or the server's -auth-window (0 for no check)",
+			given.Format(time.RFC3339), window.Seconds(), now.UTC().Format(time.RFC3339), off.Round(time.Second))
 	}
 	return nil
 }

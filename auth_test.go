@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"log"
 	"net/url"
 	"strings"
 	"testing"
@@ -382,7 +384,8 @@ func TestSignedMutations(t *testing.T) {
 		{"good with a body", vectorPrefix + "&body_md5=" + md5OfHello, "hello", ""},
 		{"good at -600", at("1353087579"), "", ""},
 		{"good at +600", at("1353088779"), "", ""},
-		{"old", at("1353087578"), "", "Timestamp expired: Given timestamp (2012-11-16T17:39:38Z) not within 600s of server time (2012-11-16T17:49:39Z)"},
+		{"old", at("1353087578"), "", "Timestamp expired: Given timestamp (2012-11-16T17:39:38Z) not within 600s of server time (2012-11-16T17:49:39Z): " +
+			"off by 10m1s; set the clocks, or the server's -auth-window (0 for no check)"},
 		{"early", at("1353088780"), "", "Timestamp expired"},
 		{"at 0", at("0"), "", "Timestamp expired"},
 		{"in milliseconds", at("1353088179000"), "", "Timestamp invalid"},
@@ -555,5 +558,74 @@ func TestSignedQuery(t *testing.T) {
 				t.Errorf("%s is %q", p.name, got)
 			}
 		}
+	}
+}
+
+// TestClockNotSet: requests of any age are good while the clock of the machine stands before the build, and only then. The log
+// says so once.
+func TestClockNotSet(t *testing.T) {
+	var lines bytes.Buffer
+	log.SetOutput(&lines)
+	defer log.SetOutput(errorOutput)
+	s := testOptions(t).server(t)
+	boot, now := time.Unix(0, 0), time.Unix(1_800_000_000, 0) // a board without a battery
+	s.clock.built = now.Add(-day)
+	h := s.offlineHandler()
+	for _, test := range []struct {
+		clock, signed time.Time
+		want          int
+	}{
+		{boot, now, 200},
+		{boot, boot, 200},
+		{s.clock.built.Add(-time.Second), now.Add(-10 * 365 * day), 200},
+		{s.clock.built, s.clock.built, 200}, // the time has come over the network
+		{s.clock.built, now, 401},
+		{now, now, 200},
+		{now, now.Add(-time.Hour), 401},
+		{boot, now.Add(-time.Hour), 200}, // and is lost again
+	} {
+		s.clock.now = func() time.Time { return test.clock }
+		if status, answer := publishAt(t, h, test.signed, "e"); status != test.want || status == 401 && !strings.Contains(answer, "-auth-window") {
+			t.Errorf("signed at %s, clock at %s: %d %q, want %d", test.signed, test.clock, status, answer, test.want)
+		}
+	}
+	if n := strings.Count(lines.String(), "the clock of this machine is not set"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, lines.String())
+	}
+	const unsigned = "/apps/1/channels?auth_key=key&auth_version=1.0&auth_signature=x"
+	for query, want := range map[string]string{"": "Timestamp required", "&auth_timestamp=x": "Timestamp invalid", "&auth_timestamp=5": "Invalid signature"} {
+		if status, answer := recordAPI(t, h, "GET", unsigned+query, ""); status != 401 || !strings.Contains(answer, want) {
+			t.Errorf("%s: %d %q, want 401 and %s", query, status, answer, want)
+		}
+	}
+}
+
+// TestAuthWindow: with -auth-window 0 the age of requests does not count.
+func TestAuthWindow(t *testing.T) {
+	now := time.Now()
+	for window, ages := range map[string]map[time.Duration]int{
+		"0":  {0: 200, time.Hour: 200, -3650 * day: 200},
+		"1h": {0: 200, time.Hour - time.Minute: 200, time.Minute - time.Hour: 200, time.Hour + time.Minute: 401, -3650 * day: 401},
+	} {
+		h := testOptions(t, "-auth-window", window).server(t).offlineHandler()
+		for age, want := range ages {
+			if status, answer := publishAt(t, h, now.Add(-age), "e"); status != want {
+				t.Errorf("-auth-window %s, %s ago: %d %q, want %d", window, age, status, answer, want)
+			}
+		}
+	}
+}
+
+// TestBuiltAt: the linker's time counts if it can be right.
+func TestBuiltAt(t *testing.T) {
+	defer func(b string) { built = b }(built)
+	for _, stamp := range []string{"", "yesterday", "2026-01-02T03:04:05Z"} {
+		built = stamp
+		if at := builtAt(); at.Before(sourceTime) || at.After(time.Now()) {
+			t.Errorf("%q: %s", stamp, at)
+		}
+	}
+	if built = "2999-01-02T03:04:05Z"; builtAt().Year() != 2999 {
+		t.Errorf("%s: %s", built, builtAt())
 	}
 }

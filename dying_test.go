@@ -799,9 +799,7 @@ func publishAt(t *testing.T, h http.Handler, at time.Time, name string) (status 
 var wallClock = map[string]bool{
 	"auth.go checkTimestamp": true, // what the caller signed
 	"auth.go signedQuery":    true, // auth_timestamp
-	"clock.go isRight":       true, // what is logged
-	"clock.go add":           true, // what the caller signed
-	"clock.go once":          true, // likewise
+	"auth.go read":           true, // what is logged
 	"feed.go appendNotice":   true, // what is shown
 	"metrics.go addProcess":  true, // process_start_time_seconds
 	"tls.go expiry":          true,
