@@ -125,7 +125,7 @@ func (a *api) check(c *call) (err error) {
 	// A proxy may have added our path before what was signed.
 	paths := []string{c.URL.EscapedPath(), c.URL.Path, strings.TrimPrefix(c.URL.EscapedPath(), a.path), strings.TrimPrefix(c.URL.Path, a.path)}
 	now, window := a.clock.read(c.app.limits().authWindow)
-	if err = c.app.keys().checkRequest(c.Method, paths, c.params, now, window); err != nil {
+	if err = checkRequest(c.app.keys(), c.Method, paths, c.params, now, window); err != nil {
 		return &apiError{http.StatusUnauthorized, err.Error()}
 	}
 	if err := c.readBody(c.app.limits().bodyLimit()); err != nil {

@@ -422,7 +422,7 @@ var errorOutput = watched{"the log", os.Stderr}
 // token signs a subscription of c.
 func (c *client) token(channel, channelData string) string {
 	id, _ := parseSocketID(c.id)
-	return "key:" + string(testKey.sign(nil, channelText(nil, id, []byte(channel), []byte(channelData))))
+	return "key:" + string(testKey.sign(nil, channelText(nil, id.String(), []byte(channel), []byte(channelData))))
 }
 
 // subscribe sends a subscription with a correct signature.

@@ -63,7 +63,7 @@ func connectTo(t testing.TB, addr, key string) *client {
 // subscribeWith subscribes to a private channel with a signature of this key.
 func (c *client) subscribeWith(k withKey, channel string) {
 	id, _ := parseSocketID(c.id)
-	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id, []byte(channel), nil))), "")
+	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id.String(), []byte(channel), nil))), "")
 }
 
 var (
