@@ -806,9 +806,24 @@ func TestMetrics(t *testing.T) {
 	checkExposition(t, page)
 }
 
-// checkExposition checks the format: every family is described once, before its values, which are numbers, each once.
+// checkExposition checks the format: every family is described once, before its values, which are numbers, each once. promtool
+// may say more, if it is installed.
 func checkExposition(t *testing.T, page string) {
 	t.Helper()
+	if _, err := exec.LookPath("promtool"); err == nil { // in Debian's prometheus
+		cmd := exec.Command("promtool", "check", "metrics")
+		cmd.Stdin = strings.NewReader(page)
+		out, _ := cmd.CombinedOutput()
+		const soketi = `_bytes counter metrics should have "_total" suffix` // the names of four are soketi's
+		for line := range strings.Lines(string(out)) {
+			if !strings.Contains(line, soketi) {
+				t.Errorf("promtool: %s", line)
+			}
+		}
+		if code := cmd.ProcessState.ExitCode(); code != 0 && code != 3 {
+			t.Errorf("promtool: exit code %d", code)
+		}
+	}
 	family, seen := "", map[string]bool{}
 	for line := range strings.Lines(page) {
 		line = strings.TrimSuffix(line, "\n")
