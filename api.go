@@ -124,16 +124,8 @@ func (a *api) check(c *call) (err error) {
 	}
 	// A proxy may have added our path before what was signed.
 	paths := []string{c.URL.EscapedPath(), c.URL.Path, strings.TrimPrefix(c.URL.EscapedPath(), a.path), strings.TrimPrefix(c.URL.Path, a.path)}
-	window, set := c.app.limits().authWindow, a.clock.isRight()
-	if !set {
-		window = 0
-	}
-	err = c.app.keys().checkRequest(c.Method, paths, c.params, a.clock.now(), window)
-	if err == nil && !set {
-		stamp, _ := strconv.ParseInt(c.params.get("auth_timestamp"), 10, 64)
-		err = a.clock.once(c.params.get("auth_signature"), stamp, c.app.limits().authWindow)
-	}
-	if err != nil {
+	now, window := a.clock.read(c.app.limits().authWindow)
+	if err = checkRequest(c.app.keys(), c.Method, paths, c.params, now, window); err != nil {
 		return &apiError{http.StatusUnauthorized, err.Error()}
 	}
 	if err := c.readBody(c.app.limits().bodyLimit()); err != nil {

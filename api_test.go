@@ -107,7 +107,7 @@ func signIn(c *client, user string) {
 	c.t.Helper()
 	id, _ := parseSocketID(c.id)
 	userData := fmt.Appendf(nil, `{"id":%s}`, quote(user))
-	c.send(`{"event":"pusher:signin","data":{"auth":"key:%s","user_data":%s}}`, testKey.sign(nil, userText(nil, id, userData)), quote(string(userData)))
+	c.send(`{"event":"pusher:signin","data":{"auth":"key:%s","user_data":%s}}`, testKey.sign(nil, userText(nil, id.String(), userData)), quote(string(userData)))
 	c.expect(fmt.Sprintf(`{"event":"pusher:signin_success","data":{"user_data":%s}}`, quote(string(userData))))
 }
 
@@ -864,8 +864,7 @@ func docAPI(skew int64) http.Handler {
 		panic(err)
 	}
 	s, _ := newServer(o, newBudget(o.memory), nil)
-	s.clock.isSet = func(time.Time) bool { return true }
-	s.clock.now = func() time.Time { return time.Unix(docTime+skew, 0) }
+	s.clock.built, s.clock.now = time.Time{}, func() time.Time { return time.Unix(docTime+skew, 0) }
 	return s.offlineHandler()
 }
 

@@ -59,7 +59,7 @@ type appConfig struct {
 type Limits struct {
 	activityTimeout   time.Duration // silence after which a client is pinged
 	pongTimeout       time.Duration // and after which it is closed when it does not answer
-	authWindow        time.Duration // how far the clock of an API client may be off
+	authWindow        time.Duration // how far the clock of an API client may be off; 0 for no check
 	cacheTTL          time.Duration // life of the event of a cache channel
 	authorizeWithin   time.Duration // in which a client must sign in or join a private channel; 0 for never
 	maxConnections    int

@@ -525,8 +525,7 @@ func (p *program) signCommand() error {
 
 // signChannel is what an auth endpoint answers for a channel: {"auth":…[,"channel_data":…]}.
 func signChannel(key *Key, socket, channel, channelData string) ([]byte, error) {
-	id, err := checkSocketID(socket)
-	if err != nil {
+	if _, err := checkSocketID(socket); err != nil {
 		return nil, err
 	}
 	k, ok := parseChannel(channel, maxInput)
@@ -542,7 +541,7 @@ func signChannel(key *Key, socket, channel, channelData string) ([]byte, error) 
 			return nil, err
 		}
 	}
-	answer := appendSigned(key, channelText(nil, id, []byte(channel), []byte(channelData)))
+	answer := appendSigned(key, channelText(nil, socket, []byte(channel), []byte(channelData)))
 	if channelData != "" {
 		answer = appendString(append(answer, `,"channel_data":`...), channelData)
 	}
@@ -551,14 +550,13 @@ func signChannel(key *Key, socket, channel, channelData string) ([]byte, error) 
 
 // signUser is what an auth endpoint answers for signing in: {"auth":…,"user_data":…}.
 func signUser(key *Key, socket, userData string) ([]byte, error) {
-	id, err := checkSocketID(socket)
-	if err != nil {
+	if _, err := checkSocketID(socket); err != nil {
 		return nil, err
 	}
 	if _, _, err := parseUser([]byte(userData)); err != nil {
 		return nil, err
 	}
-	answer := appendSigned(key, userText(nil, id, []byte(userData)))
+	answer := appendSigned(key, userText(nil, socket, []byte(userData)))
 	answer = appendString(append(answer, `,"user_data":`...), userData)
 	return append(answer, '}'), nil
 }

@@ -65,13 +65,13 @@ func FuzzClientMessage(f *testing.F) {
 
 		if r, err := m.parseSubscribe(); err == nil {
 			parseChannel(r.channel, 200)
-			vectorKeys.checkToken(r.auth, channelText(nil, vectorSocket, r.channel, r.channelData))
+			checkToken(vectorKeys, r.auth, channelText(nil, vectorSocket.String(), r.channel, r.channelData))
 			if id, info, err := parseMember(r.channelData); err == nil {
 				fuzzMember(t, &Member{id: id, info: info})
 			}
 		}
 		if r, err := m.parseSignin(); err == nil {
-			vectorKeys.checkToken(r.auth, userText(nil, vectorSocket, r.userData))
+			checkToken(vectorKeys, r.auth, userText(nil, vectorSocket.String(), r.userData))
 			if u, _, err := parseUser(r.userData); err == nil {
 				fuzzMember(t, &Member{id: u.id, info: u.info})
 				if b := appendWatchlist(nil, u.watchlist, u.watchlist); len(u.watchlist) > maxWatchlist || len(b) > 0 && !validFrames(b) {
@@ -239,7 +239,7 @@ func FuzzQuery(f *testing.F) {
 		}
 
 		now := time.Unix(vectorTime, 0)
-		if err := vectorKeys.checkRequest("GET", []string{"/x", "/y"}, ps, now, authWindow); err == nil || strings.Contains(err.Error(), vectorSecret) && !strings.Contains(query, vectorSecret) {
+		if err := checkRequest(vectorKeys, "GET", []string{"/x", "/y"}, ps, now, authWindow); err == nil || strings.Contains(err.Error(), vectorSecret) && !strings.Contains(query, vectorSecret) {
 			t.Errorf("%q: got %v, want it refused without the secret", query, err)
 		}
 	})

@@ -24,21 +24,26 @@ import (
 // Set by the linker for releases.
 var (
 	version = "0.1.0"
-	built   = "" // when, as RFC 3339 has it
+	built   = "" // RFC 3339
 )
 
-// builtAt is when the program was made, or the change it was made of: it cannot be earlier than that. Zero if it does not know.
+// sourceTime is the floor of builtAt, for builds without a stamp.
+var sourceTime = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
+
+// builtAt returns the time of the build or of its commit.
 func builtAt() time.Time {
-	text := built
-	if info, ok := debug.ReadBuildInfo(); ok && text == "" {
+	stamp := built
+	if info, ok := debug.ReadBuildInfo(); ok && stamp == "" {
 		for _, s := range info.Settings {
 			if s.Key == "vcs.time" {
-				text = s.Value
+				stamp = s.Value
 			}
 		}
 	}
-	t, _ := time.Parse(time.RFC3339, text)
-	return t
+	if t, err := time.Parse(time.RFC3339, stamp); err == nil && t.After(sourceTime) {
+		return t
+	}
+	return sourceTime
 }
 
 func main() {

@@ -118,7 +118,7 @@ func appTable(a *appOptions) []option {
 		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, origins(&l.origins), nil},
 		{"activity-timeout", "120s", "silence after which a client is pinged", forApp, duration(&l.activityTimeout, time.Second), nil},
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.pongTimeout, time.Millisecond), nil},
-		{"auth-window", "600s", "how far the clock of an API client may be off", forApp, duration(&l.authWindow, time.Second), nil},
+		{"auth-window", "600s", "how far the clock of an API client may be off; 0 for no check", forApp, duration(&l.authWindow, 0), nil},
 		{"event-size", "10240", "bytes of data an event may have", forApp, number(&l.eventSize, 1, 1<<20), nil},
 		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.channelName, len(userChannelPrefix)+maxUserID, 1024), nil},
 		{"presence-members", "100", "users a presence channel may have", forApp, number(&l.presenceMembers, 1, math.MaxInt32), nil},

@@ -314,7 +314,7 @@ func TestCommandRefusesOptions(t *testing.T) {
 		"send-buffer":        {"4095", "0", "1MB"},
 		"activity-timeout":   {"0", "0s", "-1s", "-1", "999ms", "", "x", "1y", "5 s", "1e3", "99999999999h", "9999999999999999"},
 		"pong-timeout":       {"0", "0s", "-1ns", "-5", "x"},
-		"auth-window":        {"0", "999ms", "-600"},
+		"auth-window":        {"-1ns", "-600"},
 		"cache-ttl":          {"0", "1ms", "-30m"},
 		"origins": {"://", "https://", "https:///", "://a", "https://*.example.org", "https://a/path", "https://a//", "a/", "*.", "*a", "a.*", "*.*.a", ".a", "a:80",
 			"https://a https://b", "a,https://b/c"},
@@ -510,7 +510,7 @@ func TestCommandServes(t *testing.T) {
 	defer cancel()
 	select {
 	case code := <-ended:
-		if said := stderr.String(); code != 0 || said != "" && !strings.Contains(said, "clock of this machine") || strings.Count(said, "\n") > 1 {
+		if said := stderr.String(); code != 0 || said != "" {
 			t.Errorf("exit code %d, %q", code, said)
 		}
 	case <-ctx.Done():

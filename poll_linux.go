@@ -250,10 +250,3 @@ func systemClock() int64 {
 	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&ts)), 0)
 	return ts.Nano()
 }
-
-// kernelClockIsSet is false if the kernel says that nothing keeps its clock right (adjtimex(2)).
-func kernelClockIsSet() bool {
-	const timeError = 5
-	state, err := syscall.Adjtimex(new(syscall.Timex))
-	return err != nil || state != timeError
-}

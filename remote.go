@@ -208,7 +208,7 @@ func (r *remote) call(ctx context.Context, method, path string, ps params, body 
 	if r.tls != nil {
 		u.Scheme = "https"
 	}
-	u.RawQuery = r.key.signedQuery(method, u.Path, ps, body, time.Now())
+	u.RawQuery = r.key.signedQuery(method, u.Path, ps, body, time.Now().Unix())
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, usageError{fmt.Errorf("%q is no address of a server", r.api)}

@@ -63,7 +63,7 @@ func connectTo(t testing.TB, addr, key string) *client {
 // subscribeWith subscribes to a private channel with a signature of this key.
 func (c *client) subscribeWith(k withKey, channel string) {
 	id, _ := parseSocketID(c.id)
-	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id, []byte(channel), nil))), "")
+	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id.String(), []byte(channel), nil))), "")
 }
 
 var (
@@ -806,9 +806,24 @@ func TestMetrics(t *testing.T) {
 	checkExposition(t, page)
 }
 
-// checkExposition checks the format: every family is described once, before its values, which are numbers, each once.
+// checkExposition checks the format: every family is described once, before its values, which are numbers, each once. promtool
+// may say more, if it is installed.
 func checkExposition(t *testing.T, page string) {
 	t.Helper()
+	if _, err := exec.LookPath("promtool"); err == nil { // in Debian's prometheus
+		cmd := exec.Command("promtool", "check", "metrics")
+		cmd.Stdin = strings.NewReader(page)
+		out, _ := cmd.CombinedOutput()
+		const soketi = `_bytes counter metrics should have "_total" suffix` // the names of four are soketi's
+		for line := range strings.Lines(string(out)) {
+			if !strings.Contains(line, soketi) {
+				t.Errorf("promtool: %s", line)
+			}
+		}
+		if code := cmd.ProcessState.ExitCode(); code != 0 && code != 3 {
+			t.Errorf("promtool: exit code %d", code)
+		}
+	}
 	family, seen := "", map[string]bool{}
 	for line := range strings.Lines(page) {
 		line = strings.TrimSuffix(line, "\n")

@@ -535,7 +535,7 @@ func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *subscriptionEr
 	if len(r.auth) == 0 {
 		return nil, &subscriptionError{"AuthError", "Auth info required to subscribe to " + string(r.channel), http.StatusUnauthorized}
 	}
-	if problem := s.app.keys().checkToken(r.auth, channelText(nil, s.id, r.channel, r.channelData)); problem != "" {
+	if problem := checkToken(s.app.keys(), r.auth, channelText(nil, s.id.String(), r.channel, r.channelData)); problem != "" {
 		return nil, &subscriptionError{"AuthError", problem, http.StatusUnauthorized}
 	}
 	if k&kindPresence == 0 {
@@ -617,7 +617,7 @@ func (s *Socket) handleSignin(m *message) {
 		s.sendError(0, err.Error(), "")
 		return
 	}
-	if problem := s.app.keys().checkToken(r.auth, userText(nil, s.id, r.userData)); problem != "" {
+	if problem := checkToken(s.app.keys(), r.auth, userText(nil, s.id.String(), r.userData)); problem != "" {
 		s.sendError(0, problem, "")
 		return
 	}

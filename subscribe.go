@@ -283,7 +283,7 @@ func (s *subscriber) established(c *wire, data []byte) error {
 		c.silence = time.Duration(seconds * float64(time.Second))
 	}
 	if s.userData != "" {
-		data := append([]byte(`{"event":"`+eventSignin+`","data":`), appendSigned(s.key, userText(nil, id, []byte(s.userData)))...)
+		data := append([]byte(`{"event":"`+eventSignin+`","data":`), appendSigned(s.key, userText(nil, id.String(), []byte(s.userData)))...)
 		data = appendString(append(data, `,"user_data":`...), s.userData)
 		c.send(string(append(data, "}}"...)))
 	}
@@ -306,7 +306,7 @@ func (s *subscriber) subscribe(c *wire, users kind) {
 				m = appendString(append(m, `,"channel_data":`...), member)
 			}
 			m = append(m, `,"auth":`...)
-			m = appendString(m, s.key.token(nil, channelText(nil, s.id, []byte(channel), []byte(member))))
+			m = appendString(m, s.key.token(nil, channelText(nil, s.id.String(), []byte(channel), []byte(member))))
 		}
 		c.send(string(append(m, "}}"...)))
 	}

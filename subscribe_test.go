@@ -427,7 +427,7 @@ func TestSubscribeSends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		channels := []string{"room", "private-room", "presence-room", "#server-to-user-7"}
 		signed := func(channel, data string) string {
-			return string(testKey.token(nil, channelText(nil, socketID{1, 2}, []byte(channel), []byte(data))))
+			return string(testKey.token(nil, channelText(nil, socketID{1, 2}.String(), []byte(channel), []byte(data))))
 		}
 		member := `{"user_id":"ada","user_info":{}}`
 		var began time.Time
@@ -440,7 +440,7 @@ func TestSubscribeSends(t *testing.T) {
 			}
 			p.greet()
 			began = time.Now()
-			expect(opText, `{"event":"pusher:signin","data":{"auth":"`+string(testKey.token(nil, userText(nil, socketID{1, 2}, []byte(`{"id":"7"}`))))+`","user_data":"{\"id\":\"7\"}"}}`)
+			expect(opText, `{"event":"pusher:signin","data":{"auth":"`+string(testKey.token(nil, userText(nil, socketID{1, 2}.String(), []byte(`{"id":"7"}`))))+`","user_data":"{\"id\":\"7\"}"}}`)
 			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"room"}}`)
 			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"private-room","auth":"`+signed("private-room", "")+`"}}`)
 			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"presence-room","channel_data":`+quoteText(member)+`,"auth":"`+signed("presence-room", member)+`"}}`)

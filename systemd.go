@@ -255,7 +255,6 @@ MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
-SystemCallFilter=adjtimex
 SystemCallErrorNumber=EPERM
 UMask=0077
 

@@ -145,7 +145,7 @@ func (id socketID) append(dst []byte) []byte {
 	return strconv.AppendUint(dst, id.b, 10)
 }
 
-func (id socketID) String() string { return string(id.append(nil)) }
+func (id socketID) String() string { return string(id.append(make([]byte, 0, 41))) } // as long as it may be
 
 // parseSocketID returns ok for anything of the form digits.digits. Numbers that newSocketID does not make give an id that
 // no connection has, which is no error.
