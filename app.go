@@ -334,6 +334,28 @@ func (a *App) trigger(name string, k kind, e Event) (reached int) {
 	return reached
 }
 
+// publish triggers events of callers, all or none of them, and returns how many subscriptions they are given to. An error is
+// errShort, or one of what carries events to other machines. It returns before the events are delivered.
+func (a *App) publish(triggers ...trigger) (reached int, err error) {
+	for _, t := range triggers {
+		if slices.ContainsFunc(t.kinds, func(k kind) bool { return k&kindCache != 0 }) && a.bounds.memory.refuses() {
+			return 0, errShort
+		}
+	}
+	for _, t := range triggers {
+		e := Event{name: t.name, data: t.data, keep: true}
+		if t.except != (socketID{}) {
+			e.except = a.socket(t.except)
+		}
+		for i, name := range t.channels {
+			reached += a.trigger(name, t.kinds[i], e)
+		}
+	}
+	return reached, nil
+}
+
+var errShort = &apiError{503, textShortOfMemory + " and keeps no more events for cache channels"}
+
 // fanOut is trigger without what is told of it.
 func (a *App) fanOut(name string, k kind, e Event) (reached int) {
 	keep := e.keep && k&kindCache != 0

@@ -376,7 +376,11 @@ func (v *visit) trigger() error {
 	if err != nil {
 		return err
 	}
-	return v.reply(fmt.Appendf(nil, `{"reached":%d}`, c.publish(t)))
+	reached, err := v.app.publish(t)
+	if err != nil {
+		return err
+	}
+	return v.reply(fmt.Appendf(nil, `{"reached":%d}`, reached))
 }
 
 // terminate closes the connections of a user, {"user":…}: those signed in as him, and with a "channel" those of this member; or the
