@@ -87,7 +87,6 @@ func commands() []command {
 	return append([]command{
 		{"config", "", "print the options that hold, and where each was set; -check only says what is wrong, -example prints a file", (*program).configCommand, ""},
 		{"reload", "[PID]", "have a running edge read its configuration again: edge reload PID, or with -pid-file", (*program).reloadCommand, ""},
-		{"cert", "[NAME...]", "make a certificate for TLS on a local network, and say how devices come to trust it", (*program).certCommand, aboutCert},
 		{"unit", "[service|socket]", "print units for systemd; edge unit service and edge unit socket print one", (*program).unitCommand, aboutUnit},
 	}, shellCommands()...)
 }
@@ -323,7 +322,7 @@ func printHelp(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  edge %-37s %s\n", c.usage(), c.help)
 	}
-	fmt.Fprint(w, "\nedge cert -help says more of that, and so do the commands below it.\n\nOptions, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
+	fmt.Fprint(w, "\nedge unit -help says more of that, and so do the commands below it.\n\nOptions, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
 		"a flag goes before a variable, and that before the file:\n\n")
 	for _, opt := range optionTable(new(options)) {
 		fmt.Fprintf(w, "  -%-22s %s", opt.name, opt.help)

@@ -227,14 +227,6 @@ func (c *conn) closeDescriptor() {
 // reloadSignal is what edge reload sends. It only ever means that, while SIGHUP may come from a terminal that has gone.
 const reloadSignal = syscall.SIGUSR1
 
-// giveTo gives a file to the owner and group of another.
-func giveTo(name string, of os.FileInfo) error {
-	if st, ok := of.Sys().(*syscall.Stat_t); ok {
-		return os.Chown(name, int(st.Uid), int(st.Gid))
-	}
-	return nil
-}
-
 // descriptorLimit is how many files and connections the process may have open. Go raises it to the hard limit at start.
 func descriptorLimit() int {
 	var l syscall.Rlimit

@@ -7,7 +7,6 @@ package main
 import (
 	"errors"
 	"net"
-	"os"
 	"syscall"
 )
 
@@ -28,8 +27,6 @@ func (c *conn) shutdownWrite()                 {}
 func (c *conn) closeDescriptor()               {}
 
 const reloadSignal = syscall.SIGHUP
-
-func giveTo(string, os.FileInfo) error { return nil }
 
 func descriptorLimit() int { return 10_000 }
 
