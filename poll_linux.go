@@ -224,9 +224,6 @@ func (c *conn) closeDescriptor() {
 	syscall.Close(c.fd)
 }
 
-// reloadSignal is what edge reload sends. It only ever means that, while SIGHUP may come from a terminal that has gone.
-const reloadSignal = syscall.SIGUSR1
-
 // descriptorLimit is how many files and connections the process may have open. Go raises it to the hard limit at start.
 func descriptorLimit() int {
 	var l syscall.Rlimit

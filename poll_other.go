@@ -7,7 +7,6 @@ package main
 import (
 	"errors"
 	"net"
-	"syscall"
 )
 
 type poller struct{}
@@ -25,8 +24,6 @@ func (c *conn) tryWrite(p []byte) (int, error) { return 0, errNotPolled }
 func (c *conn) hangUp(reset bool)              {}
 func (c *conn) shutdownWrite()                 {}
 func (c *conn) closeDescriptor()               {}
-
-const reloadSignal = syscall.SIGHUP
 
 func descriptorLimit() int { return 10_000 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes what a release consists of, the same bytes each time: programs, Debian packages, licences, and a list of checksums.
+# Makes what a release consists of, the same bytes each time: programs, Debian packages, units, licences and
+# checksums.
 #
 #   ./release.sh [VERSION]                     all of it, in dist/; without VERSION the tag says it
 #   ./release.sh -o FILE OS ARCH [VARIANT]     one program as a release has it, like -o /tmp/edge linux arm GOARM=6
@@ -145,8 +146,7 @@ deb() {
 	esac
 	mkdir -p "$root"/{DEBIAN,etc/edge,lib/systemd/system,usr/bin,usr/share/doc/edge}
 	build "$root/usr/bin/edge" linux "${target[@]}"
-	edge_here unit -bin /usr/bin/edge service >"$root/lib/systemd/system/edge.service"
-	edge_here unit -bin /usr/bin/edge socket >"$root/lib/systemd/system/edge.socket"
+	cp package/edge.{service,socket} "$root/lib/systemd/system"
 	configuration >"$root/etc/edge/edge.json"
 	edge_here config -check -config "$root/etc/edge/edge.json" >/dev/null
 	copyright >"$root/usr/share/doc/edge/copyright"
@@ -186,6 +186,7 @@ release() {
 	else
 		incomplete=1
 	fi
+	cp package/edge.{service,socket} dist
 	copyright >dist/COPYRIGHT
 	sums=$(cd dist && sha256sum -- *)
 	printf '%s\n' "$sums" >dist/SHA256SUMS

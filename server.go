@@ -321,19 +321,13 @@ func (o *options) keepMemory(began *options) {
 	}
 }
 
-// reloadWhenAsked makes the options hold that parse returns, each time something comes from hangups, until ctx is done. With stop it
-// is called instead of a SIGHUP if there is no terminal any more: the hangup was of that.
-func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error), stop func()) {
+// reloadWhenAsked applies the options that parse returns, after each hangup, until ctx is done.
+func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error)) {
 	for {
-		var asked os.Signal
 		select {
 		case <-ctx.Done():
 			return
-		case asked = <-hangups:
-		}
-		if asked == syscall.SIGHUP && stop != nil && !hasTerminal() {
-			stop()
-			return
+		case <-hangups:
 		}
 		s.notifier.tell("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemClock()/1000))
 		o, err := parse()

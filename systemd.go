@@ -1,7 +1,7 @@
 package main
 
 // systemd, without its library: how we are (sd_notify(3)), sockets that it has opened (sd_listen_fds(3)), its watchdog
-// (sd_watchdog_enabled(3)), and units for it (systemd.exec(5)).
+// (sd_watchdog_enabled(3)). The units are in package/.
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -174,105 +173,3 @@ func inheritedListeners(getenv func(string) (string, bool)) (all []net.Listener,
 	}
 	return all, nil
 }
-
-const aboutUnit = `Prints a hardened service and its socket for systemd, or the one that is named. The service reads /etc/edge/edge.json, and the
-secret from /etc/edge/secret, which only root needs to read.
-
-  edge unit service | sudo tee /etc/systemd/system/edge.service
-  edge unit socket | sudo tee /etc/systemd/system/edge.socket
-`
-
-// unitCommand prints units for systemd.
-func (p *program) unitCommand() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	var bin string // systemd wants it absolute
-	args, err := p.ownOptions([]option{{name: "bin", value: self, help: "where edge is (default where this one is)", set: func(s string) (err error) { bin, err = filepath.Abs(s); return err }}})
-	switch {
-	case err != nil:
-		return err
-	case len(args) > 1:
-	case len(args) == 0:
-		fmt.Fprintf(p.stdout, "# /etc/systemd/system/edge.service\n%s\n# /etc/systemd/system/edge.socket\n%s", serviceUnit(bin), socketUnit)
-		return nil
-	case args[0] == "service":
-		fmt.Fprint(p.stdout, serviceUnit(bin))
-		return nil
-	case args[0] == "socket":
-		fmt.Fprint(p.stdout, socketUnit)
-		return nil
-	}
-	return p.misused()
-}
-
-// serviceUnit is a unit that lets edge do what it has to, and nothing else. It reads /etc/edge/edge.json and /etc/edge/secret.
-func serviceUnit(bin string) string {
-	bin = strings.ReplaceAll(bin, "%", "%%")
-	if strings.ContainsAny(bin, " \t'\"\\$;") {
-		bin = strconv.Quote(bin)
-	}
-	return `[Unit]
-Description=edge, a Pusher Channels server
-After=network.target edge.socket
-Wants=edge.socket
-
-[Service]
-Type=notify
-ExecStart=` + bin + ` -config /etc/edge/edge.json -secret-file ${CREDENTIALS_DIRECTORY}/secret
-ExecReload=/bin/kill -HUP $MAINPID
-LoadCredential=secret:/etc/edge/secret
-Restart=on-failure
-RestartPreventExitStatus=2
-RestartSec=1
-WatchdogSec=30
-TimeoutStopSec=15
-LimitNOFILE=65536
-
-DynamicUser=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-NoNewPrivileges=yes
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateUsers=yes
-ProtectHostname=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectProc=invisible
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RemoveIPC=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallFilter=adjtimex
-SystemCallErrorNumber=EPERM
-UMask=0077
-
-[Install]
-WantedBy=multi-user.target
-`
-}
-
-// socketUnit has systemd listen: connections that come while edge restarts wait instead of being refused.
-const socketUnit = `[Unit]
-Description=Sockets of edge
-
-[Socket]
-ListenStream=6001
-Backlog=4096
-NoDelay=yes
-
-[Install]
-WantedBy=sockets.target
-`

@@ -77,7 +77,7 @@ func TestNotify(t *testing.T) {
 	}
 	for _, name := range []string{filepath.Join(t.TempDir(), "notify"), fmt.Sprintf("@edge-test-%d", os.Getpid())} {
 		sup := newSupervisor(t, name)
-		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
+		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-config", configOf(t, "{}"))
 		cmd.Env = []string{"NOTIFY_SOCKET=" + name}
 		p := start(t, "edge", cmd)
 		sup.expect("READY=1\nSTATUS=0 connections, 0 channels")
@@ -378,14 +378,4 @@ func (l *brokenListener) Accept() (net.Conn, error) {
 		nc.Close()
 	}
 	return nc, err
-}
-
-// TestUnitOfAPath: systemd reads the path as it was meant.
-func TestUnitOfAPath(t *testing.T) {
-	for bin, want := range map[string]string{"/usr/bin/edge": "/usr/bin/edge", "/opt/my edge/100%": `"/opt/my edge/100%%"`, "x/../edge": "/"} {
-		code, stdout, _ := runCommand(t, []string{"unit", "-bin", bin, "service"})
-		if code != 0 || !strings.Contains(stdout, "\nExecStart="+want) {
-			t.Errorf("%s: %d %.200s", bin, code, stdout)
-		}
-	}
 }
