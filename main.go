@@ -184,8 +184,7 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *budget)
 	if err != nil {
 		return usageError{err}
 	}
-	s.notifier = newNotifier(p.getenv)
-	listeners, err := s.listen(p.getenv)
+	listeners, err := s.listen()
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,4 @@ func (c *conn) closeDescriptor()               {}
 
 func descriptorLimit() int { return 10_000 }
 
-func systemClock() int64 { return monotonic() }
-
 func kernelClockIsSet() bool { return true }

@@ -124,7 +124,7 @@ configuration() {
 # TestReleaseLicences knows when one is missing.
 copyright() {
 	cat LICENSE
-	printf '\nGo'\''s standard library and runtime, which are part of the program:\n\n'
+	printf '\nGo'\''s standard library, runtime and golang.org/x/sys, which are part of the program:\n\n'
 	cat package/LICENSE.golang
 	printf '\ngws, which reads and writes WebSocket:\n\n'
 	cat package/LICENSE.gws
@@ -134,6 +134,8 @@ copyright() {
 	cat package/LICENSE.fastjson
 	printf '\nhujson, which reads the configuration:\n\n'
 	cat package/LICENSE.hujson
+	printf '\ngo-systemd, which notifies systemd and reads its sockets:\n\n'
+	cat package/LICENSE.go-systemd
 }
 
 # deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb.
