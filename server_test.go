@@ -1000,8 +1000,7 @@ func TestHangupWithoutConfig(t *testing.T) {
 			cmd.Args = append(cmd.Args, "-config", config)
 		}
 		if c.nohup {
-			cmd.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
-			cmd.Path = "/bin/sh"
+			cmd = throughShell(cmd, `trap "" HUP; exec "$0" "$@"`)
 		}
 		var said syncBuffer
 		cmd.Stderr = &said
