@@ -109,12 +109,7 @@ func (p *program) commandOptions(own []option) (o *options, args []string, err e
 	if err == nil {
 		err = o.chooseApp()
 	}
-	if err = p.misread(err, p.command.helpText(own)+helpOfServer); err == nil {
-		if shown := shownSecret(*o); shown != "" {
-			p.say("%s", shown)
-		}
-	}
-	return o, args, err
+	return o, args, p.misread(err, p.command.helpText(own)+helpOfServer)
 }
 
 // misread makes an error of reading options one of usage; if it is that help was asked for, help is the text.
@@ -126,15 +121,6 @@ func (p *program) misread(err error, help string) error {
 		err = usageError{err}
 	}
 	return err
-}
-
-// ownOptions reads the options of a command that has none of the server's. args is what is no option.
-func (p *program) ownOptions(own []option) (args []string, err error) {
-	g := given{}
-	if args, err = g.readFlags(p.args, own); err == nil {
-		err = g.apply(own, true)
-	}
-	return args, p.misread(err, p.command.helpText(own))
 }
 
 const helpOfServer = `

@@ -453,14 +453,8 @@ func TestTriggerLinesToNoTLS(t *testing.T) {
 
 // misnamed is the address of a server with a certificate of the authority in dir, for another name.
 func misnamed(t *testing.T, dir string) string {
-	authority, _, err := makeAuthority(filepath.Join(dir, "edge-ca.pem"), filepath.Join(dir, "edge-ca-key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	other := t.TempDir()
-	if err := makeLeaf(authority, []string{"example.com"}, filepath.Join(other, "edge.pem"), filepath.Join(other, "edge-key.pem")); err != nil {
-		t.Fatal(err)
-	}
+	makeLeaf(t, dir, other, &x509.Certificate{DNSNames: []string{"example.com"}})
 	_, port, _ := net.SplitHostPort(startEdge(t, tlsArgs(other)...))
 	return "localhost:" + port
 }

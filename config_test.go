@@ -124,7 +124,7 @@ func TestConfigApps(t *testing.T) {
 	}
 }
 
-// TestConfigAppsOfAUnit: the command of edge unit names a file with a secret. Apps that have none of their own have that.
+// TestConfigAppsOfAUnit: edge.service names a file with a secret. Apps that have none of their own have that.
 func TestConfigAppsOfAUnit(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("credential\n"), 0o600); err != nil {
@@ -229,7 +229,7 @@ func TestConfigRefused(t *testing.T) {
 		{`{"id": "x" /* no end`, []string{"line 1"}},
 	} {
 		file := configOf(t, c.file)
-		for _, args := range [][]string{{"-config", file}, {"config", "-config", file}, {"config", "-check", "-config", file}, {"reload", "999999999", "-config", file}} {
+		for _, args := range [][]string{{"-config", file}, {"config", "-config", file}, {"config", "-check", "-config", file}} {
 			code, stdout, stderr := runCommand(t, args, "EDGE_SECRET=")
 			if code != 2 || stdout != "" {
 				t.Errorf("%s: exit code %d, want 2; %q", c.file, code, stdout)

@@ -1172,7 +1172,7 @@ func TestConsoleBanner(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- p.listenAndServe(ctx, stop, o, newBudget(o.memory))
+			ended <- p.listenAndServe(ctx, o, newBudget(o.memory))
 			stdout.Close()
 		}()
 		lines, link := bufio.NewScanner(out), false

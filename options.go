@@ -98,7 +98,7 @@ func optionTable(o *options) []option {
 		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},
 		{"verbose", "false", "print connections, subscriptions, everything refused, events that reach nobody and every frame", 0, boolean(&o.verbose), nil},
 		{"console", "true", "serve the debug console at /console, for who knows the app secret", 0, boolean(&o.console), nil},
-		{name: "pid-file", help: "file to write the process id to, for edge reload", set: text(&o.pidFile)},
+		{name: "pid-file", help: "file to write the process id to", set: text(&o.pidFile)},
 		{"version", "false", "print the version and end", onlyFlag, boolean(&o.version), nil},
 	}, appTable(&o.app)...)
 }

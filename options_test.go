@@ -105,31 +105,18 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
-func TestOthersLogIn(t *testing.T) {
-	const system = "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/usr/sbin:/usr/sbin/nologin\nnobody:x:65534:65534::/:/bin/sh\n" +
-		"gone:x:1003:1003::/home/gone:/bin/false\nbroken:x:\n"
-	for _, c := range []struct {
-		passwd string
-		uid    int
-		want   bool
-	}{
-		{"", 0, false}, {system, 0, false}, {system, 1000, false},
-		{system + "pi:x:1000:1000::/home/pi:/bin/bash\n", 1000, false},
-		{system + "pi:x:1000:1000::/home/pi:/bin/bash\n", 0, true},
-		{system + "pi:x:1000:1000::/home/pi:/bin/bash\neve:x:1001:1001::/home/eve:/bin/zsh", 1000, true},
-	} {
-		if got := othersLogIn(c.passwd, c.uid); got != c.want {
-			t.Errorf("%d: %t\n%s", c.uid, got, c.passwd)
-		}
-	}
-	for _, c := range []struct {
-		args, env []string
-		want      bool
-	}{
-		{[]string{"-secret", "s"}, nil, true}, {nil, []string{"EDGE_SECRET=s"}, false}, {nil, nil, false},
-	} {
-		if o := mustParse(t, c.args, c.env...); o.secretShown != c.want {
-			t.Errorf("%q %q: shown: %t", c.args, c.env, o.secretShown)
+// TestSecretShown: without a terminal, a secret on the command line is reported.
+func TestSecretShown(t *testing.T) {
+	for _, args := range [][]string{{"-secret", "sesame"}, nil} {
+		cmd := edgeCommand(append(args, "-addr", "127.0.0.1:0", "-key", "key")...)
+		var said syncBuffer
+		cmd.Stderr = &said
+		p := start(t, "edge", cmd)
+		connectTo(t, p.addr, "key")
+		p.cmd.Process.Signal(os.Interrupt)
+		p.cmd.Wait()
+		if got := strings.Contains(said.String(), "the secret is on the command line"); got != (args != nil) {
+			t.Errorf("%q: it says:\n%s", args, said.String())
 		}
 	}
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes what a release consists of, the same bytes each time: programs, Debian packages, licences, and a list of checksums.
+# Makes what a release consists of, the same bytes each time: programs, Debian packages, units, licences and
+# checksums.
 #
 #   ./release.sh [VERSION]                     all of it, in dist/; without VERSION the tag says it
 #   ./release.sh -o FILE OS ARCH [VARIANT]     one program as a release has it, like -o /tmp/edge linux arm GOARM=6
@@ -123,7 +124,7 @@ configuration() {
 # TestReleaseLicences knows when one is missing.
 copyright() {
 	cat LICENSE
-	printf '\nGo'\''s standard library and runtime, which are part of the program:\n\n'
+	printf '\nGo'\''s standard library, runtime and golang.org/x/sys, which are part of the program:\n\n'
 	cat package/LICENSE.golang
 	printf '\ngws, which reads and writes WebSocket:\n\n'
 	cat package/LICENSE.gws
@@ -133,6 +134,8 @@ copyright() {
 	cat package/LICENSE.fastjson
 	printf '\nhujson, which reads the configuration:\n\n'
 	cat package/LICENSE.hujson
+	printf '\ngo-systemd, which notifies systemd and reads its sockets:\n\n'
+	cat package/LICENSE.go-systemd
 }
 
 # deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb.
@@ -145,8 +148,7 @@ deb() {
 	esac
 	mkdir -p "$root"/{DEBIAN,etc/edge,lib/systemd/system,usr/bin,usr/share/doc/edge}
 	build "$root/usr/bin/edge" linux "${target[@]}"
-	edge_here unit -bin /usr/bin/edge service >"$root/lib/systemd/system/edge.service"
-	edge_here unit -bin /usr/bin/edge socket >"$root/lib/systemd/system/edge.socket"
+	cp package/edge.{service,socket} "$root/lib/systemd/system"
 	configuration >"$root/etc/edge/edge.json"
 	edge_here config -check -config "$root/etc/edge/edge.json" >/dev/null
 	copyright >"$root/usr/share/doc/edge/copyright"
@@ -186,6 +188,7 @@ release() {
 	else
 		incomplete=1
 	fi
+	cp package/edge.{service,socket} dist
 	copyright >dist/COPYRIGHT
 	sums=$(cd dist && sha256sum -- *)
 	printf '%s\n' "$sums" >dist/SHA256SUMS

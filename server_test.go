@@ -20,7 +20,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -357,11 +356,7 @@ func TestHangup(t *testing.T) {
 		}
 		os.WriteFile(file, []byte(text), 0o600)
 		good, bad := holds(), refused()
-		if n%2 == 0 {
-			p.cmd.Process.Signal(syscall.SIGHUP)
-		} else if code, _, said := runCommand(t, []string{"reload", "-pid-file", pidFile}); code != 0 {
-			t.Errorf("edge reload: %d %q", code, said)
-		}
+		p.cmd.Process.Signal(syscall.SIGHUP)
 		waitUntil(t, "it has read the file", func() bool { return holds() > good || refused() > bad })
 	}
 	over.Store(true)
@@ -417,56 +412,9 @@ func containsAll(s string, parts []string) bool {
 	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(s, part) })
 }
 
-// TestReloadStranger: a pid file may be an old one, and its number another program's by now.
-func TestReloadStranger(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells")
-	}
-	stranger := exec.Command("sleep", "1000")
-	if err := stranger.Start(); err != nil {
-		t.Fatal(err)
-	}
-	waitUntil(t, "it runs", func() bool { return programName(strconv.Itoa(stranger.Process.Pid)) == "sleep" })
-	code, _, stderr := runCommand(t, []string{"reload", "-pid-file", configOf(t, strconv.Itoa(stranger.Process.Pid))})
-	if oneSentence(t, stderr, "is not edge, but sleep"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
-	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
-		t.Error(err)
-	}
-	stranger.Process.Kill()
-	if err := stranger.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("it ended with %v", err)
-	}
-}
-
-// TestReloadCommand: what edge reload cannot do it says in a sentence.
-func TestReloadCommand(t *testing.T) {
-	empty := configOf(t, "")
-	for _, c := range []struct {
-		args  []string
-		code  int
-		parts []string
-	}{
-		{[]string{"reload"}, 2, []string{"which process"}},
-		{[]string{"reload", "x"}, 2, []string{"which process"}},
-		{[]string{"reload", "0"}, 2, []string{"which process"}},
-		{[]string{"reload", "-5"}, 2, []string{"-5"}},
-		{[]string{"reload", "999999999"}, 1, []string{"999999999"}},
-		{[]string{"reload", "-pid-file", "/nothing"}, 1, []string{"/nothing"}},
-		{[]string{"reload", "-pid-file", empty}, 2, []string{"which process"}},
-		{[]string{"reload", "1x", "-bogus"}, 2, []string{"-bogus"}},
-	} {
-		code, _, stderr := runCommand(t, c.args)
-		if oneSentence(t, stderr, c.parts...); code != c.code {
-			t.Errorf("%q: exit code %d, want %d", c.args, code, c.code)
-		}
-	}
-}
-
 // TestCommandNames: a command that is not there is named, with the nearest.
 func TestCommandNames(t *testing.T) {
-	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help", "unit x": "edge unit", "unit service socket": "edge unit", "cert -x": "unknown option", "unit -bim x": "did you mean -bin?"} {
+	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help"} {
 		code, _, stderr := runCommand(t, strings.Fields(args))
 		if oneSentence(t, stderr, part); code != 2 {
 			t.Errorf("%s: exit code %d", args, code)
@@ -1047,33 +995,41 @@ func TestLogFormats(t *testing.T) {
 	}
 }
 
-// TestMissingTerminal: in a session without a terminal a hangup is a reload; nobody who started it in one keeps it by closing that.
-// What edge reload sends is never meant otherwise.
-func TestMissingTerminal(t *testing.T) {
-	s := testOptions(t).server(t)
-	for i, withTerminal := range []bool{true, false, true} {
-		asked := []os.Signal{syscall.SIGHUP, syscall.SIGHUP, reloadSignal}[i]
-		hangups, parsed, stopped := make(chan os.Signal, 1), make(chan bool, 1), make(chan bool, 1)
-		ctx, cancel := context.WithCancel(t.Context())
-		var stop func()
-		if withTerminal {
-			stop = func() { stopped <- true }
+// TestHangupWithoutConfig: a closed terminal leaves no server behind unless nohup(1) started it. With -config, SIGHUP reloads even
+// then.
+func TestHangupWithoutConfig(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals")
+	}
+	config := configOf(t, "{}")
+	for _, c := range []struct {
+		nohup, config bool
+		ends          bool
+		says          string
+	}{
+		{false, false, true, ""},
+		{true, false, false, ""},
+		{true, true, false, "the new configuration holds"},
+	} {
+		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
+		if c.config {
+			cmd.Args = append(cmd.Args, "-config", config)
 		}
-		var over sync.WaitGroup
-		over.Go(func() {
-			s.reloadWhenAsked(ctx, hangups, func() (options, error) { parsed <- true; return testOptions(t), nil }, stop)
-		})
-		hangups <- asked
-		want := parsed
-		if withTerminal && !hasTerminal() && asked == syscall.SIGHUP {
-			want = stopped
+		if c.nohup {
+			cmd = throughShell(cmd, `trap "" HUP; exec "$0" "$@"`)
 		}
-		select {
-		case <-want:
-		case <-time.After(patience):
-			t.Errorf("with a terminal: %t: nothing happened after %s", withTerminal, asked)
+		var said syncBuffer
+		cmd.Stderr = &said
+		p := start(t, "edge", cmd)
+		connect(t, p.addr).settled()
+		p.cmd.Process.Signal(syscall.SIGHUP)
+		waitUntil(t, "it says "+c.says, func() bool { return strings.Contains(said.String(), c.says) })
+		if !c.ends {
+			connect(t, p.addr).settled()
+			p.cmd.Process.Signal(syscall.SIGTERM)
 		}
-		cancel()
-		over.Wait()
+		if err := p.cmd.Wait(); err != nil {
+			t.Errorf("%+v: %v: %s", c, err, said.String())
+		}
 	}
 }
