@@ -133,6 +133,10 @@ copyright() {
 	cat package/LICENSE.fastjson
 	printf '\nhujson, which reads the configuration:\n\n'
 	cat package/LICENSE.hujson
+	printf '\nautomemlimit, which reads the limits of control groups:\n\n'
+	cat package/LICENSE.automemlimit
+	printf '\nmemory, which automemlimit asks for the memory of the machine:\n\n'
+	cat package/LICENSE.memory
 }
 
 # deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb.
