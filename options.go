@@ -45,15 +45,15 @@ type options struct {
 
 // appOptions are what there is to know of one app.
 type appOptions struct {
-	id          string // "" if any is accepted, for a single app
-	key, secret string
-	secretFile  string
-	moreKeys    []keyPair
-	limits      Limits
-	hooks       []string // URLs that parseHook accepts
-	webhooks    webhookOptions
-	madeKey     bool // not given, made up
-	madeSecret  bool
+	id           string // "" if any is accepted, for a single app
+	key, secret  string
+	secretFile   string
+	moreKeys     []keyPair
+	limits       Limits
+	hooks        []string // URLs that parseHook accepts
+	webhookGrace time.Duration
+	madeKey      bool // not given, made up
+	madeSecret   bool
 }
 
 type keyPair struct{ key, secret string }
@@ -127,9 +127,7 @@ func appTable(a *appOptions) []option {
 		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", forApp, number(&l.sendBuffer, 4096, math.MaxInt32), nil},
 		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", forApp, boolean(&l.subscriptionCount), nil},
 		{"webhook", "", "URL to be told what happens, may be repeated (in the variable: with spaces); see Webhooks", forApp | repeats, hookList(&a.hooks), forget(&a.hooks)},
-		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", forApp, duration(&a.webhooks.grace, 0), nil},
-		{"webhook-batch", "50ms", "events that happen within travel together; 0 sends each alone", forApp, duration(&a.webhooks.batch, 0), nil},
-		{"webhook-queue", "10000", "events that may wait for a receiver; beyond, the oldest client events are dropped first", forApp, number(&a.webhooks.queue, 1, math.MaxInt32), nil},
+		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", forApp, duration(&a.webhookGrace, 0), nil},
 	}
 }
 

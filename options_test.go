@@ -55,7 +55,7 @@ func TestOptionDefaults(t *testing.T) {
 		activityTimeout: 120 * time.Second, pongTimeout: 30 * time.Second, authWindow: 600 * time.Second, cacheTTL: 30 * time.Minute,
 		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
 		clientEvents: true,
-	}, webhooks: webhookOptions{grace: 3 * time.Second, batch: 50 * time.Millisecond, queue: 10_000}}
+	}, webhookGrace: 3 * time.Second}
 	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "auto", console: true, secretShown: true, app: app, apps: []appOptions{app}}
 	o.given, o.connections, o.apps[0].limits.maxConnections = nil, 0, 0
 	if !reflect.DeepEqual(o, want) {
@@ -72,7 +72,7 @@ var optionSamples = map[string][2]string{
 	"send-buffer": {"4096", "65536"}, "subscription-count": {"true", "false"},
 	"verbose": {"true", "false"}, "console": {"false", "true"}, "deflate": {"true", "false"}, "version": {"true", "false"},
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
-	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"}, "memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
+	"memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
 	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "text"},
 	"pid-file": {"a", "b"}, "dev-auth": {"true", "192.168.1.0/24,127.0.0.1"}, "more-keys": {"a:b", "c:d e:f"}, "authorized-connections": {"30s", "5m"},
 }
@@ -302,8 +302,6 @@ func TestCommandRefusesOptions(t *testing.T) {
 	for option, values := range map[string][]string{
 		"webhook":            {"ftp://a", "a.example", "http://a#event=x", "http://a http://b#events=x"},
 		"webhook-grace":      {"-1s", "x"},
-		"webhook-batch":      {"x"},
-		"webhook-queue":      {"0"},
 		"addr":               {"127.0.0.1:noport", ":99999", "6001", "", ":", "localhost", "localhost:", "[::1]", "::1:6001"},
 		"key":                {"a b", "a/b", "a:b", "a?b", "a#b", "a%b", "a&b", "a\\b", `a"b`, "é", "a\nb", "\x00", "\x7f", "\xff"},
 		"max-connections":    {"0", "-1", "", "x", "1.5", "1e3", "2147483648", "99999999999999999999", " 1", "1 ", "0x10"},
