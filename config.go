@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -66,9 +65,6 @@ func invalid(opt option, value, from string, err error) error {
 	if opt.traits&masked != 0 || opt.name == "webhook" && strings.ContainsAny(value, "@?") {
 		value = "***"
 	}
-	if strings.HasPrefix(from, "option ") {
-		return fmt.Errorf("invalid value %.200q for %s: %v", value, from, err)
-	}
 	if strings.Contains(from, " line ") {
 		return fmt.Errorf("%s: invalid value %.200q of %q: %v", from, value, opt.name, err)
 	}
@@ -120,65 +116,51 @@ func (o *options) read(g given, table []option, getenv func(string) (string, boo
 	return err
 }
 
-// readFlags reads the command line, and returns the arguments, which may stand before, between and behind options. Everything
-// after -- is one, and so is a negative number.
+// readFlags reads the command line, and returns the arguments. They may stand between options, where package flag would stop. All
+// after -- are arguments, and so are negative numbers.
 func (g given) readFlags(args []string, table []option) (more []string, err error) {
-	fs := flag.NewFlagSet("edge", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	for _, opt := range table {
-		set := func(s string) error {
-			old := g[opt.name].values
-			if opt.traits&repeats == 0 {
-				old = nil
-			}
-			g[opt.name] = setting{append(old, s), "option -" + opt.name}
-			return nil
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		name, value, together := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+		if !together && len(args) > 0 {
+			value = args[0]
 		}
-		if opt.value == "true" || opt.value == "false" {
-			fs.BoolFunc(opt.name, "", set)
-		} else {
-			fs.Func(opt.name, "", set)
-		}
-	}
-	for {
-		err := fs.Parse(args)
-		left, last := fs.Args(), ""
-		if len(left) < len(args) {
-			last = args[len(args)-len(left)-1]
-		}
+		i := indexOption(table, name)
 		switch {
-		case err != nil && len(last) > 1 && '0' <= last[1] && last[1] <= '9':
-			more, args = append(more, last), left
-		case err != nil:
-			_, value, together := strings.Cut(last, "=")
-			if !together && len(left) > 0 {
-				value = left[0]
-			}
-			return nil, optionError(err, value, table)
-		case len(left) == 0 || last == "--":
-			return append(more, left...), nil
+		case arg == "--":
+			return append(more, args...), nil
+		case len(arg) < 2 || arg[0] != '-' || '0' <= arg[1] && arg[1] <= '9':
+			more = append(more, arg)
+			continue
+		case i < 0 && (name == "h" || name == "help"):
+			return nil, flag.ErrHelp
+		case i < 0:
+			return nil, unknownOption(name, value, table)
+		case together:
+		case table[i].value == "true" || table[i].value == "false":
+			value = "true"
+		case len(args) == 0:
+			return nil, fmt.Errorf("option -%s needs a value", name)
 		default:
-			more, args = append(more, left[0]), left[1:]
+			args = args[1:]
 		}
+		s := setting{[]string{value}, "option -" + name}
+		if table[i].traits&repeats != 0 {
+			s.values = append(g[name].values, value)
+		}
+		g[name] = s
 	}
+	return more, nil
 }
 
-// optionError words flag's errors for readers who do not know Go. value is that of the wrong option.
-func optionError(err error, value string, table []option) error {
-	what, name, _ := strings.Cut(err.Error(), ": ")
-	switch what {
-	case "flag provided but not defined":
-		meant := didYouMean("-", strings.TrimLeft(name, "-"), optionNames(table), "edge -help lists the options")
-		if _, err := strconv.ParseUint(value, 10, 16); err == nil {
-			meant = strings.Replace(meant, "PORT", value, 1)
-		}
-		return fmt.Errorf("unknown option %q; %s", name, meant)
-	case "flag needs an argument":
-		return fmt.Errorf("option %s needs a value", name)
-	case "bad flag syntax":
-		return fmt.Errorf("%q is not how an option is written; edge -help lists the options", name)
+// unknownOption is the error of an option that is not in the table. It shows the value only if that is a port.
+func unknownOption(name, value string, table []option) error {
+	meant := didYouMean("-", name, optionNames(table), "edge -help lists the options")
+	if _, err := strconv.ParseUint(value, 10, 16); err == nil {
+		meant = strings.Replace(meant, "PORT", value, 1)
 	}
-	return err
+	return fmt.Errorf("unknown option %q; %s", "-"+name, meant)
 }
 
 func optionNames(table []option) (names []string) {
@@ -194,7 +176,8 @@ func indexOption(table []option, name string) int {
 
 // misnomers are options and commands of other servers, and ours.
 var misnomers = map[string]string{
-	"-port": "-addr :PORT", "-host": "-addr HOST:6001", "-app-key": "-key", "-app-secret": "-secret", "-cert": "-tls-cert", "-debug": "-verbose",
+	"-port": "-addr :PORT", "-host": "-addr HOST:6001", "-app-key": "-key", "-app-secret": "-secret",
+	"-cert": "-tls-cert", "-debug": "-verbose",
 	"edge start": "edge", "edge serve": "edge", "edge version": "edge -version",
 }
 
@@ -320,13 +303,9 @@ func (o *options) complete(file configFile) error {
 
 // checkTLS refuses addresses that would be plain by mistake. (A command does not serve, and may be about another server.)
 func (o *options) checkTLS() error {
-	sealed := func(addr string) bool {
-		if o.tlsCert == "" {
-			return strings.HasPrefix(addr, "tls:")
-		}
-		return !plain(addr, len(o.addrs)-1)
-	}
-	i := slices.IndexFunc(o.addrs, sealed)
+	i := slices.IndexFunc(o.addrs, func(addr string) bool {
+		return o.tlsCert == "" && strings.HasPrefix(addr, "tls:") || o.tlsCert != "" && !plain(addr, len(o.addrs)-1)
+	})
 	switch {
 	case o.choosing || (i >= 0) == (o.tlsCert != ""):
 		return nil
@@ -370,10 +349,10 @@ func (o *options) completeApps(file configFile) error {
 // keepMadeUp keeps the key and the secret made up for old if o has no others: clients that know them go on after a reload.
 func (o *options) keepMadeUp(old *options) error {
 	app, before := &o.apps[0], &old.app
-	switch {
-	case app.madeKey && !before.madeKey || app.madeSecret && !before.madeSecret:
+	if app.madeKey && !before.madeKey || app.madeSecret && !before.madeSecret {
 		return errors.New("it has no key, or no secret, any more")
-	case app.madeKey:
+	}
+	if app.madeKey {
 		app.key = before.key
 	}
 	if app.madeSecret {

@@ -62,10 +62,8 @@ func (f *configFile) read() error {
 }
 
 // place says where a value stands.
-func (f *configFile) place(v hujson.Value) string { return f.line(v.StartOffset) }
-
-func (f *configFile) line(offset int) string {
-	return fmt.Sprintf("%s line %d", f.name, 1+bytes.Count(f.text[:offset], []byte("\n")))
+func (f *configFile) place(v hujson.Value) string {
+	return fmt.Sprintf("%s line %d", f.name, 1+bytes.Count(f.text[:v.StartOffset], []byte("\n")))
 }
 
 const maxBrackets = 100_000 // in a file: hujson recurses, and must not use up the stack
@@ -75,14 +73,8 @@ func (f *configFile) parse() (top hujson.Value, err error) {
 	if !utf8.Valid(f.text) {
 		return top, fmt.Errorf("%s: not UTF-8", f.name)
 	}
-	brackets := 0
-	for i, c := range f.text {
-		if c == '[' || c == '{' {
-			brackets++
-		}
-		if brackets > maxBrackets {
-			return top, fmt.Errorf("%s: nested too deep, or too many lists and objects", f.line(i))
-		}
+	if bytes.Count(f.text, []byte("["))+bytes.Count(f.text, []byte("{")) > maxBrackets {
+		return top, fmt.Errorf("%s: more than %d lists and objects", f.name, maxBrackets)
 	}
 	top, err = hujson.Parse(append(slices.Clip(f.text), '\n')) // for a comment at the end
 	if err == nil {

@@ -17,31 +17,28 @@ import (
 
 // options are what a server is to do.
 type options struct {
-	config      string
-	addrs       []string
-	path        string // before every path of ours: "" or /edge
-	httpPath    string // behind it, before those for clients over HTTP; "" for none
-	deflate     bool
-	tlsCert     string
-	tlsKey      string
-	proxies     []netip.Prefix // whose X-Forwarded-For counts
-	memory      int64          // bytes the process may use
-	connections int            // of all apps together
-	metricsAddr string
-	logFormat   string
-	pidFile     string
-	verbose     bool
-	console     bool
-	version     bool
-	secretShown bool           // on the command line
-	choosing    bool           // it is for a command, which takes one of apps: -id says which
-	devAuth     []netip.Prefix // who may have anything signed
-	app         appOptions     // the one app of a simple set-up, and what apps of the file inherit
-	apps        []appOptions   // all there are
-	consoleLink string         // what follows /console in the banner
-	given       given
-	givenApps   []given  // by the file, of each of apps; nil if it has none
-	found       []string // variables of other servers that credentials come from
+	config                    string
+	addrs                     []string
+	path                      string // before every path of ours: "" or /edge
+	httpPath                  string // behind it, before those for clients over HTTP; "" for none
+	deflate                   bool
+	tlsCert                   string
+	tlsKey                    string
+	proxies                   []netip.Prefix // whose X-Forwarded-For counts
+	memory                    int64          // bytes the process may use
+	connections               int            // of all apps together
+	metricsAddr               string
+	logFormat, pidFile        string
+	verbose, console, version bool
+	secretShown               bool           // on the command line
+	choosing                  bool           // it is for a command, which takes one of apps: -id says which
+	devAuth                   []netip.Prefix // who may have anything signed
+	app                       appOptions     // the one app of a simple set-up, and what apps of the file inherit
+	apps                      []appOptions   // all there are
+	consoleLink               string         // what follows /console in the banner
+	given                     given
+	givenApps                 []given  // by the file, of each of apps; nil if it has none
+	found                     []string // variables of other servers that credentials come from
 }
 
 // appOptions are what there is to know of one app.
@@ -96,7 +93,7 @@ func optionTable(o *options) []option {
 		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", commas, signers(&o.devAuth), forget(&o.devAuth)},
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
 		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
-		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},
+		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, checked(&o.logFormat, checkLog), nil},
 		{"verbose", "false", "print connections, subscriptions, everything refused, events that reach nobody and every frame", 0, boolean(&o.verbose), nil},
 		{"console", "true", "serve the debug console at /console, for who knows the app secret", 0, boolean(&o.console), nil},
 		{name: "pid-file", help: "file to write the process id to, for edge reload", set: text(&o.pidFile)},
@@ -147,15 +144,6 @@ func add(to *[]string, check func(string) error) func(string) error {
 }
 
 func forget[T any](list *[]T) func() { return func() { *list = nil } }
-
-func oneOf(to *string, choices ...string) func(string) error {
-	return func(s string) error {
-		if *to = s; !slices.Contains(choices, s) {
-			return fmt.Errorf("it must be one of %s", strings.Join(choices, ", "))
-		}
-		return nil
-	}
-}
 
 // prefix takes the beginning of a path, with or without slashes around it; off is none.
 func prefix(to *string) func(string) error {
@@ -307,23 +295,25 @@ func duration(to *time.Duration, least time.Duration) func(string) error {
 // checkAddr accepts what listen can listen on.
 func checkAddr(addr string) error {
 	network, rest := splitAddr(addr)
-	if network == "unix" {
-		if rest == "" {
-			return errors.New("it must be unix:/path")
-		}
-		return nil
-	}
 	_, port, err := net.SplitHostPort(rest)
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
 	}
-	if err == nil && port != "" {
+	_, number := strconv.ParseUint(addr, 10, 16)
+	switch {
+	case network == "unix" && rest != "", network != "unix" && err == nil && port != "":
 		return nil
-	}
-	if _, err := strconv.ParseUint(addr, 10, 16); err == nil {
+	case number == nil:
 		return fmt.Errorf("it must be host:port, :port or unix:/path; did you mean :%s?", addr)
 	}
 	return errors.New("it must be host:port, :port or unix:/path")
+}
+
+func checkLog(format string) error {
+	if !slices.Contains([]string{"auto", "text", "logfmt", "json"}, format) {
+		return errors.New("it must be one of auto, text, logfmt, json")
+	}
+	return nil
 }
 
 func checkID(id string) error {

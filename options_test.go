@@ -275,7 +275,7 @@ func TestCommandRefusesOptions(t *testing.T) {
 	cases := []refused{
 		{[]string{"-bogus"}, nil, []string{"-bogus"}},
 		{[]string{"--bogus=1"}, nil, []string{"-bogus"}},
-		{[]string{"-=1"}, nil, []string{"-=1"}},
+		{[]string{"-=1"}, nil, []string{`"-"`}},
 		{[]string{"-Key", "k"}, nil, []string{"-Key"}},
 		{[]string{"extra"}, nil, []string{`"extra"`}},
 		{[]string{"-verbose", "true"}, nil, []string{`"true"`}},
