@@ -1,7 +1,7 @@
 package main
 
-// Options from flags, the environment and a configuration file. A flag goes before a variable, a variable before the file, and the
-// file before the default. Any mistake in them ends edge before it starts, with one sentence.
+// Options from flags, the environment and a configuration file. A flag goes before a variable, a variable before the
+// file, and the file before the default. Any mistake in them ends edge before it starts, with one sentence.
 
 import (
 	"crypto/rand"
@@ -116,8 +116,8 @@ func (o *options) read(g given, table []option, getenv func(string) (string, boo
 	return err
 }
 
-// readFlags reads the command line, and returns the arguments. They may stand between options, where package flag would stop. All
-// after -- are arguments, and so are negative numbers.
+// readFlags reads the command line, and returns the arguments. They may stand between options, unlike package flag's.
+// All after -- are arguments, and so are negative numbers.
 func (g given) readFlags(args []string, table []option) (more []string, err error) {
 	for len(args) > 0 {
 		arg := args[0]
@@ -181,7 +181,7 @@ var misnomers = map[string]string{
 	"edge start": "edge", "edge serve": "edge", "edge version": "edge -version",
 }
 
-// didYouMean suggests the name nearest to the written one, or says otherwise if none is near. before stands before every name.
+// didYouMean suggests the name nearest to the written one, with before in front of it, or says otherwise.
 func didYouMean(before, written string, names []string, otherwise string) string {
 	if name, ok := misnomers[before+written]; ok {
 		return fmt.Sprintf("did you mean %s?", name)
@@ -218,7 +218,7 @@ func envName(option string) string {
 // others are what the variables of other servers begin with that have an ID, a KEY and a SECRET.
 var others = []string{"PUSHER_APP_", "REVERB_APP_", "SOKETI_DEFAULT_APP_"}
 
-// readOthers reads the first credentials of others that are complete, unless there are own ones. found are their variables.
+// readOthers reads the first complete credentials of others, unless there are own ones. found are their variables.
 func (g given) readOthers(getenv func(string) (string, bool)) (found []string) {
 	for _, own := range []string{"id", "key", "secret", "secret-file"} {
 		if _, ok := g[own]; ok {
@@ -266,7 +266,7 @@ func unusedVariables(o options, environment []string) string {
 		return ""
 	}
 	slices.Sort(unused)
-	return fmt.Sprintf("edge does not use %s: edge -help lists its options, each of which is a variable", strings.Join(unused, ", "))
+	return fmt.Sprintf("edge does not use %s: edge -help lists options, each also a variable", strings.Join(unused, ", "))
 }
 
 const fromSystem = "memory and open files" // where the default of -max-connections comes from
@@ -301,7 +301,7 @@ func (o *options) complete(file configFile) error {
 	return nil
 }
 
-// checkTLS refuses addresses that would be plain by mistake. (A command does not serve, and may be about another server.)
+// checkTLS refuses addresses that would be plain by mistake, but not for commands, which may be about another server.
 func (o *options) checkTLS() error {
 	i := slices.IndexFunc(o.addrs, func(addr string) bool {
 		return o.tlsCert == "" && strings.HasPrefix(addr, "tls:") || o.tlsCert != "" && !plain(addr, len(o.addrs)-1)
@@ -346,7 +346,7 @@ func (o *options) completeApps(file configFile) error {
 	return nil
 }
 
-// keepMadeUp keeps the key and the secret made up for old if o has no others: clients that know them go on after a reload.
+// keepMadeUp keeps the key and the secret made up for old if o has no others: clients that know them go on.
 func (o *options) keepMadeUp(old *options) error {
 	app, before := &o.apps[0], &old.app
 	if app.madeKey && !before.madeKey || app.madeSecret && !before.madeSecret {
@@ -362,7 +362,7 @@ func (o *options) keepMadeUp(old *options) error {
 	return nil
 }
 
-// complete reads the secret's file, adds the app's keys to those of the apps before, and makes up a missing key or secret.
+// complete reads the secret's file, adds the app's keys to those of other apps, and makes up a missing key or secret.
 func (a *appOptions) complete(keys map[string]bool) error {
 	if err := a.readSecret(); err != nil {
 		return err

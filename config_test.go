@@ -295,39 +295,47 @@ func TestConfigComments(t *testing.T) {
 	}
 }
 
-// TestOthers: the first complete credentials of other servers count if there are none of our own, and the banner names them.
+// TestOthers: the first complete credentials of other servers count without own ones, and the banner names them.
 func TestOthers(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("ours\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	own, all := configOf(t, `{"id": "7"}`), []string{"PUSHER_APP_ID=12", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s"}
+	own, apps := configOf(t, `{"id": "7"}`), configOf(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)
+	const all, names = "PUSHER_APP_ID=12 PUSHER_APP_KEY=k PUSHER_APP_SECRET=s ", "PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"
 	for _, c := range []struct {
-		variables, args []string
+		variables, args string
 		id, key, secret string // "" for a key or a secret that is made up
-		found           []string
+		found           string
 	}{
-		{all, nil, "12", "k", "s", []string{"PUSHER_APP_ID", "PUSHER_APP_KEY", "PUSHER_APP_SECRET"}},
-		{[]string{`PUSHER_APP_KEY="k"`, "PUSHER_APP_SECRET='s'"}, nil, "", "k", "s", []string{"PUSHER_APP_KEY", "PUSHER_APP_SECRET"}},
-		{append(all, "REVERB_APP_KEY=r", "REVERB_APP_SECRET=r"), nil, "12", "k", "s", []string{"PUSHER_APP_ID", "PUSHER_APP_KEY", "PUSHER_APP_SECRET"}},
-		{[]string{"PUSHER_APP_ID=12", "PUSHER_APP_KEY=k", "REVERB_APP_KEY=r", "REVERB_APP_SECRET=s"}, nil, "", "r", "s", []string{"REVERB_APP_KEY", "REVERB_APP_SECRET"}},
-		{[]string{"PUSHER_APP_KEY=", "PUSHER_APP_SECRET=s", "SOKETI_DEFAULT_APP_KEY=k", "SOKETI_DEFAULT_APP_SECRET=t", "SOKETI_PORT=7"}, nil, "", "k", "t",
-			[]string{"SOKETI_DEFAULT_APP_KEY", "SOKETI_DEFAULT_APP_SECRET"}},
-		{[]string{"PUSHER_APP_ID=12", "PUSHER_APP_SECRET=s", "REVERB_APP_KEY=k"}, nil, "", "", "", nil},
-		{append(all, "EDGE_KEY=ours"), nil, "", "ours", "", nil},
-		{all, []string{"-id", "7"}, "7", "", "", nil},
-		{all, []string{"-config", own}, "7", "", "", nil},
-		{all, []string{"-secret-file", secret}, "", "", "ours", nil},
-		{all, []string{"-config", configOf(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)}, "1", "a", "b", nil},
+		{all, "", "12", "k", "s", names},
+		{`PUSHER_APP_KEY="k" PUSHER_APP_SECRET='s'`, "", "", "k", "s", "PUSHER_APP_KEY, PUSHER_APP_SECRET"},
+		{all + "REVERB_APP_KEY=r REVERB_APP_SECRET=r", "", "12", "k", "s", names},
+		{"PUSHER_APP_ID=1 PUSHER_APP_KEY=k REVERB_APP_KEY=r REVERB_APP_SECRET=s", "",
+			"", "r", "s", "REVERB_APP_KEY, REVERB_APP_SECRET"},
+		{"PUSHER_APP_KEY= PUSHER_APP_SECRET=s SOKETI_DEFAULT_APP_KEY=k SOKETI_DEFAULT_APP_SECRET=t SOKETI_PORT=7", "",
+			"", "k", "t", "SOKETI_DEFAULT_APP_KEY, SOKETI_DEFAULT_APP_SECRET"},
+		{"PUSHER_APP_ID=12 PUSHER_APP_SECRET=s REVERB_APP_KEY=k", "", "", "", "", ""},
+		{all + "EDGE_KEY=ours", "", "", "ours", "", ""},
+		{all, "-id 7", "7", "", "", ""},
+		{all, "-config " + own, "7", "", "", ""},
+		{all, "-secret-file " + secret, "", "", "ours", ""},
+		{all, "-config " + apps, "1", "a", "b", ""},
 	} {
-		o := mustParse(t, c.args, c.variables...)
+		o := mustParse(t, strings.Fields(c.args), strings.Fields(c.variables)...)
 		a := o.apps[0]
-		if a.id != c.id || a.madeKey != (c.key == "") || !a.madeKey && a.key != c.key || a.madeSecret != (c.secret == "") || !a.madeSecret && a.secret != c.secret {
-			t.Errorf("%q %q: %+v", c.variables, c.args, a)
+		for _, v := range []struct {
+			got, want string
+			made      bool
+		}{{a.id, c.id, false}, {a.key, c.key, a.madeKey}, {a.secret, c.secret, a.madeSecret}} {
+			if v.made != (v.want == "" && v.got != "") || !v.made && v.got != v.want {
+				t.Errorf("%s %s: %q, want %q", c.variables, c.args, v.got, v.want)
+			}
 		}
-		named := strings.Contains(banner(o, listenersOf(o)), "\n  found      "+strings.Join(c.found, ", ")+"\n")
-		if !slices.Equal(o.found, c.found) || named != (c.found != nil) {
-			t.Errorf("%q %q: found %q; in the banner: %t", c.variables, c.args, o.found, named)
+		found := strings.Join(o.found, ", ")
+		named := strings.Contains(banner(o, listenersOf(o)), "\n  found      "+found+"\n")
+		if found != c.found || named != (found != "") {
+			t.Errorf("%s %s: found %s; in the banner: %t", c.variables, c.args, found, named)
 		}
 	}
 	code, _, stderr := runCommand(t, nil, "EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame")
@@ -338,7 +346,8 @@ func TestOthers(t *testing.T) {
 
 // TestUnusedVariables: one line names the variables without an effect that look like ours or another server's.
 func TestUnusedVariables(t *testing.T) {
-	environment := []string{"EDGE_SECRTE=x", "EDGE_SECRET=x", "EDGE_PORT=tcp://10.0.0.1:80", "EDGE_NOTHING=", "EDGES=x", "PUSHER=x", "PATH=/", "MY_PUSHER_HOST=x",
+	environment := []string{"EDGE_SECRTE=x", "EDGE_SECRET=x", "EDGE_PORT=tcp://10.0.0.1:80", "EDGE_NOTHING=", "EDGES=x",
+		"PUSHER=x", "PATH=/", "MY_PUSHER_HOST=x",
 		"SOKETI_PORT=6001", "REVERB_HOST=a", "PUSHER_APP_CLUSTER=mt1", "PUSHER_APP_KEY=k"}
 	const names = "EDGE_SECRTE, PUSHER_APP_CLUSTER, REVERB_HOST, SOKETI_PORT:"
 	got := unusedVariables(options{found: []string{"PUSHER_APP_KEY"}}, environment)
@@ -413,12 +422,13 @@ func TestNear(t *testing.T) {
 	}
 }
 
-// TestSuggestions: what people type that used other servers before is known, for the rest the nearest name is suggested.
+// TestSuggestions: well-known misnomers are understood, for other unknown names the nearest is suggested.
 func TestSuggestions(t *testing.T) {
 	for written, meant := range map[string]string{
-		"-port 8080": "-addr :8080", "-port=8080": "-addr :8080", "--port": "-addr :PORT", "-port x": "-addr :PORT", "-host ::1": "-addr HOST:6001",
-		"-app-key k": "-key", "-app-secret=sesame": "-secret", "-cert x": "-tls-cert", "-debug": "-verbose", "-addr 6001": ":6001",
-		"-orgins x": "-origins", "-Addr :1": "-addr", "start": "edge", "serve": "edge", "version": "edge -version", "confg": "edge config",
+		"-port 8080": "-addr :8080", "-port=8080": "-addr :8080", "--port": "-addr :PORT", "-port x": "-addr :PORT",
+		"-host ::1": "-addr HOST:6001", "-app-key k": "-key", "-app-secret=sesame": "-secret", "-cert x": "-tls-cert",
+		"-debug": "-verbose", "-addr 6001": ":6001", "-orgins x": "-origins", "-Addr :1": "-addr",
+		"start": "edge", "serve": "edge", "version": "edge -version", "confg": "edge config",
 	} {
 		code, _, stderr := runCommand(t, strings.Fields(written))
 		if oneSentence(t, stderr, "did you mean "+meant+"?"); code != 2 {

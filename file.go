@@ -17,7 +17,7 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// configFile is a configuration file: JSON (RFC 8259) with comments, // and /* */, and commas after the last item of a list.
+// configFile is a configuration file: JSON (RFC 8259) with comments, // and /* */, and commas after last items.
 type configFile struct {
 	name  string
 	text  []byte
@@ -89,7 +89,7 @@ func (f *configFile) parse() (top hujson.Value, err error) {
 	return top, fmt.Errorf("%s line %d: %s", f.name, min(line, last), what)
 }
 
-// readObject reads an object with the options of a table. In the outermost one apps takes the value of "apps"; it is nil in others.
+// readObject reads an object with the options of a table. apps takes the value of "apps"; it is nil inside an app.
 func (f *configFile) readObject(v hujson.Value, table []option, apps *hujson.Value) (given, error) {
 	object, ok := v.Value.(*hujson.Object)
 	if !ok {
@@ -133,11 +133,12 @@ func misplaced(name string, table []option, outermost bool) string {
 	if outermost {
 		names = append(names, "apps")
 	}
-	return fmt.Sprintf("unknown option %q; %s", clip([]byte(name)), didYouMean("", name, names, "edge -help lists the options"))
+	meant := didYouMean("", name, names, "edge -help lists the options")
+	return fmt.Sprintf("unknown option %q; %s", clip([]byte(name)), meant)
 }
 
-// settingValues returns the value of an option as flags: a string, number or truth value stands for itself, a list for its items.
-// It returns nil for null, and for "" where that is what holds without the file, as in the example.
+// settingValues returns the value of an option as flags would give it, a list as several. It returns nil for null, and
+// for "" where that holds without the file, as in the example.
 func settingValues(v hujson.ValueTrimmed, opt option) (values []string, err error) {
 	list, isList := v.(*hujson.Array)
 	if !isList {
@@ -273,7 +274,7 @@ func exampleConfig() string {
   // Several apps, each with whatever it has of its own. Without them the options above describe the only one.
   // "apps": [
   //   { "id": "1", "key": "one", "secret-file": "/etc/edge/one", "origins": ["https://example.com"] },
-  //   { "id": "2", "key": "two", "secret": "…", "more-keys": [{ "key": "old", "secret": "…" }], "max-connections": 100 },
+  //   { "id": "2", "key": "two", "secret": "…", "more-keys": [{ "key": "old", "secret": "…" }] },
   // ],
 }
 `)

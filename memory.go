@@ -226,8 +226,8 @@ func liveMemory() (bytes int64) {
 	return bytes
 }
 
-// memoryThere is the memory for this process: most of the limit of its control group, or half of the machine's, since others live
-// there too; 0 if neither is known. limit is a group's limit, machine the memory of the machine.
+// memoryThere is the memory for this process: most of its control group's limit, or half of the machine's memory, since
+// others live there too; 0 if neither is known.
 func memoryThere(limit, machine memlimit.Provider) int64 {
 	there := memlimit.ApplyFallback(memlimit.ApplyRatio(limit, groupShare), memlimit.ApplyRatio(machine, machineShare))
 	n, err := there()

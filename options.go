@@ -17,28 +17,31 @@ import (
 
 // options are what a server is to do.
 type options struct {
-	config                    string
-	addrs                     []string
-	path                      string // before every path of ours: "" or /edge
-	httpPath                  string // behind it, before those for clients over HTTP; "" for none
-	deflate                   bool
-	tlsCert                   string
-	tlsKey                    string
-	proxies                   []netip.Prefix // whose X-Forwarded-For counts
-	memory                    int64          // bytes the process may use
-	connections               int            // of all apps together
-	metricsAddr               string
-	logFormat, pidFile        string
-	verbose, console, version bool
-	secretShown               bool           // on the command line
-	choosing                  bool           // it is for a command, which takes one of apps: -id says which
-	devAuth                   []netip.Prefix // who may have anything signed
-	app                       appOptions     // the one app of a simple set-up, and what apps of the file inherit
-	apps                      []appOptions   // all there are
-	consoleLink               string         // what follows /console in the banner
-	given                     given
-	givenApps                 []given  // by the file, of each of apps; nil if it has none
-	found                     []string // variables of other servers that credentials come from
+	config      string
+	addrs       []string
+	path        string // before every path of ours: "" or /edge
+	httpPath    string // behind it, before those for clients over HTTP; "" for none
+	deflate     bool
+	tlsCert     string
+	tlsKey      string
+	proxies     []netip.Prefix // whose X-Forwarded-For counts
+	memory      int64          // bytes the process may use
+	connections int            // of all apps together
+	metricsAddr string
+	logFormat   string
+	pidFile     string
+	verbose     bool
+	console     bool
+	version     bool
+	secretShown bool           // on the command line
+	choosing    bool           // it is for a command, which takes one of apps: -id says which
+	devAuth     []netip.Prefix // who may have anything signed
+	app         appOptions     // the one app of a simple set-up, and what apps of the file inherit
+	apps        []appOptions   // all there are
+	consoleLink string         // what follows /console in the banner
+	given       given
+	givenApps   []given  // by the file, of each of apps; nil if it has none
+	found       []string // variables of other servers that credentials come from
 }
 
 // appOptions are what there is to know of one app.

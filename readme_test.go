@@ -11,7 +11,8 @@ import (
 
 // TestRunningVariables: the options that docs/running.md names instead of other servers' variables exist.
 func TestRunningVariables(t *testing.T) {
-	rows := regexp.MustCompile("(?m)^\\| `(PUSHER|REVERB|SOKETI)_.*\\| `-([a-z-]+)").FindAllSubmatch(readFile(t, "docs/running.md"), -1)
+	row := regexp.MustCompile("(?m)^\\| `(PUSHER|REVERB|SOKETI)_.*\\| `-([a-z-]+)")
+	rows := row.FindAllSubmatch(readFile(t, "docs/running.md"), -1)
 	if len(rows) < 10 {
 		t.Errorf("%d rows", len(rows))
 	}

@@ -547,7 +547,7 @@ func TestWebhookAccount(t *testing.T) {
 	hook := httptest.NewServer(r)
 	t.Cleanup(hook.Close) // after the server has drained
 	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "0")
-	const clients, rounds, channels = 100, 50, 20 // few enough each that the server does not slow them down, and no queue is full
+	const clients, rounds, channels = 100, 50, 20 // few enough not to be slowed down, nor to fill a queue
 	var all sync.WaitGroup
 	for i := range clients {
 		all.Go(func() {
