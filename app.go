@@ -120,7 +120,7 @@ func (a *App) configure(o appOptions) {
 		c.webhooks = newWebhooks(a.tell)
 	}
 	if c.webhooks != nil {
-		c.webhooks.configure(o.hooks, c.keys[0], o.webhooks)
+		c.webhooks.configure(o.hooks, c.keys[0], o.webhookGrace)
 	}
 	a.bounds.queue.Store(int64(o.limits.sendBuffer))
 	a.config.Store(c)

@@ -247,7 +247,7 @@ func BenchmarkClientEvent(b *testing.B) {
 				}
 				hook := httptest.NewServer(r)
 				b.Cleanup(hook.Close)
-				args = []string{"-webhook", hook.URL, "-webhook-queue", "100"}
+				args = []string{"-webhook", hook.URL}
 			}
 			s := startServer(b, args...)
 			const others = 10

@@ -532,7 +532,7 @@ func TestConsoleFeed(t *testing.T) {
 	receiver := httptest.NewServer(hook)
 	t.Cleanup(receiver.Close)
 	t.Cleanup(failing.Close)
-	s := startServer(t, "-id", "1", "-send-buffer", "65536", "-webhook-batch", "0", "-webhook", receiver.URL+"/good#events=channel_occupied&prefix=private-hooked",
+	s := startServer(t, "-id", "1", "-send-buffer", "65536", "-webhook", receiver.URL+"/good#events=channel_occupied&prefix=private-hooked",
 		"-webhook", failing.URL+"/bad?password=x#events=channel_occupied&prefix=private-hooked")
 	v := s.signIn(t, testSecret)
 	feed := v.watch()

@@ -25,7 +25,7 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPa
 func signers(to *[]netip.Prefix) func(string) error {
 	return func(s string) error {
 		if on, err := strconv.ParseBool(s); err == nil {
-			if *to = nil; on {
+			if on {
 				*to = loopback
 			}
 			return nil

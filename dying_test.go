@@ -683,7 +683,7 @@ func TestPanicForAll(t *testing.T) {
 			told := newReceiver(t)
 			hook := httptest.NewServer(told)
 			t.Cleanup(hook.Close) // after the server has drained
-			s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "0", "-webhook-batch", "0")
+			s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "0")
 			other := connect(t, s.addr)
 			other.enter("presence-x", `{"user_id":"other"}`)
 			other.enter("room", "")

@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -231,7 +230,9 @@ func warnings(o options) (all []string) {
 	if o.devAuth != nil {
 		all = append(all, fmt.Sprintf("-dev-auth is on: whoever calls from %s gets anything signed, which is for development only", prefixesText(o.devAuth)))
 	}
-	all = append(all, almostOurs(os.Environ())...)
+	if unused := unusedVariables(o, os.Environ()); unused != "" {
+		all = append(all, unused)
+	}
 	if limit := defaultConnections(); o.connections > limit {
 		all = append(all, fmt.Sprintf("-max-connections is %d, but open files allow for about %d: raise the limit (ulimit -n, or LimitNOFILE in a unit)", o.connections, limit))
 	}
@@ -294,15 +295,13 @@ func banner(o options, listeners []net.Listener) string {
 	for _, l := range listeners[1:] {
 		fmt.Fprintf(&b, "  and on     %s\n", listenerText(l))
 	}
-	keyNote := o.foundIn("key")
+	keyNote := ""
 	if app.madeKey {
 		keyNote = " (made up for this run; set your own with -key or EDGE_KEY)"
 	}
 	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s%s\n", id, idNote, app.key, keyNote)
 	if app.madeSecret {
 		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", app.secret)
-	} else if found := o.foundIn("secret"); found != "" {
-		fmt.Fprintf(&b, "  secret     ***%s\n", found)
 	}
 	for _, a := range o.apps[1:] {
 		fmt.Fprintf(&b, "  app id     %s\n  key        %s\n", a.id, a.key)
@@ -310,9 +309,8 @@ func banner(o options, listeners []net.Listener) string {
 	memory := newBudget(o.memory)
 	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
 	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
-	found := slices.DeleteFunc(o.foreign(), func(s string) bool { return strings.HasPrefix(s, "key ") || strings.HasPrefix(s, "secret ") }) // see above
-	if len(found) > 0 {
-		fmt.Fprintf(&b, "  found      %s\n", strings.Join(found, "; "))
+	if o.found != nil {
+		fmt.Fprintf(&b, "  found      %s\n", strings.Join(o.found, ", "))
 	}
 	if o.metricsAddr != "" {
 		fmt.Fprintf(&b, "  metrics    %s\n", metricsText(o.metricsAddr))
@@ -363,38 +361,6 @@ func listenerText(l net.Listener) string {
 		return "https://" + addr.String()
 	}
 	return "http://" + addr.String()
-}
-
-// foundIn says that an option was found in a variable of another server.
-func (o *options) foundIn(name string) string {
-	for _, other := range others {
-		if from := o.given[name].from; from == other.variable {
-			return fmt.Sprintf(" (from %s)", from)
-		}
-	}
-	return ""
-}
-
-// almostOurs complains of variables whose names are nearly those of options. (Others that begin with EDGE_ may be somebody else's:
-// Kubernetes sets some for a service of that name.)
-func almostOurs(environment []string) (all []string) {
-	var names []string
-	for _, opt := range optionTable(new(options)) {
-		names = append(names, envName(opt.name))
-	}
-	for _, variable := range environment {
-		name, _, _ := strings.Cut(variable, "=")
-		if !strings.HasPrefix(name, "EDGE_") || slices.Contains(names, name) {
-			continue
-		}
-		for _, ours := range names {
-			if len(ours) > len("EDGE_")+4 && distance(name, ours) <= 2 {
-				all = append(all, fmt.Sprintf("there is no variable %s; did you mean %s?", name, ours))
-				break
-			}
-		}
-	}
-	return all
 }
 
 // tighter says what keeps edge from serving as many clients as there is memory for, if something does.

@@ -136,6 +136,10 @@ copyright() {
 	cat package/LICENSE.hujson
 	printf '\ngo-systemd, which notifies systemd and reads its sockets:\n\n'
 	cat package/LICENSE.go-systemd
+	printf '\nautomemlimit, which reads the limits of control groups:\n\n'
+	cat package/LICENSE.automemlimit
+	printf '\nmemory, which automemlimit asks for the memory of the machine:\n\n'
+	cat package/LICENSE.memory
 }
 
 # deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb.
