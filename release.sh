@@ -30,14 +30,6 @@ targets=(
 )
 deb_archs=(amd64 arm64 armhf)
 
-# What no event passes through is built without inlining: linux/arm64 has 7,405,694 bytes instead of 7,798,910. (Go says nothing
-# if it does not know a package: measure. Left out are those of net/http that grow by it or stay as they are; gws, fastjson and
-# flate are what events pass through.)
-seldom=(
-	crypto/tls crypto/x509 crypto/rsa crypto/hpke encoding/asn1 math/big
-	encoding/json fmt log/slog mime net/url
-)
-
 # die TEXT... says why there is nothing to be had.
 die() {
 	printf 'release.sh: %s\n' "$*" >&2
@@ -54,18 +46,14 @@ use_version() {
 	built=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
 }
 
-# build FILE OS ARCH [VARIANT] makes a program. Nothing counts that somebody has set for Go on this machine. WebSocket does
-# without HTTP/2, so net/http does too: that saves half a megabyte.
+# build FILE OS ARCH [VARIANT] makes a program. Nothing counts that somebody has set for Go on this machine, and nothing that git
+# knows: its version and time are ours.
 build() {
-	local package flags=()
-	for package in "${seldom[@]}"; do
-		flags+=("-gcflags=$package=-l")
-	done
 	env GOENV=off GOFLAGS= GOWORK=off GOEXPERIMENT= GOFIPS140= \
 		GOAMD64= GOARM= GOARM64= GO386= GOMIPS= GORISCV64= \
 		CGO_ENABLED=0 GOOS="$2" GOARCH="$3" ${4:+"$4"} \
-		go build -o "$1" -trimpath -buildvcs=false -tags nethttpomithttp2 "${flags[@]}" \
-		-ldflags "-s -w -buildid= -X main.version=$version -X main.built=$built" .
+		go build -o "$1" -trimpath -buildvcs=false \
+		-ldflags="-s -w -X main.version=$version -X main.built=$built" .
 }
 
 # program_name OS ARCH [VARIANT] prints what a program is called: edge-1.2.3-linux-armv6.
