@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -204,16 +203,26 @@ type authRequest struct {
 // read reads the body.
 func (a *authRequest) read(w http.ResponseWriter) error {
 	a.Body = http.MaxBytesReader(w, a.Body, maxAuthBody)
+	err := a.parse()
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &large):
+		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", maxAuthBody)}
+	}
+	return badRequest("the body cannot be read: %v", err)
+}
+
+// parse reads a form or JSON.
+func (a *authRequest) parse() error {
 	if !strings.HasPrefix(a.Header.Get("Content-Type"), "application/json") {
 		err := a.ParseForm()
 		a.values = a.Form
-		return a.readError(err)
+		return err
 	}
 	var all map[string]json.RawMessage
-	b, err := io.ReadAll(a.Body)
-	if err == nil {
-		err = json.Unmarshal(b, &all)
-	}
+	err := json.NewDecoder(a.Body).Decode(&all)
 	for name, value := range all {
 		var text string
 		if json.Unmarshal(value, &text) != nil { // it is no string: user_info may be an object
@@ -223,18 +232,7 @@ func (a *authRequest) read(w http.ResponseWriter) error {
 			a.values.Set(name, text)
 		}
 	}
-	return a.readError(err)
-}
-
-func (a *authRequest) readError(err error) error {
-	var large *http.MaxBytesError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &large):
-		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", maxAuthBody)}
-	}
-	return badRequest("the body cannot be read: %v", err)
+	return err
 }
 
 // get returns a parameter, or "".
