@@ -124,7 +124,7 @@ copyright() {
 
 # deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb of what package/nfpm.yaml names.
 deb() {
-	local root=$tmp/$2 target unit nfpm
+	local root=$tmp/$2 target nfpm
 	case $2 in
 	amd64 | arm64) target=("$2") ;;
 	armhf) target=(arm GOARM=6) ;; # Raspberry Pi OS has that name for boards with ARMv6 too
