@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -1027,7 +1028,7 @@ func (d *discardWriter) WriteHeader(status int)      { d.status = status }
 func (d *discardWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 func TestPostEventsAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector empties pools")
 	}
 	const most = 6 // the last is ServeMux's

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"edge/internal/edgetest"
 	"fmt"
 	"log"
 	"strings"
@@ -9,82 +10,56 @@ import (
 	"time"
 )
 
-// The vectors are V1 to V17 of the protocol reference: samples of Pusher's documentation and of its libraries' tests, each
-// computed again with openssl.
 const (
-	vectorName   = "278d425bdf160c739803"
-	vectorSecret = "7ad3773142a6692b25b8"
-	vectorTime   = 1353088179
-	vectorPrefix = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0"
+	vectorName   = edgetest.VectorKey
+	vectorSecret = edgetest.VectorSecret
+	vectorTime   = edgetest.VectorTime
+	vectorPrefix = edgetest.VectorQuery
 	authWindow   = 600 * time.Second
 )
 
 var vectorKeys = Keys{newKey("other", "other secret"), newKey(vectorName, vectorSecret)}
 
-var vectorSocket = socketID{1234, 1234}
-
-type tokenVector struct {
-	name, channel, data, digest string // no channel: a signin
-}
-
-var tokenVectors = []tokenVector{
-	{"V1", "private-foobar", "", "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"},
-	{"V2", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Channels"}}`, "31935e7d86dba64c2a90aed31fdc61869f9b22ba9d8863bba239c03ca481bc80"},
-	{"V3", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Pusher"}}`, "afaed3695da2ffd16931f457e338e6c9f2921fa133ce7dac49f529792be6304c"},
-	{"V4", "presence-foobar", `{"user_id":"10","user_info":{"name":"Mr. Channels"}}`, "4c6d8fc42a207ba96a0779844171b0bb819d96ffceef9609f5cce596ab17a800"},
-	{"V5", "presence-foobar", "", "71506e66e7fdca106571b8999a849ad34245bc653772e51e0026c1a2475b92ba"},
-	{"V6", "private-encrypted-foobar", "", "e6a18892d037c5d5e76a2265df4f086ffc38631605530dfd214aa5bff495f533"},
-	{"V7", "private-foobar", `{"a":1}`, "3f4243af5e27f47d11116e80a4b762a3b672c9b83f9e82645a0ba883c2592b09"},
-	{"V8", "", `{"id":"12345"}`, "4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba"},
-}
-
-func (v tokenVector) text(id socketID) []byte {
-	if v.channel == "" {
-		return userText(nil, id.String(), []byte(v.data))
-	}
-	return channelText(nil, id.String(), []byte(v.channel), []byte(v.data))
-}
-
 func TestTokenVectors(t *testing.T) {
-	for _, v := range tokenVectors {
-		text := v.text(vectorSocket)
-		if got := string(vectorKeys[1].sign(nil, text)); got != v.digest {
-			t.Errorf("%s: the signature of %s is %s, want %s", v.name, text, got, v.digest)
+	for _, v := range edgetest.TokenVectors {
+		text := v.Text(edgetest.VectorSocket)
+		if got := string(vectorKeys[1].sign(nil, text)); got != v.Digest {
+			t.Errorf("%s: the signature of %s is %s, want %s", v.Name, text, got, v.Digest)
 		}
-		good := vectorName + ":" + v.digest
+		good := vectorName + ":" + v.Digest
 		if got := checkToken(vectorKeys, []byte(good), text); got != "" {
-			t.Errorf("%s: refused: %s", v.name, got)
+			t.Errorf("%s: refused: %s", v.Name, got)
 		}
 		refuse := func(auth string, text []byte, part string) {
 			t.Helper()
 			got := checkToken(vectorKeys, []byte(auth), text)
-			if !strings.Contains(got, part) || strings.Contains(got, vectorSecret) || strings.Contains(got, v.digest) && !strings.Contains(auth, v.digest) {
-				t.Errorf("%s: auth %q for %q: got %q, want the text %q and no secret", v.name, auth, text, got, part)
+			if !strings.Contains(got, part) || strings.Contains(got, vectorSecret) || strings.Contains(got, v.Digest) && !strings.Contains(auth, v.Digest) {
+				t.Errorf("%s: auth %q for %q: got %q, want the text %q and no secret", v.Name, auth, text, got, part)
 			}
 		}
 		const badKey, badSignature = "Invalid key", "Invalid signature"
-		for i := range v.digest {
-			refuse(vectorName+":"+v.digest[:i]+string(v.digest[i]^1)+v.digest[i+1:], text, badSignature)
+		for i := range v.Digest {
+			refuse(vectorName+":"+v.Digest[:i]+string(v.Digest[i]^1)+v.Digest[i+1:], text, badSignature)
 		}
 		refuse("", text, badKey)
 		refuse(":", text, badKey)
-		refuse(v.digest, text, badKey)
-		refuse(":"+v.digest, text, badKey)
+		refuse(v.Digest, text, badKey)
+		refuse(":"+v.Digest, text, badKey)
 		refuse(vectorName, text, badKey)
-		refuse(vectorName+v.digest, text, badKey)
-		refuse(strings.ToUpper(vectorName[:5])+"X"+vectorName[6:]+":"+v.digest, text, badKey)
+		refuse(vectorName+v.Digest, text, badKey)
+		refuse(strings.ToUpper(vectorName[:5])+"X"+vectorName[6:]+":"+v.Digest, text, badKey)
 		refuse(" "+good, text, badKey)
-		refuse("other:"+v.digest, text, badSignature) // a key of the app, but not the one that signed
+		refuse("other:"+v.Digest, text, badSignature) // a key of the app, but not the one that signed
 		refuse(vectorName+":", text, badSignature)
-		refuse(vectorName+"::"+v.digest, text, badSignature)
-		refuse(vectorName+":"+strings.ToUpper(v.digest), text, badSignature)
+		refuse(vectorName+"::"+v.Digest, text, badSignature)
+		refuse(vectorName+":"+strings.ToUpper(v.Digest), text, badSignature)
 		refuse(good+" ", text, badSignature)
 		refuse(good+"\x00", text, badSignature)
 		refuse(good+":", text, badSignature)
 		refuse(good[:len(good)-1], text, badSignature)
 		refuse(good+"0", text, badSignature)
-		refuse(good, v.text(socketID{1234, 1235}), badSignature)
-		refuse(good, v.text(socketID{12341, 234}), badSignature)
+		refuse(good, v.Text("1234.1235"), badSignature)
+		refuse(good, v.Text("12341.234"), badSignature)
 		refuse(good, text[:len(text)-1], badSignature)
 		refuse(good, append(text, ' '), badSignature)
 		refuse(good, append(text, ':'), badSignature)
@@ -94,9 +69,9 @@ func TestTokenVectors(t *testing.T) {
 
 // TestTokenTrap: the documentation prints the digest of "Mr. Pusher" next to the text with "Mr. Channels".
 func TestTokenTrap(t *testing.T) {
-	v2, v3 := tokenVectors[1], tokenVectors[2]
-	if checkToken(vectorKeys, []byte(vectorName+":"+v3.digest), v2.text(vectorSocket)) == "" {
-		t.Errorf("%s… passes for %s", v3.digest[:8], v2.data)
+	v2, v3 := edgetest.TokenVectors[1], edgetest.TokenVectors[2]
+	if checkToken(vectorKeys, []byte(vectorName+":"+v3.Digest), v2.Text(edgetest.VectorSocket)) == "" {
+		t.Errorf("%s… passes for %s", v3.Digest[:8], v2.Data)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"edge/internal/edgetest"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -1080,7 +1081,7 @@ func TestConsoleHistory(t *testing.T) {
 
 // TestConsoleAllocations: with nobody watching, before or any more, an event costs no allocation, one into the void neither.
 func TestConsoleAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector empties pools")
 	}
 	s := testOptions(t).server(t)

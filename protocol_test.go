@@ -1,6 +1,7 @@
 package main
 
 import (
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -310,7 +311,7 @@ func readMessage(buffer *[]byte, text []byte) (*message, error) {
 func withData(data value) *message { return &message{data: data, buffer: new([]byte)} }
 
 // bothForms returns data as it is and as the string that slanger's clients send.
-func bothForms(data string) [2]value { return [2]value{value(data), quote(data)} }
+func bothForms(data string) [2]value { return [2]value{value(data), quoted(data)} }
 
 func TestParseSubscribe(t *testing.T) {
 	for _, test := range []struct{ data, channel, auth, channelData string }{ // no channel: refused
@@ -487,7 +488,7 @@ func TestServerFrames(t *testing.T) {
 			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"offline\",\"user_ids\":[\"1\"]}]}"}`},
 	} {
 		opcodes, payloads, err := serverFrames(test.frame[1:])
-		if err != nil || test.frame[0] != 'x' || len(payloads) != 1 || opcodes[0] != opText || payloads[0] != test.want {
+		if err != nil || test.frame[0] != 'x' || len(payloads) != 1 || opcodes[0] != textFrame || payloads[0] != test.want {
 			t.Errorf("%s: %v, opcodes %d\ngot  %s\nwant %s", test.name, err, opcodes, payloads, test.want)
 		}
 		if !json.Valid([]byte(test.want)) {
@@ -501,15 +502,15 @@ func TestServerFrames(t *testing.T) {
 
 // TestServerFramesHostile: with whatever strings, every frame is valid JSON, and so is the JSON inside its data.
 func TestServerFramesHostile(t *testing.T) {
-	for _, s := range hostileStrings {
+	for _, s := range edgetest.HostileStrings {
 		if s == "" {
 			continue
 		}
 		want := string([]rune(s))
-		info := fmt.Appendf(nil, `{"k":%s}`, quote(s))
+		info := fmt.Appendf(nil, `{"k":%s}`, quoted(s))
 		var b []byte
-		b = appendEvent(b, s, "c", quote(s), s)
-		b = appendEvent(b, []byte(s), "", quote(s), s)
+		b = appendEvent(b, s, "c", quoted(s), s)
+		b = appendEvent(b, []byte(s), "", quoted(s), s)
 		b = appendError(b, 0, s, s)
 		b = appendSubscriptionError(b, []byte(s), &subscriptionError{"AuthError", s, 401})
 		b = appendSucceeded(b, "presence-a", eachOf(s, string(info), "2", string(info)))
@@ -547,7 +548,7 @@ func TestServerFramesHostile(t *testing.T) {
 // TestAppendEventAllocations guards the path of every published event (appendEvent in protocol.go).
 func TestAppendEventAllocations(t *testing.T) {
 	dst := make([]byte, 0, 4096)
-	name, data := []byte("client-é\"event"), quote(strings.Repeat(`{"x":1}`, 100))
+	name, data := []byte("client-é\"event"), quoted(strings.Repeat(`{"x":1}`, 100))
 	if n := testing.AllocsPerRun(1000, func() { dst = appendEvent(dst[:0], name, "presence-room", data, "user \"10\"") }); n != 0 {
 		t.Errorf("appendEvent of bytes allocates %v times, want 0", n)
 	}
@@ -563,7 +564,7 @@ func TestAppendEventAllocations(t *testing.T) {
 		if err := m.parse(frame); err != nil || len(m.event) == 0 {
 			t.Fatal(err)
 		}
-	}); n != 0 && !raceEnabled { // with the race detector pools forget
+	}); n != 0 && !edgetest.Race { // with the race detector pools forget
 		t.Errorf("parse allocates %v times, want 0", n)
 	}
 	if n := testing.AllocsPerRun(1000, func() {

@@ -1,16 +1,16 @@
 package main
 
 import (
+	"edge/internal/edgetest"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 func FuzzQuery(f *testing.F) {
 	for _, seed := range []string{
-		"", vectorPrefix, vectorPrefix + "&channels[]=c1&channels[]=c2&name=foo", "a=1&A=2", "a=+%2B%20&b=%zz", "AUTH_Signature=x&a==&=&&b", "%C3%89=1&\xff=2",
+		"", edgetest.VectorQuery, edgetest.VectorQuery + "&channels[]=c1&channels[]=c2&name=foo", "a=1&A=2", "a=+%2B%20&b=%zz", "AUTH_Signature=x&a==&=&&b", "%C3%89=1&\xff=2",
 	} {
 		f.Add(seed)
 	}
@@ -52,11 +52,6 @@ func FuzzQuery(f *testing.F) {
 		again, err := parseParams(nil, strings.Join(parts, "&"))
 		if err != nil || !slices.Equal(again, ps) {
 			t.Errorf("%q: %q is read as %q, %v, want %q", query, parts, again, err, ps)
-		}
-
-		now := time.Unix(vectorTime, 0)
-		if err := checkRequest(vectorKeys, "GET", []string{"/x", "/y"}, ps, now, authWindow); err == nil || strings.Contains(err.Error(), vectorSecret) && !strings.Contains(query, vectorSecret) {
-			t.Errorf("%q: got %v, want it refused without the secret", query, err)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"edge/internal/edgetest"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -374,7 +375,7 @@ func TestHandshakesWithoutEnd(t *testing.T) {
 
 // TestMemoryOfTLS: what an idle connection over TLS holds.
 func TestMemoryOfTLS(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const n, most = 1000, 26_000 // connections, bytes

@@ -60,15 +60,13 @@ func FuzzClientMessage(f *testing.F) {
 
 		if r, err := m.parseSubscribe(); err == nil {
 			parseChannel(r.channel, 200)
-			checkToken(vectorKeys, r.auth, channelText(nil, vectorSocket.String(), r.channel, r.channelData))
 			if id, info, err := parseMember(r.channelData); err == nil {
-				fuzzMember(t, &Member{id: id, info: info})
+				fuzzMember(t, id, info)
 			}
 		}
 		if r, err := m.parseSignin(); err == nil {
-			checkToken(vectorKeys, r.auth, userText(nil, vectorSocket.String(), r.userData))
 			if u, _, err := parseUser(r.userData); err == nil {
-				fuzzMember(t, &Member{id: u.id, info: u.info})
+				fuzzMember(t, u.id, u.info)
 				if b := appendWatchlist(nil, u.watchlist, u.watchlist); len(u.watchlist) > maxWatchlist || len(b) > 0 && !validFrames(b) {
 					t.Fatalf("%q: watchlist became %q", frame, b)
 				}
@@ -89,18 +87,18 @@ func eachOf(pairs ...string) iter.Seq2[string, []byte] {
 }
 
 // fuzzMember checks what is told of a member, and that it is read as the same.
-func fuzzMember(t *testing.T, m *Member) {
-	b := appendMemberAdded(nil, "presence-a", m.id, m.info)
-	if m.id == "" || utf8.RuneCountInString(m.id) > maxUserID || !legalJSON(m.info, socketDepth, socketValues) || !validFrames(b) {
-		t.Fatalf("member %q, %q became %q", m.id, m.info, b)
+func fuzzMember(t *testing.T, id string, info []byte) {
+	b := appendMemberAdded(nil, "presence-a", id, info)
+	if id == "" || utf8.RuneCountInString(id) > maxUserID || !legalJSON(info, socketDepth, socketValues) || !validFrames(b) {
+		t.Fatalf("member %q, %q became %q", id, info, b)
 	}
-	if b := appendSucceeded(nil, "presence-a", eachOf(m.id, string(m.info))); !validFrames(b) {
-		t.Fatalf("member %q, %q became %q", m.id, m.info, b)
+	if b := appendSucceeded(nil, "presence-a", eachOf(id, string(info))); !validFrames(b) {
+		t.Fatalf("member %q, %q became %q", id, info, b)
 	}
 	_, payloads, _ := serverFrames(b)
-	id, info, err := parseMember(dataOf(payloads[0]))
-	if err != nil && len(m.info) < 1000 || err == nil && (id != m.id || string(info) != string(m.info)) {
-		t.Fatalf("member %q, %q is read as %q, %q, %v", m.id, m.info, id, info, err)
+	id2, info2, err := parseMember(dataOf(payloads[0]))
+	if err != nil && len(info) < 1000 || err == nil && (id2 != id || string(info2) != string(info)) {
+		t.Fatalf("member %q, %q is read as %q, %q, %v", id, info, id2, info2, err)
 	}
 }
 
