@@ -26,9 +26,11 @@ func TestRunningVariables(t *testing.T) {
 // TestPromises expects every test that docs/promises.md names to exist: a promise without one is only a sentence.
 func TestPromises(t *testing.T) {
 	var sources []byte
-	names, _ := filepath.Glob("*_test.go")
-	for _, name := range names {
-		sources = append(sources, readFile(t, name)...)
+	for _, pattern := range []string{"*_test.go", "internal/*/*_test.go", "test/*_test.go"} {
+		names, _ := filepath.Glob(pattern)
+		for _, name := range names {
+			sources = append(sources, readFile(t, name)...)
+		}
 	}
 	found := regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(readFile(t, "docs/promises.md"), -1)
 	if len(found) < 40 {
