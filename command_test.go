@@ -26,6 +26,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"edge/internal/edgetest"
 	"edge/internal/wire"
 )
 
@@ -368,15 +369,15 @@ func tell(t *testing.T, addr string, options ...string) {
 
 // TestShellOverTLS: beside the server its certificate is trusted, whatever names it has; from elsewhere, its authority.
 func TestShellOverTLS(t *testing.T) {
-	dir, _ := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, _ := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	_, port, _ := net.SplitHostPort(s.addr)
 	ca := filepath.Join(dir, "edge-ca.pem")
-	tell(t, s.addr, tlsArgs(dir)...)
+	tell(t, s.addr, edgetest.TLSArgs(dir)...)
 	tell(t, "", "-host", "localhost:"+port, "-tls-ca", ca)
 	tell(t, "", "-host", "https://127.0.0.1:"+port+"/", "-tls-ca", ca)
 
-	other, _ := certDir(t)
+	other, _ := edgetest.CertDir(t)
 	named, file := misnamed(t)
 	noTLS, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -394,7 +395,7 @@ func TestShellOverTLS(t *testing.T) {
 		args []string
 		says string // "" for success
 	}{
-		{s.addr, tlsArgs(other), "certificate signed by unknown authority"},
+		{s.addr, edgetest.TLSArgs(other), "certificate signed by unknown authority"},
 		{"", []string{"-tls", "-host", "localhost:" + port}, "certificate signed by unknown authority"},
 		{"", []string{"-host", "localhost:" + port, "-tls-ca", filepath.Join(other, "edge-ca.pem")}, "certificate signed by unknown authority"},
 		{"", []string{"-host", "localhost:" + named, "-tls-ca", file}, "certificate is valid for example.com, "},
@@ -412,9 +413,9 @@ func TestShellOverTLS(t *testing.T) {
 			}
 		}
 	}
-	certDirAgain(t, dir)
+	edgetest.CertDirAgain(t, dir)
 	waitUntil(t, "the new certificate is served, and trusted", func() bool {
-		p, _, _ := shellProgram(s.addr, nil, append([]string{"trigger", "room", "e"}, tlsArgs(dir)...)...)
+		p, _, _ := shellProgram(s.addr, nil, append([]string{"trigger", "room", "e"}, edgetest.TLSArgs(dir)...)...)
 		return p.run() == 0
 	})
 }
@@ -446,7 +447,7 @@ func TestShellOverUnixSocket(t *testing.T) {
 	startOn(t, l)
 	tell(t, "unix:"+name)
 	tell(t, "", "-host", "unix:"+name)
-	tell(t, ":1", append(tlsArgs("/nowhere"), "-addr", ":1", "-addr", "unix:"+name)...)
+	tell(t, ":1", append(edgetest.TLSArgs("/nowhere"), "-addr", ":1", "-addr", "unix:"+name)...)
 }
 
 // Nobody reads any more: that is an end, and no failure, unlike a disk that is full.

@@ -432,8 +432,8 @@ func TestConsoleBehindPrefix(t *testing.T) {
 
 // TestConsoleSecure: over TLS the cookie is for TLS only.
 func TestConsoleSecure(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: trust}}
 	defer client.CloseIdleConnections()
 	resp, err := client.Post("https://"+s.addr+"/console/login", "application/json", strings.NewReader(`{"secret":"`+testSecret+`"}`))

@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -127,8 +126,9 @@ func (f *fallback) receive(w http.ResponseWriter, r *http.Request, key, name str
 	}
 	defer s.detach(t)
 	defer context.AfterFunc(r.Context(), s.wake)()
-	if nc, _ := r.Context().Value(callerKey{}).(net.Conn); nc != nil {
-		defer f.callers.lend(nc)() // it is a client's, for whom there is a descriptor
+	nc, back := f.callers.lend(r) // it is a client's, for whom there is a descriptor
+	defer back()
+	if nc != nil {
 		boundKernel(nc)
 	}
 	s.answer(w, t)

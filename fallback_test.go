@@ -25,6 +25,7 @@ import (
 	"time"
 	"unicode/utf16"
 
+	"edge/internal/edgetest"
 	"edge/internal/wire"
 )
 
@@ -1389,8 +1390,8 @@ func TestHTTPPath(t *testing.T) {
 
 // TestFallbackOverTLS: a stream over TLS, for longer than a request may take.
 func TestFallbackOverTLS(t *testing.T) {
-	dir, roots := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, roots := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	p := newPage(t, func() net.Conn {
 		conn, err := tls.Dial("tcp", s.addr, roots)
 		if err != nil {

@@ -28,6 +28,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"edge/internal/edgetest"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -629,7 +630,7 @@ func TestStaleSocket(t *testing.T) {
 func TestCallersOverTLS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(processStart)) // or the certificate would not hold yet
-		dir, trust := certDir(t)
+		dir, trust := edgetest.CertDir(t)
 		cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
 		if err != nil {
 			t.Fatal(err)

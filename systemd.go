@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"edge/internal/wire"
@@ -159,15 +158,4 @@ func readUntil(r io.Reader, what string) error {
 		}
 	}
 	return nil
-}
-
-// inheritedListeners returns the sockets that systemd has opened for this process, if any.
-func inheritedListeners() ([]net.Listener, error) {
-	all, _ := activation.Listeners() // its error is always nil
-	for i, l := range all {
-		if l == nil {
-			return nil, fmt.Errorf("cannot listen on descriptor %d, passed by LISTEN_FDS: it is not a listening socket", 3+i)
-		}
-	}
-	return all, nil
 }

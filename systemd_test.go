@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"edge/internal/edgetest"
 	"edge/internal/wire"
 )
 
@@ -88,10 +89,10 @@ func TestNotify(t *testing.T) {
 // TestWatchdog: it is fed while events come through, over TLS and behind a prefix too, whatever limits there are, and leaves no trace
 // in the log.
 func TestWatchdog(t *testing.T) {
-	dir, _ := certDir(t)
+	dir, _ := edgetest.CertDir(t)
 	for _, args := range [][]string{
 		nil,
-		append(tlsArgs(dir), "-path", "/edge"),
+		append(edgetest.TLSArgs(dir), "-path", "/edge"),
 		{"-origins", "a.example", "-max-connections", "1", "-authorized-connections", "1s"},
 	} {
 		sup := newSupervisor(t)

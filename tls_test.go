@@ -5,18 +5,11 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"edge/internal/edgetest"
 	"edge/internal/wire"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -26,76 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 )
-
-// certDir makes an authority and a certificate for localhost, and returns their directory.
-func certDir(t testing.TB) (dir string, trust *tls.Config) {
-	t.Helper()
-	dir = t.TempDir()
-	authority := &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	makePair(t, filepath.Join(dir, "edge-ca"), nil, authority)
-	certDirAgain(t, dir)
-	trust = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
-	trust.RootCAs.AddCert(loadPair(t, filepath.Join(dir, "edge-ca")).Leaf)
-	return dir, trust
-}
-
-// certDirAgain makes another certificate of the same authority.
-func certDirAgain(t testing.TB, dir string) {
-	t.Helper()
-	loopback := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
-	makeLeaf(t, dir, dir, &x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: loopback})
-}
-
-// makeLeaf makes a server's certificate in dir, of the authority in another directory. The template has the names.
-func makeLeaf(t testing.TB, authorityDir, dir string, template *x509.Certificate) {
-	t.Helper()
-	template.KeyUsage, template.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	makePair(t, filepath.Join(dir, "edge"), loadPair(t, filepath.Join(authorityDir, "edge-ca")), template)
-}
-
-func loadPair(t testing.TB, name string) *tls.Certificate {
-	t.Helper()
-	pair, err := tls.LoadX509KeyPair(name+".pem", name+"-key.pem")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &pair
-}
-
-// makePair makes a certificate and its key, signed by the authority, or by itself without one.
-func makePair(t testing.TB, name string, authority *tls.Certificate, template *x509.Certificate) {
-	t.Helper()
-	template.SerialNumber, template.Subject.CommonName = big.NewInt(time.Now().UnixNano()), filepath.Base(name)
-	template.NotBefore, template.NotAfter = time.Now().Add(-day), time.Now().Add(365*day)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parent, signer := template, any(key)
-	if authority != nil {
-		parent, signer = authority.Leaf, authority.PrivateKey
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, _ := x509.MarshalPKCS8PrivateKey(key)
-	for _, f := range []struct {
-		name, kind string
-		der        []byte
-	}{{name + "-key.pem", "PRIVATE KEY", private}, {name + ".pem", "CERTIFICATE", cert}} {
-		if err := os.WriteFile(f.name, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func tlsArgs(dir string) []string {
-	return []string{"-tls-cert", filepath.Join(dir, "edge.pem"), "-tls-key", filepath.Join(dir, "edge-key.pem")}
-}
 
 // secureConnect is connect over TLS.
 func secureConnect(t testing.TB, addr string, trust *tls.Config) *client {
@@ -113,8 +38,8 @@ func secureConnect(t testing.TB, addr string, trust *tls.Config) *client {
 
 // TestTLS: everything works over TLS as it does without.
 func TestTLS(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	c, other := secureConnect(t, s.addr, trust), secureConnect(t, s.addr, trust)
 	c.enter("presence-x", `{"user_id":"1"}`)
 	other.enter("presence-x", `{"user_id":"2"}`)
@@ -165,8 +90,8 @@ func TestTLS(t *testing.T) {
 
 // TestTLSEarlyFrames: what comes in the same record as the handshake of WebSocket, or right behind, is not lost.
 func TestTLSEarlyFrames(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	join := maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"x"}}`))
 	ping := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping","data":{}}`))
 	for i := range 50 {
@@ -188,8 +113,8 @@ func TestTLSEarlyFrames(t *testing.T) {
 
 // TestTLSVersions: TLS 1.2 is the least.
 func TestTLSVersions(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	for _, version := range []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12, tls.VersionTLS13} {
 		with := trust.Clone()
 		with.MinVersion, with.MaxVersion = version, version
@@ -205,8 +130,8 @@ func TestTLSVersions(t *testing.T) {
 
 // TestPlainOnTLS: who speaks HTTP or WebSocket without TLS is told so, in plain text.
 func TestPlainOnTLS(t *testing.T) {
-	dir, _ := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, _ := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	for _, request := range []string{"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", httpUpgrade, "POST /apps/1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"} {
 		conn := dial(t, s.addr)
 		io.WriteString(conn, request)
@@ -228,8 +153,8 @@ func TestPlainOnTLS(t *testing.T) {
 
 // TestTLSSlowReader: one that does not read is cut off over TLS too, and holds up nobody.
 func TestTLSSlowReader(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, append(tlsArgs(dir), "-send-buffer", "65536")...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, append(edgetest.TLSArgs(dir), "-send-buffer", "65536")...)
 	slow, healthy := secureConnect(t, s.addr, trust), secureConnect(t, s.addr, trust)
 	slow.join("room")
 	healthy.join("room")
@@ -257,9 +182,9 @@ func TestTLSSlowReader(t *testing.T) {
 
 // TestTLSDelivery: numbered events over TLS, to many readers who come and go.
 func TestTLSDelivery(t *testing.T) {
-	dir, trust := certDir(t)
+	dir, trust := edgetest.CertDir(t)
 	plain := steadyAddr(t)
-	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain, "-key", "key", "-send-buffer", share(20))...))
+	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain, "-key", "key", "-send-buffer", share(20))...))
 	nb := newNumbering(t, plain)
 	var reading sync.WaitGroup
 	for i := range deliverySubscribers {
@@ -279,9 +204,9 @@ func TestTLSDelivery(t *testing.T) {
 
 // TestCertificateSwap changes the certificate again and again while clients connect and events come: no connection is dropped, new
 // ones see the new one, and one that cannot be read changes nothing.
-func TestCertificateSwap(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+func TestCertificateSwapUnderLoad(t *testing.T) {
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	logged := new(syncBuffer)
 	slogTo(t, logged)
 	stays := secureConnect(t, s.addr, trust)
@@ -305,47 +230,28 @@ func TestCertificateSwap(t *testing.T) {
 			}
 		})
 	}
-	expire := func() { // the certificate is looked at again at once
-		s.cert.mu.Lock()
-		s.cert.checked = -int64(time.Hour)
-		s.cert.mu.Unlock()
-	}
 	seen := map[string]bool{serial(): true}
-	for n := range 5 {
-		certDirAgain(t, dir)
-		expire()
-		if got := serial(); seen[got] {
-			t.Errorf("swap %d: the old certificate", n)
-		} else {
-			seen[got] = true
-		}
+	for n := range 2 {
+		edgetest.CertDirAgain(t, dir)
+		now := ""
+		waitUntil(t, "another certificate", func() bool { now = serial(); return !seen[now] })
+		seen[now] = true
 		s.app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(fmt.Sprint(n)), keep: true})
 		stays.expect(event("e", "room", fmt.Sprint(n)))
 	}
-	last := serial()
-	said := func() int { return strings.Count(logged.String(), "the old one stays") }
-	before := said() // someone may have looked when only one of the files was new
 	if err := os.WriteFile(filepath.Join(dir, "edge.pem"), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		expire()
-		if serial() != last {
-			t.Error("the certificate is another")
-		}
-	}
-	if n := said() - before; n != 1 {
-		t.Errorf("said %d times that it cannot be read:\n%s", n, logged.String())
-	}
-	if err := s.reload(testOptions(t, tlsArgs(dir)...)); err == nil {
+	waitUntil(t, "a word on the file", func() bool { serial(); return strings.Contains(logged.String(), "the old one stays") })
+	if err := s.reload(testOptions(t, edgetest.TLSArgs(dir)...)); err == nil {
 		t.Error("a reload takes a certificate that cannot be read")
 	}
 	over.Store(true)
 	load.Wait()
 	stays.settled()
 	// Another pair of files, by a reload.
-	elsewhere, trustToo := certDir(t)
-	if err := s.reload(testOptions(t, tlsArgs(elsewhere)...)); err != nil {
+	elsewhere, trustToo := edgetest.CertDir(t)
+	if err := s.reload(testOptions(t, edgetest.TLSArgs(elsewhere)...)); err != nil {
 		t.Fatal(err)
 	}
 	secureConnect(t, s.addr, trustToo).settled()
@@ -355,8 +261,8 @@ func TestCertificateSwap(t *testing.T) {
 // TestHandshakesWithoutEnd: a TLS handshake that is begun and not ended is cut off, and others get through meanwhile.
 func TestHandshakesWithoutEnd(t *testing.T) {
 	t.Parallel() // waits most of the time
-	dir, trust := certDir(t)
-	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
+	dir, trust := edgetest.CertDir(t)
+	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
 	var half []net.Conn
 	for range sized(100, 500) {
 		conn := dial(t, p.addr)
@@ -383,8 +289,8 @@ func TestMemoryOfTLS(t *testing.T) {
 	if limit := descriptorLimit(); limit < n+1000 {
 		t.Skipf("%d descriptors are too few for %d connections", limit, n)
 	}
-	dir, trust := certDir(t)
-	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
+	dir, trust := edgetest.CertDir(t)
+	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
 	start := p.resident()
 	clients := make([]*client, n)
 	for i := range clients {
@@ -397,43 +303,4 @@ func TestMemoryOfTLS(t *testing.T) {
 	for _, c := range clients {
 		c.leave()
 	}
-}
-
-// TestCertificateEnds: that clients will not take a certificate is said when it is read, and again after a day.
-func TestCertificateEnds(t *testing.T) {
-	dir, _ := certDir(t)
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000
-		var out syncBuffer
-		log.SetOutput(&out)
-		defer log.SetOutput(errorOutput)
-		said := func(want string) {
-			t.Helper()
-			if got := out.take(); want == "" && got != "" || !strings.Contains(got, want) {
-				t.Errorf("said %q, want %q", got, want)
-			}
-		}
-		c, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		said("")
-		leaf := *c.cert.Leaf
-		c.cert.Leaf.NotBefore = time.Now().Add(time.Hour)
-		c.warnLocked()
-		said("does not hold yet")
-		*c.cert.Leaf = leaf
-		for _, later := range []struct {
-			wait time.Duration
-			want string
-		}{
-			{time.Hour, ""}, {23 * time.Hour, ""},
-			{time.Until(c.cert.Leaf.NotAfter.Add(-10*day - time.Hour)), "ends soon"},
-			{time.Hour, ""}, {11 * day, "has ended"},
-		} {
-			time.Sleep(later.wait)
-			c.get(nil)
-			said(later.want)
-		}
-	})
 }
