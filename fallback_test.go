@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -769,9 +768,9 @@ func TestFallbackNotReopened(t *testing.T) {
 		socket := onlySocket(t, s)
 		message := strings.Repeat("x", 300<<10)
 		frame := func(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
-		socket.deliver(frame(message))
-		socket.deliver(frame("next"))
-		socket.deliver(frame("and next"))
+		socket.write(frame(message))
+		socket.write(frame("next"))
+		socket.write(frame("and next"))
 		stream.expect("a" + said(message))
 		began := time.Now()
 		stream.expect("a" + said("next"))
@@ -788,7 +787,7 @@ func TestFallbackNotReopened(t *testing.T) {
 		p := newPage(t, dial, keyPath)
 		p.poll()
 		message := strings.Repeat("x", 300<<10)
-		onlySocket(t, s).deliver(append(sealFrame(append(openFrame(nil), message...), 0), sealFrame(append(openFrame(nil), "next"...), 0)...))
+		onlySocket(t, s).write(append(sealFrame(append(openFrame(nil), message...), 0), sealFrame(append(openFrame(nil), "next"...), 0)...))
 		if got := p.polled(); len(got) != 1 || got[0] != "a"+said(message) {
 			t.Errorf("polled %d lines", len(got))
 		}
@@ -841,12 +840,12 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 		p.say(p.subscribing("room", ""))
 		first := p.receive("xhr").rest()
 		socket := onlySocket(t, s)
-		socket.deliver(sealFrame(append(openFrame(nil), "next"...), 0))
+		socket.write(sealFrame(append(openFrame(nil), "next"...), 0))
 		synctest.Wait()
 		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, "a"+said("next")); !slices.Equal(got, want) {
 			t.Errorf("repeated: got %q, want %q", got, want)
 		}
-		socket.deliver(sealFrame(append(openFrame(nil), "last"...), 0))
+		socket.write(sealFrame(append(openFrame(nil), "last"...), 0))
 		if got := p.polled(); !slices.Equal(got, []string{"a" + said("last")}) {
 			t.Errorf("afterwards: %q", got)
 		}
@@ -1064,7 +1063,7 @@ func TestFallbackBrokenStream(t *testing.T) {
 		s, dial := serverInBubble(t)
 		p := newPage(t, dial, keyPath)
 		p.stream()
-		onlySocket(t, s).deliver(sealFrame(append(openFrame(nil), "x"...), 0))
+		onlySocket(t, s).write(sealFrame(append(openFrame(nil), "x"...), 0))
 		time.Sleep(writeTimeout + time.Millisecond) // nobody reads it
 		p.receive("xhr_streaming").expect("o")
 	})
@@ -1079,7 +1078,7 @@ func TestFallbackTimeouts(t *testing.T) {
 		socket := onlySocket(t, s)
 		for range 10 {
 			time.Sleep(24 * time.Second) // both timeouts are shorter
-			socket.deliver(sealFrame(append(openFrame(nil), "x"...), 0))
+			socket.write(sealFrame(append(openFrame(nil), "x"...), 0))
 			stream.expect("a" + said("x"))
 			socket.mu.Lock()
 			socket.lastRead = monotonic()
@@ -1295,60 +1294,6 @@ func TestFallbackMemory(t *testing.T) {
 		}
 		waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 && app.empty() })
 	})
-}
-
-// TestFallbackPanic: when something panics that runs for one session, that one goes and no other.
-func TestFallbackPanic(t *testing.T) {
-	f := new(fuse)
-	log.SetOutput(f)
-	t.Cleanup(func() { log.SetOutput(errorOutput) })
-	for _, test := range []struct {
-		name string
-		do   func(p *page, s *session)
-		told bool // why
-	}{
-		{"a message", func(p *page, _ *session) { p.say(p.subscribing("explode", "")) }, true},
-		{"a write", func(_ *page, s *session) {
-			onlyFrames := []byte{0x80 | opText} // half a frame
-			s.held.conn.Write(onlyFrames)
-		}, true},
-		{"a read", func(p *page, s *session) {
-			s.mu.Lock()
-			of := s.of
-			f.mu.Lock()
-			f.mend = func() { s.of = of }
-			f.mu.Unlock()
-			s.of, s.in = nil, []byte{1}
-			s.mu.Unlock()
-			s.wake()
-		}, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := startServer(t)
-			s.logTo(grenade("explode"))
-			p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-			stream := p.stream()
-			socket := onlySocket(t, s.server)
-			other := connect(t, s.addr)
-			other.subscribe("presence-x", `{"user_id":"other"}`)
-			other.expect(snapshot("presence-x", "other", "{}"))
-			p.say(p.subscribing("presence-x", `{"user_id":"victim"}`))
-			other.expect(memberAdded("presence-x", "victim", "{}"))
-			stream.line()
-			before := f.count()
-			test.do(p, socket.conn.wrapped.(*session))
-			other.expect(memberRemoved("presence-x", "victim"))
-			if test.told {
-				if lines := stream.rest(); len(lines) == 0 || !strings.HasPrefix(lines[len(lines)-1], "c[") {
-					t.Errorf("told %q", lines)
-				}
-			}
-			if f.count() == before {
-				t.Error("nothing has panicked")
-			}
-			other.settled()
-		})
-	}
 }
 
 // TestHTTPPath: the path can be another, is behind -path, and can be switched off.

@@ -340,13 +340,7 @@ func (s *Socket) ended() {
 	}
 }
 
-// deliver sends frames. Anyone may call it.
-func (s *Socket) deliver(frames []byte) {
-	defer s.recovered() // or a panic would take the channel's pump with it, and everyone
-	s.write(frames)
-}
-
-// write sends bytes that the caller may use again.
+// write sends frames, which the caller may use again. Anyone may call it.
 func (s *Socket) write(frames []byte) {
 	s.noteSent(frames)
 	s.conn.Write(frames) // a failed write shows in ended
@@ -456,7 +450,7 @@ func (s *Socket) handleMalformed(err error) {
 func (s *Socket) sendError(code int, text, channel string) {
 	s.app.counts.refuse("message", strconv.Itoa(code))
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: channel, code: code, reason: text})
-	s.deliver(appendError(nil, code, text, channel))
+	s.write(appendError(nil, code, text, channel))
 }
 
 // find returns the place of the subscription to the channel in the list, or -1. It is a list because a client has few
@@ -567,7 +561,7 @@ func (s *Socket) subscribeUser(channel []byte) {
 		s.sendError(0, "Existing subscription to channel "+string(channel), "")
 	default:
 		s.userJoined = true
-		s.deliver(appendSucceeded(nil, string(channel), nil))
+		s.write(appendSucceeded(nil, string(channel), nil))
 	}
 }
 
@@ -583,7 +577,7 @@ func (s *Socket) refuse(channel []byte, kind string, status int, format string, 
 func (s *Socket) refuseWith(channel []byte, r *refusal) {
 	s.app.counts.refuse("subscription", r.kind)
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: string(channel), code: r.status, reason: r.text})
-	s.deliver(appendError(appendSubscriptionError(nil, channel, r), 0, r.text, ""))
+	s.write(appendError(appendSubscriptionError(nil, channel, r), 0, r.text, ""))
 }
 
 // handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.
@@ -639,7 +633,7 @@ func (s *Socket) handleSignin(m *message) {
 		success = appendError(success, codeWatchlistTooLong, text, "")
 	}
 	if s.user != nil {
-		s.deliver(success)
+		s.write(success)
 		return
 	}
 	s.userSub = s.app.signIn(s, &user, success)
