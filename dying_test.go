@@ -423,7 +423,9 @@ func (g grenade) Write(p []byte) (int, error) {
 }
 
 // explosive is a text frame at which the log of TestPanic panics.
-var explosive = sealFrame(append(openFrame(nil), event("explode", "room", "")...), 0)
+var explosive = textFrame(event("explode", "room", ""))
+
+func textFrame(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
 
 // Whose connections end with a panic.
 const (
@@ -516,13 +518,13 @@ var panics = []struct {
 		time.AfterFunc(0, c.overdue)
 	}},
 	{"a message over HTTP", endsNone, 0, func(t *testing.T, s *testServer, _ *client, _ *Socket) {
-		p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+		p := pageTo(t, s.addr)
 		stream := p.stream()
 		p.say(p.subscribing("explode", ""))
 		stream.expect(`c[1011,"internal error"]`)
 	}},
 	{"the goroutine that sends", endsNone, 0, func(t *testing.T, s *testServer, _ *client, _ *Socket) {
-		p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+		p := pageTo(t, s.addr)
 		stream := p.stream()
 		id, _ := parseSocketID(p.id)
 		s.app.socket(id).conn.Write([]byte{0x80 | opText}) // half a frame, of which it makes a line
@@ -577,7 +579,9 @@ func TestPanic(t *testing.T) {
 			fellow := connect(t, s.addr)
 			fellow.enter("room", "")
 			test.do(t, s, victim, socket)
-			panics := func() int { return strings.Count(logged.String(), "ERROR panic") + strings.Count(logged.String(), "http: panic") }
+			panics := func() int {
+				return strings.Count(logged.String(), "ERROR panic") + strings.Count(logged.String(), "http: panic")
+			}
 			waitUntil(t, "something has panicked", func() bool { return panics() > 0 })
 			for i, c := range []*client{victim, fellow} {
 				if test.ends > i && test.code != 0 {

@@ -170,9 +170,8 @@ func (f *fallback) find(name string) *session {
 func (f *fallback) open(r *http.Request, key, name string, t *receiving) *session {
 	app, code, reason := f.up.welcome(key, r)
 	socket := &Socket{app: app}
-	s := &session{of: f, name: name, receiving: t, patience: earlyTimeout, held: holding{conn: &socket.conn}}
+	s := &session{of: f, name: name, socket: socket, receiving: t, held: holding{conn: &socket.conn}}
 	s.changed.L = &s.mu
-	s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
 	if t.n > 0 {
 		s.next = t.n + 1
 	}
@@ -193,13 +192,6 @@ func (f *fallback) open(r *http.Request, key, name string, t *receiving) *sessio
 	}
 	socket.serve(nil, nil, code, reason)
 	return s
-}
-
-// stopped is a timer that does not run yet.
-func stopped(f func()) *time.Timer {
-	t := time.AfterFunc(time.Hour, f)
-	t.Stop()
-	return t
 }
 
 // enter makes s the session of its name, unless there is one, which it returns, or there are too many.

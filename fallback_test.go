@@ -47,6 +47,11 @@ func newPage(t testing.TB, dial func() net.Conn, path string) *page {
 	return &page{t: t, dial: dial, base: fmt.Sprintf("/pusher%s/%d/%08d", app, pages.n%1000, pages.n), args: args}
 }
 
+// pageTo is newPage for a server.
+func pageTo(t testing.TB, addr string) *page {
+	return newPage(t, func() net.Conn { return dial(t, addr) }, keyPath)
+}
+
 var pages struct {
 	sync.Mutex
 	n int
@@ -435,7 +440,7 @@ var protocolTests = []struct {
 func TestFallbackRequests(t *testing.T) {
 	s := startServer(t)
 	const session = "/pusher/app/key/1/abcdefgh"
-	open := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	open := pageTo(t, s.addr)
 	open.stream()
 	for _, test := range []struct {
 		method, path, body string
@@ -506,7 +511,7 @@ func TestFallbackRequests(t *testing.T) {
 func TestFallbackHeaders(t *testing.T) {
 	addr := startEdge(t)
 	for _, what := range []string{"xhr_streaming", "xhr"} {
-		p := newPage(t, func() net.Conn { return dial(t, addr) }, keyPath)
+		p := pageTo(t, addr)
 		a := p.receive(what)
 		for name, want := range map[string]string{
 			"Content-Type":                "application/javascript; charset=utf-8",
@@ -525,7 +530,7 @@ func TestFallbackHeaders(t *testing.T) {
 // TestFallbackRefusals: a code counts for pusher-js only after o, and only with status 200.
 func TestFallbackRefusals(t *testing.T) {
 	s := startServer(t, "-origins", "page.example", "-max-connections", "1")
-	newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
+	pageTo(t, s.addr).stream()
 	other := startServer(t, "-origins", "other.example")
 	for _, test := range []struct {
 		addr, path string
@@ -560,9 +565,9 @@ func TestFallbackAmongOthers(t *testing.T) {
 	s := startServer(t)
 	var log syncBuffer
 	s.logTo(&log)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p := pageTo(t, s.addr)
 	stream := p.stream()
-	q := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	q := pageTo(t, s.addr)
 	q.poll()
 	c := connect(t, s.addr)
 	c.subscribe("presence-x", `{"user_id":"c"}`)
@@ -767,10 +772,9 @@ func TestFallbackNotReopened(t *testing.T) {
 		stream := p.stream()
 		socket := onlySocket(t, s)
 		message := strings.Repeat("x", 300<<10)
-		frame := func(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
-		socket.write(frame(message))
-		socket.write(frame("next"))
-		socket.write(frame("and next"))
+		socket.write(textFrame(message))
+		socket.write(textFrame("next"))
+		socket.write(textFrame("and next"))
 		stream.expect("a" + said(message))
 		began := time.Now()
 		stream.expect("a" + said("next"))
@@ -787,7 +791,7 @@ func TestFallbackNotReopened(t *testing.T) {
 		p := newPage(t, dial, keyPath)
 		p.poll()
 		message := strings.Repeat("x", 300<<10)
-		onlySocket(t, s).write(append(sealFrame(append(openFrame(nil), message...), 0), sealFrame(append(openFrame(nil), "next"...), 0)...))
+		onlySocket(t, s).write(append(textFrame(message), textFrame("next")...))
 		if got := p.polled(); len(got) != 1 || got[0] != "a"+said(message) {
 			t.Errorf("polled %d lines", len(got))
 		}
@@ -813,7 +817,7 @@ func onlySocket(t *testing.T, s *server) *Socket {
 // TestFallbackNewestWins: a request that receives takes the place of the one before, which ends in order and without a word.
 func TestFallbackNewestWins(t *testing.T) {
 	s := startServer(t)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p := pageTo(t, s.addr)
 	stream := p.stream()
 	p.say(p.subscribing("room", ""))
 	stream.expect("a" + said(succeeded("room")))
@@ -840,64 +844,26 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 		p.say(p.subscribing("room", ""))
 		first := p.receive("xhr").rest()
 		socket := onlySocket(t, s)
-		socket.write(sealFrame(append(openFrame(nil), "next"...), 0))
+		socket.write(textFrame("next"))
 		synctest.Wait()
 		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, "a"+said("next")); !slices.Equal(got, want) {
 			t.Errorf("repeated: got %q, want %q", got, want)
 		}
-		socket.write(sealFrame(append(openFrame(nil), "last"...), 0))
+		socket.write(textFrame("last"))
 		if got := p.polled(); !slices.Equal(got, []string{"a" + said("last")}) {
 			t.Errorf("afterwards: %q", got)
 		}
 	})
 }
 
-// TestFallbackGapAgain: a request that came when the time without one was just over keeps the session, and the time begins again.
-func TestFallbackGapAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := bareSession()
-		poll := &receiving{}
-		s.receiving = poll
-		s.detach(poll)
-		time.Sleep(sessionGap - time.Second)
-		s.attach(poll)
-		s.detach(poll)
-		over := func() bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.over
-		}
-		s.lost() // which had been called before the poll, and waited for its turn
-		if over() {
-			t.Error("the session has ended")
-		}
-		time.Sleep(sessionGap + time.Second)
-		if !over() {
-			t.Error("it has not ended")
-		}
-	})
-}
-
-// bareSession is a session without a server.
-func bareSession() *session {
-	s := &session{of: &fallback{memory: newBudget(1 << 40)}, patience: earlyTimeout}
-	s.changed.L = &s.mu
-	s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
-	return s
-}
-
 // TestFallbackMostEarly: only so many requests wait for an earlier one, however soon that may come.
 func TestFallbackMostEarly(t *testing.T) {
-	s := bareSession()
-	defer s.order.Stop()
-	s.next = 1
-	for n := range maxEarly + 1 {
+	s := &session{next: 1}
+	for n := range uint64(maxEarly + 1) {
 		if len(s.in) > 0 {
 			t.Fatalf("the one that is missing is given up for %d", n)
 		}
-		s.mu.Lock()
-		s.arrivedLocked(uint64(n+2), []byte{byte(n)})
-		s.mu.Unlock()
+		s.arrivedLocked(n+2, [][]byte{{byte(n)}})
 	}
 	if len(s.in) != maxEarly+1 || len(s.early) != 0 {
 		t.Errorf("%d have been handed on, %d wait", len(s.in), len(s.early))
@@ -907,8 +873,8 @@ func TestFallbackMostEarly(t *testing.T) {
 // TestFallbackSendersWait: while much has not been handled, those who have sent it wait for their answer, and so send no more.
 func TestFallbackSendersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := bareSession()
-		s.in = make([]byte, inboxFull)
+		s := &session{of: &fallback{memory: newBudget(1 << 40)}, in: [][]byte{make([]byte, inboxFull)}}
+		s.changed.L = &s.mu
 		answered := make(chan error, 1)
 		go func() { answered <- s.send(httptest.NewRequest("POST", "/?n=1", strings.NewReader(`["x"]`))) }()
 		synctest.Wait()
@@ -916,7 +882,7 @@ func TestFallbackSendersWait(t *testing.T) {
 			t.Error("it is answered at once")
 		}
 		began := time.Now()
-		s.Read(make([]byte, inboxFull))
+		s.nextMessage()
 		if err := <-answered; err != nil || time.Since(began) > 0 {
 			t.Errorf("answered after %s: %v", time.Since(began), err)
 		}
@@ -936,14 +902,14 @@ func TestFallbackOrder(t *testing.T) {
 		{"in time", "3....12", "123"},
 		{"too late", "3......12", "312"},
 		{"the others need not wait", "3.....45.12", "34512"},
-		{"two gaps at once", "24........1", "241"},
+		{"two gaps at once", "24......1", "241"},
+		{"a gap before what has waited for longer", "4..2....13", "2413"},
 		{"nor is it longer for those that come meanwhile", "3..4..5..12", "34512"},
 		{"a poll has a number too", "1p23", "13"},
 		{"a poll overtakes", "p312.4", "124"},
 		{"repeated", "1122.33", "123"},
 		{"repeated while early", "22113", "123"},
 		{"without a number", "0030012", "0000123"},
-		{"gaps have filled the page: less patience each time", "2.....4...6..8.9", "24689"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -1019,7 +985,7 @@ func TestFallbackTooFew(t *testing.T) {
 // TestFallbackTooMany: nor may a client send without bounds.
 func TestFallbackTooMany(t *testing.T) {
 	s := startServer(t)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p := pageTo(t, s.addr)
 	stream := p.stream()
 	socket := onlySocket(t, s.server)
 	socket.mu.Lock() // it does not come to read
@@ -1036,61 +1002,22 @@ func TestFallbackTooMany(t *testing.T) {
 	sending.Wait()
 }
 
-// TestFallbackStuck: one that does not read its stream goes, like any other.
-func TestFallbackStuck(t *testing.T) {
-	before := writeTimeout
-	t.Cleanup(func() { writeTimeout = before }) // when the server has ended
-	writeTimeout = 2 * time.Second
-	s := startServer(t, "-send-buffer", "100000000")
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-	stream := p.stream()
-	stream.conn.(*net.TCPConn).SetReadBuffer(4096)
-	p.say(p.subscribing("room", ""))
-	stream.expect("a" + said(succeeded("room")))
-	text := strings.Repeat("x", 10_000)
-	for end := time.Now().Add(patience); !s.app.empty(); {
-		publish(t, s.addr, "room", "e", text)
-		time.Sleep(time.Millisecond) // it is not to be for a full queue
-		if time.Now().After(end) {
-			t.Fatal("it stays")
-		}
-	}
-}
-
 // TestFallbackBrokenStream: who has missed lines of a stream has to begin anew.
 func TestFallbackBrokenStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, dial := serverInBubble(t)
 		p := newPage(t, dial, keyPath)
 		p.stream()
-		onlySocket(t, s).write(sealFrame(append(openFrame(nil), "x"...), 0))
+		onlySocket(t, s).write(textFrame("x"))
 		time.Sleep(writeTimeout + time.Millisecond) // nobody reads it
 		p.receive("xhr_streaming").expect("o")
-	})
-}
-
-// TestFallbackTimeouts: the timeouts for requests do not hold for a stream, and a poll may take its time.
-func TestFallbackTimeouts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, dial := serverInBubble(t)
-		p := newPage(t, dial, keyPath)
-		stream := p.stream()
-		socket := onlySocket(t, s)
-		for range 10 {
-			time.Sleep(24 * time.Second) // both timeouts are shorter
-			socket.write(sealFrame(append(openFrame(nil), "x"...), 0))
-			stream.expect("a" + said("x"))
-			socket.mu.Lock()
-			socket.lastRead = monotonic()
-			socket.mu.Unlock()
-		}
 	})
 }
 
 // TestFallbackShutdown: clients over HTTP are told at the end, in whole answers, and do not hold it up.
 func TestFallbackShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, dial, stop := stoppableInBubble(t)
+		_, dial, stop := stoppableInBubble(t)
 		const each = 20
 		streams, lines := make(chan []string, each), make(chan []string, each)
 		for range each {
@@ -1109,7 +1036,7 @@ func TestFallbackShutdown(t *testing.T) {
 				lines <- got
 			}()
 		}
-		waitUntil(t, "everyone asks for lines", func() bool { return s.receiving() == 2*each })
+		synctest.Wait() // everyone asks for lines
 		began := time.Now()
 		stop()
 		if took := time.Since(began); took >= requestsTimeout {
@@ -1125,19 +1052,6 @@ func TestFallbackShutdown(t *testing.T) {
 			}
 		}
 	})
-}
-
-// receiving is how many clients over HTTP ask for lines.
-func (s *server) receiving() (n int) {
-	for _, socket := range s.apps.Load().all[0].allSockets() {
-		session := socket.conn.wrapped.(*session)
-		session.mu.Lock()
-		if session.receiving != nil && len(session.lines) == 0 {
-			n++
-		}
-		session.mu.Unlock()
-	}
-	return n
 }
 
 // TestShutdownWaitsForRequests: a request under way is answered in the end, although those of clients over HTTP are not waited for.
@@ -1245,10 +1159,10 @@ func TestFallbackProxy(t *testing.T) {
 func TestFallbackCallers(t *testing.T) {
 	s := startServer(t)
 	s.callers.limit.Store(4)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p := pageTo(t, s.addr)
 	stream := p.stream()
 	for range 10 {
-		newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
+		pageTo(t, s.addr).stream()
 	}
 	p.say(p.subscribing("room", ""))
 	stream.expect("a" + said(succeeded("room")))
@@ -1258,7 +1172,7 @@ func TestFallbackCallers(t *testing.T) {
 	publish(t, s.addr, "room", "e", "x")
 	stream.expect("a" + said(event("e", "room", "x")))
 	// When it has the answer it is a caller like others.
-	q := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	q := pageTo(t, s.addr)
 	q.poll()
 	idle := q.receive("xhr_streaming")
 	q.receive("xhr_streaming")
@@ -1351,37 +1265,26 @@ func TestFallbackOverTLS(t *testing.T) {
 	stream.expectEnd()
 }
 
-// Whatever a client sends over HTTP, encoding/json would have read the same messages from it, and the Socket gets just these.
+// Whatever a client sends over HTTP, encoding/json would have read the same messages from it.
 func FuzzFallback(f *testing.F) {
 	for _, seed := range []string{`[]`, `["x"]`, ` [ "a" , "b" ] `, `["\u00e9\ud83d\ude00\ud800"]`, `["{\"event\":\"pusher:ping\",\"data\":{}}"]`,
 		`[""]`, `{}`, `["x",1]`, `[["x"]]`, `["x"`, `"x"`, `["` + strings.Repeat("x", 200) + `"]`, `["` + strings.Repeat("\\n", 70_000) + `"]`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		frames, err := appendSent(nil, body)
+		messages, err := parseSent(body)
 		var want []string
 		if problem := json.Unmarshal(body, &want); err == nil && (problem != nil || want == nil) {
 			t.Fatalf("%q is accepted: %v", body, problem)
 		}
 		if err != nil {
-			if e := new(apiError); !errors.As(err, &e) || e.status != 400 && e.status != 413 || frames != nil {
-				t.Fatalf("%q: %v and %d bytes", body, err, len(frames))
+			if e := new(apiError); !errors.As(err, &e) || e.status != 400 && e.status != 413 || messages != nil {
+				t.Fatalf("%q: %v and %d messages", body, err, len(messages))
 			}
 			return
 		}
-		var reader frameReader
-		var got []string
-		for rest := frames; len(rest) > 0; {
-			var fr frame
-			var code int
-			if fr, rest, code = reader.next(rest, 0); code != 0 || fr.opcode != opText {
-				t.Fatalf("%q: a frame of opcode %d, code %d", body, fr.opcode, code)
-			}
-			got = append(got, string(fr.payload))
-			reader.release()
-		}
-		if len(got) != len(want) || len(got) > 0 && !slices.Equal(got, want) {
-			t.Fatalf("%q: got %q, want %q", body, got, want)
+		if !slices.EqualFunc(messages, want, func(got []byte, want string) bool { return got != nil && string(got) == want }) {
+			t.Fatalf("%q: got %q, want %q", body, messages, want)
 		}
 	})
 }

@@ -170,12 +170,36 @@ func (s *Socket) handleFrames(l *link, frames []byte) (ok bool) {
 	case m.Opcode == gws.OpcodeBinary:
 		s.close(closeUnsupported, "binary messages are not supported")
 	default:
-		s.app.counts.received.Add(1)
-		s.showReceived(m.Bytes())
-		s.handleMessage(m.Bytes())
+		s.handleText(m.Bytes())
 	}
 	endMessage(m)
 	return true
+}
+
+// receiveText is receive for a whole message of a client over HTTP, whose size and UTF-8 have been checked; nil is a sign of life.
+func (s *Socket) receiveText(text []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.recovered()
+	s.lastRead = monotonic()
+	s.app.counts.receivedBytes.Add(uint64(len(text)))
+	switch {
+	case s.over():
+	case text != nil:
+		s.handleText(text)
+	case !s.in.controls.allow(s.lastRead, controlRate, controlBurst):
+		s.close(closePolicy, frameProblem(closePolicy))
+	}
+	if s.closing.Load() {
+		s.leave()
+	}
+}
+
+// handleText counts, shows and handles a message.
+func (s *Socket) handleText(text []byte) {
+	s.app.counts.received.Add(1)
+	s.showReceived(text)
+	s.handleMessage(text)
 }
 
 // showReceived shows a message if someone wants to see it. A notice is large, and the stack of each connection that says
