@@ -518,7 +518,7 @@ func (a *App) writeWatchFrames() {
 	}
 }
 
-// takeWatchFrames takes what is queued; nothing if another goroutine writes. mine says that the caller has written until now.
+// takeWatchFrames takes what is queued; nothing if another goroutine writes. mine says that the caller has until now.
 func (a *App) takeWatchFrames(mine bool) (out []watchFrame) {
 	a.usersMu.Lock()
 	defer a.usersMu.Unlock()

@@ -433,8 +433,8 @@ func (j join) end(b *batch) {
 	}
 }
 
-// recovered catches a panic of a round; it is deferred. Any subscriber may have missed something, so the connections of all
-// end, and no others.
+// recovered catches a panic of a round; it is deferred. Any subscriber may have missed something, so the connections of
+// all end, and no others.
 func (c *Channel) recovered(r *round) {
 	p := recover()
 	if p == nil {

@@ -69,7 +69,7 @@ func newBlackhole(t *testing.T, target string) *blackhole {
 	return b
 }
 
-// forward forwards until the blackhole is there, or always. From then on what comes is lost, or with stuck not even taken.
+// forward forwards until the blackhole is there, or always. From then on input is lost, or with stuck not even read.
 func (b *blackhole) forward(from, to net.Conn, stuck, always bool) {
 	for buf := make([]byte, 4096); ; {
 		n, err := from.Read(buf)
@@ -205,7 +205,8 @@ func testSigterm(t *testing.T, conns int) {
 	if least := min(closeSpread, time.Duration(conns-1)*closeInterval); took < least {
 		t.Errorf("all were told within %s, want %s at least", took, least)
 	}
-	t.Logf("%d connections, %d events, %d deliveries; exit after %s", conns, nb.total(), nb.received.Load(), took.Round(time.Millisecond))
+	t.Logf("%d connections, %d events, %d deliveries; exit after %s",
+		conns, nb.total(), nb.received.Load(), took.Round(time.Millisecond))
 }
 
 // readToReconnect reads up to the close frame 4200. All that was acknowledged must have come before.
@@ -413,123 +414,132 @@ const (
 	endsRoom
 )
 
-// panics make each kind of goroutine and callback panic: mostly by the word at which the log does, else by something missing.
+// scene is what a panic happens in.
+type scene struct {
+	*testServer
+	t      *testing.T
+	victim *client
+	socket *Socket
+}
+
+// panics make each kind of goroutine and callback panic: by the word at which the log does, or by something missing.
 var panics = []struct {
 	name string
 	ends int
 	code int // of the close frame; 0 for none
-	do   func(t *testing.T, s *testServer, victim *client, socket *Socket)
+	do   func(x scene)
 }{
-	{"a message", endsVictim, closeInternal, func(_ *testing.T, _ *testServer, victim *client, _ *Socket) { victim.subscribe("explode", "") }},
-	{"the timer of a connection, and its end", endsVictim, codePongMissing, func(_ *testing.T, _ *testServer, _ *client, socket *Socket) {
-		socket.mu.Lock()
-		defer socket.mu.Unlock()
-		socket.conn.remote = netip.MustParseAddrPort("[fe80::1%explode]:1") // which both log
-		socket.lastRead, socket.pinged = monotonic()-int64(2*time.Hour), monotonic()-int64(time.Hour)
-		socket.timer.Reset(0)
+	{"a message", endsVictim, closeInternal, func(x scene) { x.victim.subscribe("explode", "") }},
+	{"the timer of a connection, and its end", endsVictim, codePongMissing, func(x scene) {
+		x.socket.mu.Lock()
+		defer x.socket.mu.Unlock()
+		x.socket.conn.remote = netip.MustParseAddrPort("[fe80::1%explode]:1") // which both log
+		x.socket.lastRead, x.socket.pinged = monotonic()-int64(2*time.Hour), monotonic()-int64(time.Hour)
+		x.socket.timer.Reset(0)
 	}},
-	{"a queue, and so the close frame", endsVictim, 0, func(_ *testing.T, _ *testServer, _ *client, socket *Socket) {
-		socket.mu.Lock()
-		defer socket.mu.Unlock()
-		socket.conn.mu.Lock()
-		defer socket.conn.mu.Unlock()
-		socket.conn.backlog = &backlog{pieces: make([]piece, 2)}
-		socket.lastRead = monotonic() - int64(time.Hour)
-		socket.pinged = socket.lastRead
-		socket.timer.Reset(0)
+	{"a queue, and so the close frame", endsVictim, 0, func(x scene) {
+		x.socket.mu.Lock()
+		defer x.socket.mu.Unlock()
+		x.socket.conn.mu.Lock()
+		defer x.socket.conn.mu.Unlock()
+		x.socket.conn.backlog = &backlog{pieces: make([]piece, 2)}
+		x.socket.lastRead = monotonic() - int64(time.Hour)
+		x.socket.pinged = x.socket.lastRead
+		x.socket.timer.Reset(0)
 	}},
-	{"a channel that is left", endsVictim, 0, func(_ *testing.T, _ *testServer, victim *client, socket *Socket) {
-		socket.mu.Lock()
-		defer socket.mu.Unlock()
-		socket.subscriptions = slices.Insert(socket.subscriptions, 1, nil) // the others must be left all the same
-		victim.conn.(*net.TCPConn).SetLinger(0)
-		victim.leave()
+	{"a channel that is left", endsVictim, 0, func(x scene) {
+		x.socket.mu.Lock()
+		defer x.socket.mu.Unlock()
+		x.socket.subscriptions = slices.Insert(x.socket.subscriptions, 1, nil) // the others must be left all the same
+		x.victim.conn.(*net.TCPConn).SetLinger(0)
+		x.victim.leave()
 	}},
-	{"a handshake", endsNone, 0, func(t *testing.T, s *testServer, _ *client, _ *Socket) {
-		c := dial(t, s.addr)
+	{"a handshake", endsNone, 0, func(x scene) {
+		c := dial(x.t, x.addr)
 		io.WriteString(c, strings.Replace(httpUpgrade, "/app/key", "/app/explode", 1))
 		if got, err := io.ReadAll(c); err != nil {
-			t.Errorf("not ended: %q %v", got, err)
+			x.t.Errorf("not ended: %q %v", got, err)
 		}
 	}},
-	{"a request", endsNone, 0, func(t *testing.T, s *testServer, _ *client, _ *Socket) {
-		if r, err := http.Get("http://" + s.addr + "/apps/1/channels/explode"); err == nil {
+	{"a request", endsNone, 0, func(x scene) {
+		if r, err := http.Get("http://" + x.addr + "/apps/1/channels/explode"); err == nil {
 			r.Body.Close()
-			t.Errorf("answered with %s", r.Status)
+			x.t.Errorf("answered with %s", r.Status)
 		}
 	}},
-	{"a round", endsRoom, closeInternal, func(t *testing.T, s *testServer, _ *client, _ *Socket) { publish(t, s.addr, "room", "explode", "") }},
-	{"a round of several goroutines", endsRoom, closeInternal, func(t *testing.T, s *testServer, _ *client, _ *Socket) {
+	{"a round", endsRoom, closeInternal, func(x scene) { publish(x.t, x.addr, "room", "explode", "") }},
+	{"a round of several goroutines", endsRoom, closeInternal, func(x scene) {
 		p, n := processors, segment
-		t.Cleanup(func() { processors, segment = p, n })
+		x.t.Cleanup(func() { processors, segment = p, n })
 		processors, segment = 2, 1
-		publish(t, s.addr, "room", "explode", "")
+		publish(x.t, x.addr, "room", "explode", "")
 	}},
-	{"the answer to a subscription", endsRoom, closeInternal, func(_ *testing.T, s *testServer, _ *client, socket *Socket) {
-		c, done := s.app.channel("room"), make(chan struct{})
+	{"the answer to a subscription", endsRoom, closeInternal, func(x scene) {
+		c, done := x.app.channel("room"), make(chan struct{})
 		c.mu.Lock()
-		c.joining = append(c.joining, join{sub: &Subscription{socket: socket, channel: c}, answer: explosive, done: done})
+		sub := &Subscription{socket: x.socket, channel: c}
+		c.joining = append(c.joining, join{sub: sub, answer: explosive, done: done})
 		c.startLocked()
 		c.mu.Unlock()
 		<-done
 	}},
-	{"a frame for a watcher", endsVictim, closeInternal, func(_ *testing.T, s *testServer, _ *client, socket *Socket) {
-		s.app.usersMu.Lock()
-		s.app.watchOut = append(s.app.watchOut, watchFrame{socket, explosive})
-		s.app.usersMu.Unlock()
-		s.app.writeWatchFrames()
+	{"a frame for a watcher", endsVictim, closeInternal, func(x scene) {
+		x.app.usersMu.Lock()
+		x.app.watchOut = append(x.app.watchOut, watchFrame{x.socket, explosive})
+		x.app.usersMu.Unlock()
+		x.app.writeWatchFrames()
 	}},
-	{"the poller", endsVictim, 0, func(t *testing.T, _ *testServer, victim *client, socket *Socket) {
-		c := &socket.conn
+	{"the poller", endsVictim, 0, func(x scene) {
+		c := &x.socket.conn
 		if c.wrapped != nil {
-			t.Skip("there is none")
+			x.t.Skip("there is none")
 		}
 		c.mu.Lock()
 		c.backlog = &backlog{pieces: make([]piece, 1)}
 		c.mu.Unlock()
-		victim.send(`{"event":"pusher:ping","data":{}}`) // with the input comes that there is room for output
+		x.victim.send(`{"event":"pusher:ping","data":{}}`) // with the input comes that there is room for output
 	}},
-	{"the timer of a queue", endsVictim, 0, func(_ *testing.T, _ *testServer, _ *client, socket *Socket) {
-		c := &socket.conn
+	{"the timer of a queue", endsVictim, 0, func(x scene) {
+		c := &x.socket.conn
 		c.mu.Lock()
 		c.backlog = &backlog{since: time.Now()} // without a timer to reset
 		c.mu.Unlock()
 		time.AfterFunc(0, c.overdue)
 	}},
-	{"a message over HTTP", endsNone, 0, func(t *testing.T, s *testServer, _ *client, _ *Socket) {
-		p := pageTo(t, s.addr)
+	{"a message over HTTP", endsNone, 0, func(x scene) {
+		p := pageTo(x.t, x.addr)
 		stream := p.stream()
 		p.say(p.subscribing("explode", ""))
 		stream.expect(`c[1011,"internal error"]`)
 	}},
-	{"the goroutine that sends", endsNone, 0, func(t *testing.T, s *testServer, _ *client, _ *Socket) {
-		p := pageTo(t, s.addr)
+	{"the goroutine that sends", endsNone, 0, func(x scene) {
+		p := pageTo(x.t, x.addr)
 		stream := p.stream()
 		id, _ := parseSocketID(p.id)
-		s.app.socket(id).conn.Write([]byte{0x80 | opText}) // half a frame, of which it makes a line
+		x.app.socket(id).conn.Write([]byte{0x80 | opText}) // half a frame, of which it makes a line
 		stream.expect(`c[4100,"` + textTooSlow + `"]`)
 	}},
-	{"a timer of the app", endsNone, 0, func(_ *testing.T, s *testServer, _ *client, _ *Socket) {
-		s.app.later(0, func() { s.app.expire(nil) })
+	{"a timer of the app", endsNone, 0, func(x scene) {
+		x.app.later(0, func() { x.app.expire(nil) })
 	}},
-	{"the timer of webhooks", endsNone, 0, func(_ *testing.T, s *testServer, _ *client, _ *Socket) {
-		w := s.app.webhooks()
+	{"the timer of webhooks", endsNone, 0, func(x scene) {
+		w := x.app.webhooks()
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.ends = append(w.ends, end{levelKey{"none", ""}, nil, time.Now()})
 		w.timeLocked()
 	}},
-	{"the goroutine of a webhook", endsNone, 0, func(_ *testing.T, s *testServer, _ *client, _ *Socket) {
-		s.app.webhooks().tell(hookCacheMiss, "cache-harm", nil) // that it fails is logged, with the word in its address
+	{"the goroutine of a webhook", endsNone, 0, func(x scene) {
+		x.app.webhooks().tell(hookCacheMiss, "cache-harm", nil) // that it fails is logged, with the word in its address
 	}},
-	{"the memory budget", endsNone, 0, func(_ *testing.T, s *testServer, _ *client, _ *Socket) {
-		b := s.app.bounds.memory
+	{"the memory budget", endsNone, 0, func(x scene) {
+		b := x.app.bounds.memory
 		b.hold(new(holding), b.total, false)
 	}},
-	{"new connections", endsNone, 0, func(*testing.T, *testServer, *client, *Socket) {
+	{"new connections", endsNone, 0, func(x scene) {
 		new(callers).note(nil, http.StateNew) // without a list
 	}},
-	{"the lines that are printed", endsNone, 0, func(*testing.T, *testServer, *client, *Socket) {
+	{"the lines that are printed", endsNone, 0, func(x scene) {
 		l := newLines(grenade("explode"), false)
 		io.WriteString(l, "explode\n")
 		l.close()
@@ -537,8 +547,8 @@ var panics = []struct {
 	}},
 }
 
-// TestPanic: a panic ends what it is in: a connection, those of a channel, or nothing but one attempt. Nothing of them stays behind,
-// it is logged once, and all else goes on.
+// TestPanic: a panic ends what it is in: a connection, those of a channel, or nothing but one attempt. Nothing of them
+// stays behind, it is logged once, and all else goes on.
 func TestPanic(t *testing.T) {
 	for _, test := range panics {
 		t.Run(test.name, func(t *testing.T) {
@@ -557,7 +567,7 @@ func TestPanic(t *testing.T) {
 			victim, socket := newVictim(t, s)
 			fellow := connect(t, s.addr)
 			fellow.enter("room", "")
-			test.do(t, s, victim, socket)
+			test.do(scene{s, t, victim, socket})
 			panics := func() int {
 				return strings.Count(logged.String(), "ERROR panic") + strings.Count(logged.String(), "http: panic")
 			}

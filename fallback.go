@@ -138,10 +138,9 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 	if t.stream {
 		control.Flush()
 	}
-	for more := true; more; {
-		var lines []byte
-		var last bool
-		if lines, more, last = s.await(t); lines == nil {
+	for more := true; more; more = t.stream {
+		lines, last := s.await(t)
+		if lines == nil {
 			return
 		}
 		control.SetWriteDeadline(time.Now().Add(writeTimeout))
@@ -149,12 +148,9 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 		if err == nil && t.stream {
 			err = control.Flush()
 		}
-		if err != nil {
-			s.broken(t)
+		if err != nil || last {
+			s.answered(t, err)
 			return
-		}
-		if last {
-			s.end()
 		}
 	}
 }

@@ -185,10 +185,7 @@ func (a *answer) rest() (lines []string) {
 func (a *answer) hangUp() { a.conn.Close() }
 
 // said is the line for a message.
-func said(message string) string {
-	b, _ := json.Marshal([]string{"x"})
-	return strings.Replace(string(b), `"x"`, string(quote(message)), 1)
-}
+func said(message string) string { return "a[" + string(quote(message)) + "]" }
 
 // established reads the first two lines.
 func (p *page) established(a *answer) {
@@ -215,6 +212,23 @@ func (p *page) poll() {
 	p.established(a)
 	a.expectEnd()
 	a.hangUp()
+}
+
+// streamOf opens the session with a stream, and subscribes.
+func (p *page) streamOf(channel string) *answer {
+	p.t.Helper()
+	a := p.stream()
+	p.say(p.subscribing(channel, ""))
+	a.expect(said(succeeded(channel)))
+	return a
+}
+
+// pollOf opens the session by polling, and subscribes.
+func (p *page) pollOf(channel string) {
+	p.t.Helper()
+	p.poll()
+	p.say(p.subscribing(channel, ""))
+	p.polled()
 }
 
 // polled is a whole answer to a poll.
@@ -577,9 +591,9 @@ func TestFallbackAmongOthers(t *testing.T) {
 	if got := stream.line(); !strings.Contains(got, `\"count\\\":2`) {
 		t.Errorf("the members are %s", got)
 	}
-	stream.expect("a" + said(succeeded("room")))
+	stream.expect(said(succeeded("room")))
 	q.say(q.subscribing("room", ""))
-	if got := q.polled(); len(got) != 1 || got[0] != "a"+said(succeeded("room")) {
+	if got := q.polled(); len(got) != 1 || got[0] != said(succeeded("room")) {
 		t.Errorf("polled %q", got)
 	}
 	p.say(`{"event":"client-x","channel":"presence-x","data":"hello"}`)
@@ -588,14 +602,14 @@ func TestFallbackAmongOthers(t *testing.T) {
 	}
 	for i := range 5 {
 		publish(t, s.addr, "room", "e", fmt.Sprint(i))
-		stream.expect("a" + said(event("e", "room", fmt.Sprint(i))))
+		stream.expect(said(event("e", "room", fmt.Sprint(i))))
 	}
 	var got []string
 	for len(got) < 5 {
 		got = append(got, q.polled()...)
 	}
 	for i, line := range got {
-		if line != "a"+said(event("e", "room", fmt.Sprint(i))) {
+		if line != said(event("e", "room", fmt.Sprint(i))) {
 			t.Errorf("polled %q", got)
 		}
 	}
@@ -695,28 +709,6 @@ func TestFallbackHeartbeat(t *testing.T) {
 	})
 }
 
-// TestFallbackPing: the Socket's pings reach the client, and are answered by asking again.
-func TestFallbackPing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, dial := serverInBubble(t, "-activity-timeout", "10s", "-pong-timeout", "4s")
-		q := newPage(t, dial, keyPath)
-		q.poll()
-		began := time.Now()
-		for i := range 10 {
-			if got := q.polled(); len(got) != 1 || got[0] != "h" {
-				t.Fatalf("polled %q", got)
-			}
-			if since := time.Since(began); since != time.Duration(i+1)*10*time.Second {
-				t.Fatalf("h after %s", since)
-			}
-		}
-		time.Sleep(4*time.Second + time.Millisecond)
-		if got := q.polled(); len(got) != 1 || got[0] != `c[4201,"Pong reply not received"]` {
-			t.Errorf("who was silent for too long polled %q", got)
-		}
-	})
-}
-
 // TestFallbackReopen: pusher-js reopens a stream at the end of the line with which it has more than 256 Ki UTF-16 units. What is
 // written behind that line would be lost.
 func TestFallbackReopen(t *testing.T) {
@@ -745,7 +737,7 @@ func TestFallbackReopen(t *testing.T) {
 		defer publishing.Wait()
 		streams := 1
 		for i := range events {
-			if want, got := "a"+said(event(fmt.Sprint(i), "room", text)), line(); got != want {
+			if want, got := said(event(fmt.Sprint(i), "room", text)), line(); got != want {
 				t.Fatalf("event %d over stream %d: got %.100s", i, streams, got)
 			}
 			if read > 256<<10 {
@@ -775,13 +767,13 @@ func TestFallbackNotReopened(t *testing.T) {
 		socket.write(textFrame(message))
 		socket.write(textFrame("next"))
 		socket.write(textFrame("and next"))
-		stream.expect("a" + said(message))
+		stream.expect(said(message))
 		began := time.Now()
-		stream.expect("a" + said("next"))
+		stream.expect(said("next"))
 		if since := time.Since(began); since != sessionGap {
 			t.Errorf("after %s", since)
 		}
-		stream.expect("a" + said("and next"))
+		stream.expect(said("and next"))
 		if since := time.Since(began); since != sessionGap {
 			t.Errorf("the one after that came after %s", since)
 		}
@@ -792,10 +784,10 @@ func TestFallbackNotReopened(t *testing.T) {
 		p.poll()
 		message := strings.Repeat("x", 300<<10)
 		onlySocket(t, s).write(append(textFrame(message), textFrame("next")...))
-		if got := p.polled(); len(got) != 1 || got[0] != "a"+said(message) {
+		if got := p.polled(); len(got) != 1 || got[0] != said(message) {
 			t.Errorf("polled %d lines", len(got))
 		}
-		if got := p.polled(); len(got) != 1 || got[0] != "a"+said("next") {
+		if got := p.polled(); len(got) != 1 || got[0] != said("next") {
 			t.Errorf("polled %.100q", got)
 		}
 	})
@@ -818,9 +810,7 @@ func onlySocket(t *testing.T, s *server) *Socket {
 func TestFallbackNewestWins(t *testing.T) {
 	s := startServer(t)
 	p := pageTo(t, s.addr)
-	stream := p.stream()
-	p.say(p.subscribing("room", ""))
-	stream.expect("a" + said(succeeded("room")))
+	stream := p.streamOf("room")
 	for i, what := range []string{"xhr_streaming", "xhr_streaming", "xhr"} {
 		next := make(chan *answer)
 		go func() { // ends with the answer
@@ -830,7 +820,7 @@ func TestFallbackNewestWins(t *testing.T) {
 		stream.expectEnd()
 		publish(t, s.addr, "room", "e", "x")
 		stream = <-next
-		stream.expect("a" + said(event("e", "room", "x")))
+		stream.expect(said(event("e", "room", "x")))
 	}
 	stream.expectEnd()
 }
@@ -846,11 +836,11 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 		socket := onlySocket(t, s)
 		socket.write(textFrame("next"))
 		synctest.Wait()
-		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, "a"+said("next")); !slices.Equal(got, want) {
+		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, said("next")); !slices.Equal(got, want) {
 			t.Errorf("repeated: got %q, want %q", got, want)
 		}
 		socket.write(textFrame("last"))
-		if got := p.polled(); !slices.Equal(got, []string{"a" + said("last")}) {
+		if got := p.polled(); !slices.Equal(got, []string{said("last")}) {
 			t.Errorf("afterwards: %q", got)
 		}
 	})
@@ -917,9 +907,7 @@ func TestFallbackOrder(t *testing.T) {
 				c := connectInBubble(t, dial, nil)
 				c.join("private-x")
 				p := newPage(t, dial, keyPath)
-				p.poll()
-				p.say(p.subscribing("private-x", ""))
-				p.polled()
+				p.pollOf("private-x")
 				first, want := p.n, ""
 				for i, sent := 0, test.sent; i < len(sent); i++ {
 					switch {
@@ -958,9 +946,7 @@ func TestFallbackTooFew(t *testing.T) {
 		s, dial := serverInBubble(t, "-send-buffer", "100000")
 		app := s.apps.Load().all[0]
 		p := newPage(t, dial, keyPath)
-		p.poll()
-		p.say(p.subscribing("room", ""))
-		p.polled()
+		p.pollOf("room")
 		data := quote(strings.Repeat("x", 10_000))
 		for !app.empty() {
 			app.trigger("room", kindPublic, Event{name: []byte("e"), data: data, keep: true})
@@ -1165,12 +1151,12 @@ func TestFallbackCallers(t *testing.T) {
 		pageTo(t, s.addr).stream()
 	}
 	p.say(p.subscribing("room", ""))
-	stream.expect("a" + said(succeeded("room")))
+	stream.expect(said(succeeded("room")))
 	for range 20 {
 		dial(t, s.addr) // says nothing
 	}
 	publish(t, s.addr, "room", "e", "x")
-	stream.expect("a" + said(event("e", "room", "x")))
+	stream.expect(said(event("e", "room", "x")))
 	// When it has the answer it is a caller like others.
 	q := pageTo(t, s.addr)
 	q.poll()
@@ -1185,7 +1171,7 @@ func TestFallbackCallers(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections() // that of the first has been closed for others, which may not show yet
 	publish(t, s.addr, "room", "e", "y")
-	stream.expect("a" + said(event("e", "room", "y")))
+	stream.expect(said(event("e", "room", "y")))
 }
 
 // TestFallbackMemory: what waits in sessions counts as held, and in the worst case who does not move has to go.
@@ -1194,9 +1180,7 @@ func TestFallbackMemory(t *testing.T) {
 		s, dial := serverInBubble(t, "-memory", "16M")
 		app := s.apps.Load().all[0]
 		p := newPage(t, dial, keyPath)
-		p.poll()
-		p.say(p.subscribing("room", ""))
-		p.polled()
+		p.pollOf("room")
 		app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
 		waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
 		other := &holding{conn: new(conn)}
@@ -1257,9 +1241,7 @@ func TestFallbackOverTLS(t *testing.T) {
 		conn.SetDeadline(time.Now().Add(patience))
 		return conn
 	}, keyPath)
-	stream := p.stream()
-	p.say(p.subscribing("private-x", ""))
-	stream.expect("a" + said(succeeded("private-x")))
+	stream := p.streamOf("private-x")
 	s.stop()
 	stream.expect(`c[4200,"Please reconnect immediately"]`)
 	stream.expectEnd()
@@ -1283,7 +1265,8 @@ func FuzzFallback(f *testing.F) {
 			}
 			return
 		}
-		if !slices.EqualFunc(messages, want, func(got []byte, want string) bool { return got != nil && string(got) == want }) {
+		same := func(got []byte, want string) bool { return got != nil && string(got) == want }
+		if !slices.EqualFunc(messages, want, same) {
 			t.Fatalf("%q: got %q, want %q", body, messages, want)
 		}
 	})

@@ -333,15 +333,17 @@ func TestHostileAllocations(t *testing.T) {
 	for name, text := range hostileTexts(maxPayload - 100) {
 		for _, around := range [][2]string{{"", ""}, {`{"event":`, "}"}, {`{"event":"pusher:ping","data":`, "}"},
 			{`{"event":"pusher:signin","data":`, "}"}, {`{"event":"client-x","channel":"private-other","data":`, "}"},
-			{`{"event":"client-x","channel":"private-json","data":`, "}"}, // which is relayed, or would be were it not too long
+			{`{"event":"client-x","channel":"private-json","data":`, "}"}, // relayed, or too long for that
 			{`{"event":"pusher:subscribe","data":`, "}"}, {`{"event":"pusher:unsubscribe","data":`, "}"}} {
 			onSocket(name, around[0]+text+around[1])
 		}
 	}
 	for name, text := range hostileTexts(600_000) { // nearly as much as a body may have
-		for _, around := range [][2]string{{"", ""}, {`{"name":"e","data":`, "}"}, {`{"batch":`, "}"}, {`{"name":"e","data":"","channels":`, "}"},
+		for _, around := range [][2]string{{"", ""}, {`{"name":"e","data":`, "}"}, {`{"batch":`, "}"},
+			{`{"name":"e","data":"","channels":`, "}"},
 			{`{"name":"e","channel":"a","data":`, "}"}, {`{"batch":[{"name":"e","channel":"a","data":`, "}]}"},
-			{`{"name":`, "}"}, {`{"name":"e","data":"","channel":`, "}"}, {`{"name":"e","data":"","channel":"a","socket_id":`, "}"}} {
+			{`{"name":`, "}"}, {`{"name":"e","data":"","channel":`, "}"},
+			{`{"name":"e","data":"","channel":"a","socket_id":`, "}"}} {
 			inAPI(name, around[0]+text+around[1])
 		}
 	}

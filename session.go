@@ -2,8 +2,8 @@ package main
 
 // A session: what is under the Socket of a client over HTTP (fallback.go), and what waits for its requests.
 //
-// It is a net.Conn to which the Socket writes WebSocket frames as to any other; they are made into lines. What the client sends it
-// hands to the Socket as messages.
+// It is a net.Conn to which the Socket writes WebSocket frames as to any other; they become lines. What the client sends
+// goes to the Socket as messages.
 
 import (
 	"bytes"
@@ -197,20 +197,14 @@ func (s *session) lost(t *receiving) {
 	}
 }
 
-// broken ends a session whose client may have missed lines: no connection has gaps. What a poll missed it can ask for again.
-func (s *session) broken(t *receiving) {
+// answered ends a session whose client has been told, or may have missed lines: no connection has gaps. What a poll
+// missed it can ask for again.
+func (s *session) answered(t *receiving, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.receiving == t && t.stream {
+	if err == nil || s.receiving == t && t.stream {
 		s.endLocked()
 	}
-}
-
-// end ends a session whose client has been told.
-func (s *session) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.endLocked()
 }
 
 func (s *session) endLocked() {
@@ -220,8 +214,8 @@ func (s *session) endLocked() {
 	s.of.leave(s)
 }
 
-// await waits for lines for t. more says that others may follow in the same answer, and last that the session ends with them.
-func (s *session) await(t *receiving) (lines []byte, more, last bool) {
+// await waits for lines for t, nil if it is over. last says that the session ends with them.
+func (s *session) await(t *receiving) (lines []byte, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	paused, wait := t.units < 0, heartbeatEvery
@@ -231,17 +225,17 @@ func (s *session) await(t *receiving) (lines []byte, more, last bool) {
 	ended := func() bool { return s.receiving != t || s.over || t.hungUp() != nil }
 	s.waitLocked(time.Now().Add(wait), func() bool { return ended() || len(s.lines) > 0 && !paused })
 	if ended() {
-		return nil, false, false
+		return nil, false
 	}
 	if paused {
 		t.units = math.MaxInt
 	}
 	if len(s.lines) == 0 {
 		t.units -= len("h\n")
-		return []byte("h\n"), t.stream, false
+		return []byte("h\n"), false
 	}
 	lines = s.takeLocked(t)
-	return lines, t.stream && !(s.closed && s.lines == nil), s.closed && s.lines == nil
+	return lines, s.closed && s.lines == nil
 }
 
 // takeLocked takes lines for t, as many as it may have. The line in which a stream's units are used up is the last: the client
@@ -379,7 +373,7 @@ func (s *session) Write(p []byte) (int, error) {
 		case opPing:
 			s.lines, s.pinged = append(s.lines, "h\n"...), true
 		case opClose:
-			s.closeLocked(int(binary.BigEndian.Uint16(payload)), string(payload[2:]))
+			s.closed, s.lines = true, appendEnd(s.lines, int(binary.BigEndian.Uint16(payload)), string(payload[2:]))
 		}
 	}
 	s.touchLocked(false)
@@ -391,11 +385,6 @@ func (s *session) openLocked() {
 	if !s.opened {
 		s.opened, s.lines = true, append(s.lines, "o\n"...)
 	}
-}
-
-// closeLocked adds the last line.
-func (s *session) closeLocked(code int, reason string) {
-	s.closed, s.lines = true, appendEnd(s.lines, code, reason)
 }
 
 func appendEnd(dst []byte, code int, reason string) []byte {
@@ -416,9 +405,9 @@ func (s *session) shutLocked(reason string) {
 		return
 	}
 	if !s.closed {
-		s.lines, s.repeat = nil, nil // with a gap the rest is of no use
+		s.lines, s.repeat, s.closed = nil, nil, true // with a gap the rest is of no use
 		s.openLocked()
-		s.closeLocked(codeOverCapacity, reason)
+		s.lines = appendEnd(s.lines, codeOverCapacity, reason)
 	}
 	s.shut, s.in, s.early = true, nil, nil
 	s.touchLocked(false)

@@ -176,7 +176,7 @@ func (s *Socket) handleFrames(l *link, frames []byte) (ok bool) {
 	return true
 }
 
-// receiveText is receive for a whole message of a client over HTTP, whose size and UTF-8 have been checked; nil is a sign of life.
+// receiveText is receive for a message of a client over HTTP, whose size and UTF-8 are checked; nil is a sign of life.
 func (s *Socket) receiveText(text []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -143,8 +143,8 @@ type cipherPipe struct {
 	in    []byte // what has come to below and was not read
 }
 
-// Read gives TLS what has come. For a polled connection that may be nothing: then it returns os.ErrDeadlineExceeded. All that
-// edge relies on is that a tls.Conn whose Read has returned that may be read again, as after any read deadline.
+// Read gives TLS what has arrived. On a polled connection that may be nothing: then it returns os.ErrDeadlineExceeded.
+// All that edge relies on is that a tls.Conn may be read again after its Read has returned that, as after any deadline.
 func (p *cipherPipe) Read(b []byte) (int, error) {
 	if p.below.Load() == nil {
 		n, err := p.Conn.Read(b)

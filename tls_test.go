@@ -134,7 +134,7 @@ func TestTLSEarlyFrames(t *testing.T) {
 	}
 }
 
-// TestTLSReadsAgain: what edge relies on, a tls.Conn reads on after its Read has returned os.ErrDeadlineExceeded, at any byte.
+// TestTLSReadsAgain: edge relies on a tls.Conn that reads on after its Read has returned os.ErrDeadlineExceeded.
 func TestTLSReadsAgain(t *testing.T) {
 	dir, trust := certDir(t)
 	cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
