@@ -178,7 +178,7 @@ func (c *conn) start(above consumer) {
 		}
 		c.watch()
 	case *session:
-		go nc.handOn() // ends with the session
+		go nc.deliver() // ends with the session
 	default:
 		go c.readLoop() // ends when the connection is closed
 	}

@@ -988,6 +988,22 @@ func TestFallbackTooMany(t *testing.T) {
 	sending.Wait()
 }
 
+// TestFallbackSignsOfLife: those that say they are still here are bounded, like control frames.
+func TestFallbackSignsOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, dial := serverInBubble(t)
+		p := newPage(t, dial, keyPath)
+		stream := p.stream()
+		for range controlBurst + 1 {
+			p.send("[]") // no time passes
+		}
+		lines := stream.rest()
+		if last := lines[len(lines)-1]; last != `c[1008,"`+frameProblem(closePolicy)+`"]` {
+			t.Errorf("ended with %s", last)
+		}
+	})
+}
+
 // TestFallbackBrokenStream: who has missed lines of a stream has to begin anew.
 func TestFallbackBrokenStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -86,8 +86,8 @@ type early struct {
 // stillHere is what a client sends that has nothing to say.
 var stillHere = [][]byte{nil}
 
-// handOn hands the client's messages to the Socket, until the session ends.
-func (s *session) handOn() {
+// deliver gives the client's messages to the Socket, until the session ends.
+func (s *session) deliver() {
 	for text, ok := s.nextMessage(); ok; text, ok = s.nextMessage() {
 		s.socket.receiveText(text)
 	}
