@@ -15,6 +15,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -408,47 +410,22 @@ func TestProtocolOverHTTP(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			for _, test := range protocolTests {
-				t.Run(test.name, func(t *testing.T) {
+				t.Run(runtime.FuncForPC(reflect.ValueOf(test).Pointer()).Name(), func(t *testing.T) {
 					t.Parallel()
-					test.run(t)
+					test(t)
 				})
 			}
 		})
 	}
 }
 
-var protocolTests = []struct {
-	name string
-	run  func(*testing.T)
-}{
-	{"Established", TestEstablished},
-	{"Subscribe", TestSubscribe},
-	{"SubscribeForms", TestSubscribeForms},
-	{"PrivateChannelData", TestPrivateChannelData},
-	{"SubscribeTwice", TestSubscribeTwice},
-	{"Unsubscribe", TestUnsubscribe},
-	{"ChannelNames", TestChannelNames},
-	{"EncryptedEvent", TestEncryptedEvent},
-	{"Presence", TestPresence},
-	{"PresenceData", TestPresenceData},
-	{"BadPresenceData", TestBadPresenceData},
-	{"PresenceOfUser", TestPresenceOfUser},
-	{"Cache", TestCache},
-	{"CacheOfExcludedSocket", TestCacheOfExcludedSocket},
-	{"ClientEvent", TestClientEvent},
-	{"ClientEventData", TestClientEventData},
-	{"RejectedClientEvents", TestRejectedClientEvents},
-	{"DisabledClientEvents", TestDisabledClientEvents},
-	{"Signin", TestSignin},
-	{"BadSignin", TestBadSignin},
-	{"ServerToUser", TestServerToUser},
-	{"LongWatchlist", TestLongWatchlist},
-	{"Terminate", TestTerminate},
-	{"Malformed", TestMalformed},
-	{"MalformedInARow", TestMalformedInARow},
-	{"UnknownEvents", TestUnknownEvents},
-	{"SubscribePace", TestSubscribePace},
-	{"MaxConnections", TestMaxConnections},
+var protocolTests = []func(*testing.T){
+	TestEstablished, TestSubscribe, TestSubscribeForms, TestPrivateChannelData, TestSubscribeTwice,
+	TestUnsubscribe, TestChannelNames, TestEncryptedEvent, TestPresence, TestPresenceData, TestBadPresenceData,
+	TestPresenceOfUser, TestCache, TestCacheOfExcludedSocket, TestClientEvent, TestClientEventData,
+	TestRejectedClientEvents, TestDisabledClientEvents, TestSignin, TestBadSignin, TestServerToUser,
+	TestLongWatchlist, TestTerminate, TestMalformed, TestMalformedInARow, TestUnknownEvents, TestSubscribePace,
+	TestMaxConnections,
 }
 
 func TestFallbackRequests(t *testing.T) {
