@@ -313,10 +313,10 @@ func (c *console) matchLocked(secret, once string) (found []*signedIn) {
 		add(apps.all[0], apps.all[0].keys()[0])
 		return found
 	}
-	given := newKey("", secret).sign(nil)
+	given := newKey("", secret)
 	for _, a := range apps.all {
 		for _, k := range a.keys() {
-			if subtle.ConstantTimeCompare(k.sign(nil), given) == 1 && !slices.ContainsFunc(found, func(s *signedIn) bool { return s.app == a }) {
+			if k.sameSecret(given) && !slices.ContainsFunc(found, func(s *signedIn) bool { return s.app == a }) {
 				add(a, k)
 			}
 		}
@@ -376,7 +376,11 @@ func (v *visit) trigger() error {
 	if err != nil {
 		return err
 	}
-	return v.reply(fmt.Appendf(nil, `{"reached":%d}`, c.publish(t)))
+	reached, err := v.app.publish(t)
+	if err != nil {
+		return err
+	}
+	return v.reply(fmt.Appendf(nil, `{"reached":%d}`, reached))
 }
 
 // terminate closes the connections of a user, {"user":…}: those signed in as him, and with a "channel" those of this member; or the

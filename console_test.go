@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"edge/internal/edgetest"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -532,7 +533,7 @@ func TestConsoleFeed(t *testing.T) {
 	receiver := httptest.NewServer(hook)
 	t.Cleanup(receiver.Close)
 	t.Cleanup(failing.Close)
-	s := startServer(t, "-id", "1", "-send-buffer", "65536", "-webhook-batch", "0", "-webhook", receiver.URL+"/good#events=channel_occupied&prefix=private-hooked",
+	s := startServer(t, "-id", "1", "-send-buffer", "65536", "-webhook", receiver.URL+"/good#events=channel_occupied&prefix=private-hooked",
 		"-webhook", failing.URL+"/bad?password=x#events=channel_occupied&prefix=private-hooked")
 	v := s.signIn(t, testSecret)
 	feed := v.watch()
@@ -1080,7 +1081,7 @@ func TestConsoleHistory(t *testing.T) {
 
 // TestConsoleAllocations: with nobody watching, before or any more, an event costs no allocation, one into the void neither.
 func TestConsoleAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector empties pools")
 	}
 	s := testOptions(t).server(t)
@@ -1172,7 +1173,7 @@ func TestConsoleBanner(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- p.listenAndServe(ctx, stop, o, newBudget(o.memory))
+			ended <- p.listenAndServe(ctx, o, newBudget(o.memory))
 			stdout.Close()
 		}()
 		lines, link := bufio.NewScanner(out), false

@@ -403,9 +403,9 @@ func (g grenade) Write(p []byte) (int, error) {
 }
 
 // explosive is a text frame at which the log of TestPanic panics.
-var explosive = textFrame(event("explode", "room", ""))
+var explosive = frameOf(event("explode", "room", ""))
 
-func textFrame(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
+func frameOf(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
 
 // Whose connections end with a panic.
 const (
@@ -697,12 +697,10 @@ func publishAt(t *testing.T, h http.Handler, at time.Time, name string) (status 
 // the monotonic clock, which no step moves.
 var wallClock = map[string]bool{
 	"auth.go checkTimestamp": true, // what the caller signed
-	"auth.go signedQuery":    true, // auth_timestamp
-	"clock.go isRight":       true, // what is logged
-	"clock.go add":           true, // what the caller signed
-	"clock.go once":          true, // likewise
+	"auth.go read":           true, // what is logged
 	"feed.go appendNotice":   true, // what is shown
 	"metrics.go addProcess":  true, // process_start_time_seconds
+	"remote.go call":         true, // auth_timestamp
 	"tls.go expiry":          true,
 	"webhook.go send":        true, // time_ms
 }

@@ -741,9 +741,9 @@ func TestFallbackNotReopened(t *testing.T) {
 		stream := p.stream()
 		socket := onlySocket(t, s)
 		message := strings.Repeat("x", 300<<10)
-		socket.write(textFrame(message))
-		socket.write(textFrame("next"))
-		socket.write(textFrame("and next"))
+		socket.write(frameOf(message))
+		socket.write(frameOf("next"))
+		socket.write(frameOf("and next"))
 		stream.expect(said(message))
 		began := time.Now()
 		stream.expect(said("next"))
@@ -760,7 +760,7 @@ func TestFallbackNotReopened(t *testing.T) {
 		p := newPage(t, dial, keyPath)
 		p.poll()
 		message := strings.Repeat("x", 300<<10)
-		onlySocket(t, s).write(append(textFrame(message), textFrame("next")...))
+		onlySocket(t, s).write(append(frameOf(message), frameOf("next")...))
 		if got := p.polled(); len(got) != 1 || got[0] != said(message) {
 			t.Errorf("polled %d lines", len(got))
 		}
@@ -811,12 +811,12 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 		p.say(p.subscribing("room", ""))
 		first := p.receive("xhr").rest()
 		socket := onlySocket(t, s)
-		socket.write(textFrame("next"))
+		socket.write(frameOf("next"))
 		synctest.Wait()
 		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, said("next")); !slices.Equal(got, want) {
 			t.Errorf("repeated: got %q, want %q", got, want)
 		}
-		socket.write(textFrame("last"))
+		socket.write(frameOf("last"))
 		if got := p.polled(); !slices.Equal(got, []string{said("last")}) {
 			t.Errorf("afterwards: %q", got)
 		}
@@ -987,7 +987,7 @@ func TestFallbackBrokenStream(t *testing.T) {
 		s, dial := serverInBubble(t)
 		p := newPage(t, dial, keyPath)
 		p.stream()
-		onlySocket(t, s).write(textFrame("x"))
+		onlySocket(t, s).write(frameOf("x"))
 		time.Sleep(writeTimeout + time.Millisecond) // nobody reads it
 		p.receive("xhr_streaming").expect("o")
 	})
