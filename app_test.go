@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/wire"
 )
 
 func TestAllowsOrigin(t *testing.T) {
@@ -143,7 +145,7 @@ func TestCacheLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testApp(t)
 		trigger := func(data string) {
-			a.trigger("cache-x", kindCache, Event{name: []byte("e"), data: quote(data), keep: true})
+			a.trigger("cache-x", wire.KindCache, Event{name: []byte("e"), data: quote(data), keep: true})
 		}
 		expect := func(data string) {
 			t.Helper()
@@ -167,7 +169,7 @@ func TestCacheLife(t *testing.T) {
 		trigger("third")
 		time.Sleep(30*time.Minute - 1)
 		expect("third")
-		a.trigger("cache-x", kindCache, Event{name: []byte("client-e"), data: quote("of a client")})
+		a.trigger("cache-x", wire.KindCache, Event{name: []byte("client-e"), data: quote("of a client")})
 		expect("third")
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()

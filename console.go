@@ -27,6 +27,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -63,7 +66,7 @@ type console struct {
 type signedIn struct {
 	// Static after construction.
 	app   *App
-	key   *Key // whose secret it was: the session ends with it
+	key   *sign.Key // whose secret it was: the session ends with it
 	began int64
 	ended chan struct{} // closed when it ends, by who takes it out of the table
 }
@@ -127,7 +130,7 @@ func (c *console) routes(mux *http.ServeMux) {
 		method, path, _ := strings.Cut(route.path, " ")
 		mux.HandleFunc(method+" "+base+path, c.answer(func(v *visit) error {
 			if v.session = c.session(v.Request); v.session == nil {
-				return &apiError{http.StatusUnauthorized, "Sign in first: the session has ended, or there was none"}
+				return &wire.Error{Status: http.StatusUnauthorized, Text: "Sign in first: the session has ended, or there was none"}
 			}
 			v.app = v.session.app
 			return route.handle(v)
@@ -153,17 +156,17 @@ func (c *console) answer(handle func(*visit) error) http.HandlerFunc {
 		var err error
 		switch {
 		case sameOrigin.Check(r) != nil:
-			err = &apiError{http.StatusForbidden, "This request comes from another page than the console"}
+			err = &wire.Error{Status: http.StatusForbidden, Text: "This request comes from another page than the console"}
 		case r.Method == http.MethodPost && kind != "application/json":
-			err = &apiError{http.StatusUnsupportedMediaType, "Send application/json"}
+			err = &wire.Error{Status: http.StatusUnsupportedMediaType, Text: "Send application/json"}
 		default:
 			err = handle(&visit{Request: r, w: w})
 		}
 		if err != nil {
-			e := asAPIError(err, http.StatusInternalServerError)
+			e := wire.AsError(err, http.StatusInternalServerError)
 			w.Header()["Content-Type"] = textType
-			w.WriteHeader(e.status)
-			io.WriteString(w, e.text+"\n")
+			w.WriteHeader(e.Status)
+			io.WriteString(w, e.Text+"\n")
 		}
 	}
 }
@@ -275,21 +278,21 @@ func (c *console) begin(place uint64, secret, once, id string) (token string, er
 	defer c.mu.Unlock()
 	guesses := c.guesses[place]
 	if !guesses.allow(monotonic(), guessRate, guessBurst) {
-		return "", &apiError{http.StatusTooManyRequests, "Too many wrong secrets: wait a second and try again"}
+		return "", &wire.Error{Status: http.StatusTooManyRequests, Text: "Too many wrong secrets: wait a second and try again"}
 	}
 	found := c.matchLocked(secret, once)
 	if found == nil {
 		c.guesses[place] = guesses
 		if once != "" {
-			return "", &apiError{http.StatusForbidden, "This link has been used or has expired"}
+			return "", &wire.Error{Status: http.StatusForbidden, Text: "This link has been used or has expired"}
 		}
-		return "", &apiError{http.StatusForbidden, "This is not the secret of an app on this server"}
+		return "", &wire.Error{Status: http.StatusForbidden, Text: "This is not the secret of an app on this server"}
 	}
 	if len(found) > 1 { // apps with the same secret
 		found = slices.DeleteFunc(found, func(s *signedIn) bool { return s.app.id() != id })
 	}
 	if len(found) != 1 {
-		return "", &apiError{http.StatusConflict, "Several apps have this secret: say which, by its id"}
+		return "", &wire.Error{Status: http.StatusConflict, Text: "Several apps have this secret: say which, by its id"}
 	}
 	for len(c.sessions) >= mostSessions {
 		oldest := slices.MinFunc(slices.Collect(maps.Keys(c.sessions)), func(a, b [sha256.Size]byte) int { return cmp.Compare(c.sessions[a].began, c.sessions[b].began) })
@@ -303,7 +306,7 @@ func (c *console) begin(place uint64, secret, once, id string) (token string, er
 // matchLocked returns the sessions that a secret, or the token of the link, would be good for. All secrets are compared, and each in
 // constant time.
 func (c *console) matchLocked(secret, once string) (found []*signedIn) {
-	add := func(a *App, k *Key) {
+	add := func(a *App, k *sign.Key) {
 		found = append(found, &signedIn{app: a, key: k, began: monotonic(), ended: make(chan struct{})})
 	}
 	apps := c.server.apps.Load()
@@ -313,10 +316,10 @@ func (c *console) matchLocked(secret, once string) (found []*signedIn) {
 		add(apps.all[0], apps.all[0].keys()[0])
 		return found
 	}
-	given := newKey("", secret)
+	given := sign.NewKey("", secret)
 	for _, a := range apps.all {
 		for _, k := range a.keys() {
-			if k.sameSecret(given) && !slices.ContainsFunc(found, func(s *signedIn) bool { return s.app == a }) {
+			if k.SameSecret(given) && !slices.ContainsFunc(found, func(s *signedIn) bool { return s.app == a }) {
 				add(a, k)
 			}
 		}
@@ -342,13 +345,13 @@ func (v *visit) read() (map[string]string, error) {
 	}
 	all, err := members(c.body)
 	if err != nil {
-		return nil, badRequest("Invalid request body: %v", err)
+		return nil, wire.BadRequest("Invalid request body: %v", err)
 	}
 	said := make(map[string]string)
 	for _, f := range all {
 		var text string
 		if json.Unmarshal(f.value, &text) != nil {
-			return nil, badRequest("%.100q must be a string", f.name)
+			return nil, wire.BadRequest("%.100q must be a string", f.name)
 		}
 		said[f.name] = text
 	}
@@ -368,8 +371,8 @@ func (v *visit) trigger() error {
 	if err := c.readBody(v.app.limits().bodyLimit()); err != nil {
 		return err
 	}
-	var f [len(eventFields)]value
-	if err := c.parseBody(eventFields[:], f[:]); err != nil {
+	var f [len(wire.TriggerFields)]wire.Value
+	if err := c.parseBody(wire.TriggerFields[:], f[:]); err != nil {
 		return err
 	}
 	t, err := c.parseTrigger(f[:])
@@ -391,9 +394,9 @@ func (v *visit) terminate() error {
 		return err
 	}
 	user := said["user"]
-	number, known := parseSocketID(said["socket"])
+	number, known := wire.ParseSocketID(said["socket"])
 	if user == "" && !known {
-		return badRequest("Say who: a user or a socket")
+		return wire.BadRequest("Say who: a user or a socket")
 	}
 	closed := 0
 	if user != "" {
@@ -417,12 +420,12 @@ func (c *console) state(v *visit) error {
 	c.server.mu.Lock()
 	o := c.server.options
 	c.server.mu.Unlock()
-	b := appendString([]byte(`{"app":`), a.id())
-	b = appendString(append(b, `,"key":`...), v.session.key.name)
-	b = appendString(append(b, `,"version":`...), version)
+	b := wire.AppendString([]byte(`{"app":`), a.id())
+	b = wire.AppendString(append(b, `,"key":`...), v.session.key.Name)
+	b = wire.AppendString(append(b, `,"version":`...), version)
 	b = fmt.Appendf(b, `,"up":%d,"eventSize":%d,"warnings":[`, monotonic()/int64(time.Second), a.limits().eventSize)
 	for _, w := range warnings(o) {
-		b = appendString(appendComma(b), w)
+		b = wire.AppendString(wire.AppendComma(b), w)
 	}
 	b = a.appendChannelRows(append(b, `],"channels":`...), query.Get("channels"))
 	b = a.appendSocketRows(append(b, `,"connections":`...), query.Get("connections"))
@@ -452,15 +455,15 @@ func (a *App) appendChannelRows(dst []byte, find string) []byte {
 	rows, all := least(func(yield func(*Channel) bool) {
 		a.channels.Range(func(_, c any) bool {
 			ch := c.(*Channel)
-			return ch.kind&kindUser != 0 || !strings.Contains(ch.name, find) || yield(ch)
+			return ch.kind&wire.KindUser != 0 || !strings.Contains(ch.name, find) || yield(ch)
 		})
 	}, mostRows, func(x, y *Channel) int { return strings.Compare(x.name, y.name) })
 	dst = fmt.Appendf(dst, `{"all":%d,"rows":[`, all)
 	for _, ch := range rows {
 		info := ch.info()
-		dst = appendString(append(appendComma(dst), `{"name":`...), ch.name)
+		dst = wire.AppendString(append(wire.AppendComma(dst), `{"name":`...), ch.name)
 		dst = fmt.Appendf(dst, `,"subscriptions":%d`, info.subscriptions)
-		if ch.kind&kindPresence != 0 {
+		if ch.kind&wire.KindPresence != 0 {
 			dst = fmt.Appendf(dst, `,"members":%d`, info.users)
 		}
 		dst = fmt.Appendf(dst, `,"cached":%t}`, info.cached != nil)
@@ -488,7 +491,7 @@ func (a *App) appendSocketRows(dst []byte, find string) []byte {
 	dst = fmt.Appendf(dst, `{"all":%d,"rows":[`, all)
 	for _, s := range rows {
 		user, channels := s.who()
-		dst = append(s.id.append(append(appendComma(dst), `{"socket":"`...)), '"')
+		dst = append(s.id.Append(append(wire.AppendComma(dst), `{"socket":"`...)), '"')
 		dst = appendField(dst, "from", s.remote())
 		dst = appendField(dst, "user", user)
 		dst = fmt.Appendf(dst, `,"age":%d,"channels":%d}`, (monotonic()-s.began)/int64(time.Second), channels)
@@ -503,7 +506,7 @@ func (s *Socket) who() (user string, channels int) {
 	}
 	defer s.mu.Unlock()
 	if s.user != nil {
-		user = s.user.id
+		user = s.user.ID
 	}
 	return user, len(s.subscriptions)
 }
@@ -511,11 +514,11 @@ func (s *Socket) who() (user string, channels int) {
 // appendRows appends the members of a presence channel, or the connections that subscribe to another.
 func (c *Channel) appendRows(dst []byte) []byte {
 	members, info := c.firstMembers(mostRows), c.info()
-	dst = appendString(append(dst, `{"name":`...), c.name)
-	if c.kind&kindPresence != 0 {
+	dst = wire.AppendString(append(dst, `{"name":`...), c.name)
+	if c.kind&wire.KindPresence != 0 {
 		dst = fmt.Appendf(dst, `,"all":%d,"members":[`, info.users)
 		for _, m := range members {
-			dst = appendString(append(appendComma(dst), `{"user":`...), m.id)
+			dst = wire.AppendString(append(wire.AppendComma(dst), `{"user":`...), m.id)
 			dst = append(dst, `,"info":`...)
 			if m.info == nil {
 				dst = append(dst, "null"...)
@@ -528,7 +531,7 @@ func (c *Channel) appendRows(dst []byte) []byte {
 	sockets := c.subscribers(func(*Subscription) bool { n++; return n <= mostRows })
 	dst = fmt.Appendf(dst, `,"all":%d,"sockets":[`, info.subscriptions)
 	for _, s := range sockets {
-		dst = append(s.id.append(append(appendComma(dst), '"')), '"')
+		dst = append(s.id.Append(append(wire.AppendComma(dst), '"')), '"')
 	}
 	return append(dst, "]}"...)
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -296,7 +297,7 @@ func TestConsoleGuessing(t *testing.T) {
 			if err == nil {
 				return 200
 			}
-			return err.(*apiError).status
+			return err.(*wire.Error).Status
 		}
 		for range 100 {
 			if got := status(0, testSecret); got != 200 {
@@ -467,7 +468,7 @@ func TestConsoleApps(t *testing.T) {
 	one.do("POST", "/trigger", `{"channel":"of-two","name":"e","data":"x"}`)
 	unknown := handshake(t, s.addr, "/app/none?protocol=7", "")
 	unknown.text()
-	unknown.expectClose(codeUnknownKey)
+	unknown.expectClose(wire.CodeUnknownKey)
 	for _, path := range []string{"/apps/9/channels/of-one", "/apps/1/channels/of-one?%zz", "/apps/1/channels/of-one"} {
 		resp, err := http.Get("http://" + s.addr + path)
 		if err != nil {
@@ -482,7 +483,7 @@ func TestConsoleApps(t *testing.T) {
 	two.do("POST", "/trigger", `{"channel":"of-two","name":"e","data":"x"}`)
 	c2.expect(event("e", "of-two", "x"))
 	for i, want := range []feedLine{ // what names no app is told to all, without what may be another's
-		{What: "refused", Code: codeUnknownKey, Reason: "App key none does not exist on this server"},
+		{What: "refused", Code: wire.CodeUnknownKey, Reason: "App key none does not exist on this server"},
 		{What: "refused", Code: 404, Event: "GET", Reason: `Unknown app id "9"`},
 		{What: "refused", Code: 403, Event: "POST", Reason: `there is no app with the key "none"`},
 		{What: "event", Reached: 1, Channel: "of-two", Event: "e", Data: "x"},
@@ -626,7 +627,7 @@ func TestReached(t *testing.T) {
 	}
 	a.join("private-one")
 	id := func(c *client) *Socket {
-		n, _ := parseSocketID(c.id)
+		n, _ := wire.ParseSocketID(c.id)
 		return s.app.socket(n)
 	}
 	for _, watched := range []bool{false, true} {
@@ -636,15 +637,15 @@ func TestReached(t *testing.T) {
 		}
 		for _, test := range []struct {
 			channel string
-			kind    kind
+			kind    wire.Kind
 			except  *Socket
 			keep    bool
 			want    int
 		}{
-			{"none", kindPublic, nil, true, 0}, {"private-one", kindPrivate, nil, true, 1}, {"private-two", kindPrivate, nil, true, 2},
-			{"private-one", kindPrivate, id(a), true, 0}, {"private-one", kindPrivate, id(b), true, 1}, {"private-one", kindPrivate, id(a), false, 0},
-			{"private-two", kindPrivate, id(a), false, 1}, {"cache-one", kindCache, nil, true, 0}, {"cache-one", kindCache, nil, true, 0},
-			{userChannelPrefix + "x", kindUser, nil, true, 0},
+			{"none", wire.KindPublic, nil, true, 0}, {"private-one", wire.KindPrivate, nil, true, 1}, {"private-two", wire.KindPrivate, nil, true, 2},
+			{"private-one", wire.KindPrivate, id(a), true, 0}, {"private-one", wire.KindPrivate, id(b), true, 1}, {"private-one", wire.KindPrivate, id(a), false, 0},
+			{"private-two", wire.KindPrivate, id(a), false, 1}, {"cache-one", wire.KindCache, nil, true, 0}, {"cache-one", wire.KindCache, nil, true, 0},
+			{wire.UserChannelPrefix + "x", wire.KindUser, nil, true, 0},
 		} {
 			unheard := s.app.counts.unheard.Load()
 			got := s.app.trigger(test.channel, test.kind, Event{name: []byte("e"), data: benchData, except: test.except, keep: test.keep})
@@ -652,7 +653,7 @@ func TestReached(t *testing.T) {
 				t.Errorf("%+v: %d", test, got)
 			}
 		}
-		if got := s.app.trigger("private-two", kindPrivate, Event{name: []byte("e"), data: benchData, except: id(a), keep: true}); watched && got != 1 {
+		if got := s.app.trigger("private-two", wire.KindPrivate, Event{name: []byte("e"), data: benchData, except: id(a), keep: true}); watched && got != 1 {
 			t.Errorf("looked at closely: %d", got)
 		}
 	}
@@ -751,7 +752,7 @@ func TestConsoleState(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	// A connection that is just being served holds up nobody.
-	id, _ := parseSocketID(b.id)
+	id, _ := wire.ParseSocketID(b.id)
 	socket := s.app.socket(id)
 	socket.mu.Lock()
 	st = get("")
@@ -943,8 +944,8 @@ func TestFeedSlow(t *testing.T) {
 		defer close(sent)
 		for i := range n {
 			a := s.app
-			a.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(strconv.Itoa(i) + data)})
-			a.trigger("void-"+strconv.Itoa(i), kindPublic, Event{name: []byte("e"), data: quote(data)})
+			a.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(strconv.Itoa(i) + data)})
+			a.trigger("void-"+strconv.Itoa(i), wire.KindPublic, Event{name: []byte("e"), data: quote(data)})
 		}
 	}()
 	for i := range n {
@@ -1039,7 +1040,7 @@ func TestConsoleHistory(t *testing.T) {
 		}
 		a.counts.sent.Add(5)
 		a.counts.received.Add(2)
-		a.trigger("void", kindPublic, Event{name: []byte("e"), data: benchData, keep: true})
+		a.trigger("void", wire.KindPublic, Event{name: []byte("e"), data: benchData, keep: true})
 		f.take()
 		time.Sleep(time.Second)
 		synctest.Wait()
@@ -1087,7 +1088,7 @@ func TestConsoleAllocations(t *testing.T) {
 	s := testOptions(t).server(t)
 	a := s.apps.Load().all[0]
 	e := Event{name: []byte("hello"), data: benchData, keep: true}
-	once := func() { a.trigger("room", kindPublic, e) }
+	once := func() { a.trigger("room", wire.KindPublic, e) }
 	if n := testing.AllocsPerRun(1000, once); n != 0 {
 		t.Errorf("%v allocations before anybody watches", n)
 	}

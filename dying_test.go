@@ -28,6 +28,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // Half-open connections
@@ -127,7 +130,7 @@ func TestHalfOpen(t *testing.T) {
 		peer := connect(t, b.addr)
 		peer.subscribe("presence-x", fmt.Sprintf(`{"user_id":"%d"}`, i))
 		reading.Go(func() {
-			if peer.answerPings(func(string) {}) == codePongMissing {
+			if peer.answerPings(func(string) {}) == wire.CodePongMissing {
 				told.Add(1)
 			}
 		})
@@ -214,7 +217,7 @@ func (r *reader) readToReconnect(closed *atomic.Int64) {
 	defer r.leave()
 	for {
 		opcode, frame, err := r.readFrame()
-		if err == nil && opcode == opClose && bytes.HasPrefix(frame, []byte{codeReconnect >> 8, codeReconnect & 0xff}) {
+		if err == nil && opcode == opClose && bytes.HasPrefix(frame, []byte{wire.CodeReconnect >> 8, wire.CodeReconnect & 0xff}) {
 			closed.Add(1)
 			r.numbers.received.Add(r.got)
 			r.complete(&r.numbers.acked) // it cannot grow any more
@@ -232,9 +235,9 @@ func (r *reader) readToReconnect(closed *atomic.Int64) {
 
 // publishUntilGone sends 200 events a second until the server takes no more.
 func (nb *numbering) publishUntilGone(p int) {
-	pace := time.NewTicker(time.Second * maxBatch / 200)
+	pace := time.NewTicker(time.Second * wire.MaxBatch / 200)
 	defer pace.Stop()
-	for k := 0; nb.send(p, k) == nil; k += maxBatch {
+	for k := 0; nb.send(p, k) == nil; k += wire.MaxBatch {
 		<-pace.C
 	}
 }
@@ -254,7 +257,7 @@ func TestShutdownFlushes(t *testing.T) {
 	s := startServer(t)
 	first := connect(t, s.addr)
 	first.join("room")
-	id, _ := parseSocketID(first.id)
+	id, _ := wire.ParseSocketID(first.id)
 	socket := s.app.socket(id)
 	readers := make([]*client, 20)
 	for i := range readers {
@@ -269,7 +272,7 @@ func TestShutdownFlushes(t *testing.T) {
 	socket.conn.mu.Unlock()
 	for _, c := range append(readers, first) {
 		c.expect(event("e", "room", "x"))
-		c.expectClose(codeReconnect)
+		c.expectClose(wire.CodeReconnect)
 	}
 	stopped.Wait()
 }
@@ -405,7 +408,7 @@ func (g grenade) Write(p []byte) (int, error) {
 // explosive is a text frame at which the log of TestPanic panics.
 var explosive = frameOf(event("explode", "room", ""))
 
-func frameOf(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
+func frameOf(text string) []byte { return wire.SealFrame(append(wire.OpenFrame(nil), text...), 0) }
 
 // Whose connections end with a panic.
 const (
@@ -430,7 +433,7 @@ var panics = []struct {
 	do   func(x scene)
 }{
 	{"a message", endsVictim, closeInternal, func(x scene) { x.victim.subscribe("explode", "") }},
-	{"the timer of a connection, and its end", endsVictim, codePongMissing, func(x scene) {
+	{"the timer of a connection, and its end", endsVictim, wire.CodePongMissing, func(x scene) {
 		x.socket.mu.Lock()
 		defer x.socket.mu.Unlock()
 		x.socket.conn.remote = netip.MustParseAddrPort("[fe80::1%explode]:1") // which both log
@@ -515,7 +518,7 @@ var panics = []struct {
 	{"the goroutine that sends", endsNone, 0, func(x scene) {
 		p := pageTo(x.t, x.addr)
 		stream := p.stream()
-		id, _ := parseSocketID(p.id)
+		id, _ := wire.ParseSocketID(p.id)
 		x.app.socket(id).conn.Write([]byte{0x80 | opText}) // half a frame, of which it makes a line
 		stream.expect(`c[4100,"` + textTooSlow + `"]`)
 	}},
@@ -624,7 +627,7 @@ func newVictim(t *testing.T, s *testServer) (*client, *Socket) {
 	for _, channel := range []string{"private-x", "room", "presence-x"} {
 		c.enter(channel, `{"user_id":"victim"}`)
 	}
-	id, _ := parseSocketID(c.id)
+	id, _ := wire.ParseSocketID(c.id)
 	return c, s.app.socket(id)
 }
 
@@ -679,14 +682,14 @@ func TestClockSteps(t *testing.T) {
 func publishAt(t *testing.T, h http.Handler, at time.Time, name string) (status int, answer string) {
 	t.Helper()
 	body := fmt.Sprintf(`{"name":%q,"channel":"room","data":"x"}`, name)
-	ps, err := parseParams(nil, fmt.Sprintf("auth_key=key&auth_timestamp=%d&auth_version=1.0&body_md5=%x", at.Unix(), md5.Sum([]byte(body))))
+	ps, err := sign.ParseParams(nil, fmt.Sprintf("auth_key=key&auth_timestamp=%d&auth_version=1.0&body_md5=%x", at.Unix(), md5.Sum([]byte(body))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature := testKey.sign(nil, requestText(nil, "POST", "/apps/1/events", ps))
+	signature := testKey.Sign(nil, sign.RequestText(nil, "POST", "/apps/1/events", ps))
 	query := fmt.Sprintf("auth_signature=%s", signature)
 	for _, p := range ps {
-		query += "&" + p.name + "=" + p.value
+		query += "&" + p.Name + "=" + p.Value
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("POST", "/apps/1/events?"+query, strings.NewReader(body)))

@@ -25,6 +25,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf16"
+
+	"edge/internal/wire"
 )
 
 // page is a client over HTTP that numbers its requests as pusher-js does.
@@ -263,7 +265,7 @@ func plainFrames(t testing.TB, line string) (frames []byte) {
 		}
 		for _, m := range messages {
 			start := len(frames)
-			frames = sealFrame(append(openFrame(frames), m...), start)
+			frames = wire.SealFrame(append(wire.OpenFrame(frames), m...), start)
 		}
 	case strings.HasPrefix(line, "c["):
 		var code int
@@ -306,7 +308,7 @@ func (p *page) client(what string) *client {
 		late.Stop()
 		if !tu.gone() { // a client that leaves without a word would be waited for
 			tu.lines.Close()
-			p.sendAs(0, "["+strings.Repeat(`"nonsense",`, maxMalformed)+`"nonsense"]`)
+			p.sendAs(0, "["+strings.Repeat(`"nonsense",`, wire.MaxMalformed)+`"nonsense"]`)
 			reading.Wait()
 		}
 		tu.Close()
@@ -708,7 +710,7 @@ func TestFallbackReopen(t *testing.T) {
 		var publishing sync.WaitGroup
 		publishing.Go(func() {
 			for i := range events {
-				s.apps.Load().all[0].trigger("room", kindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
+				s.apps.Load().all[0].trigger("room", wire.KindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
 			}
 		})
 		defer publishing.Wait()
@@ -926,7 +928,7 @@ func TestFallbackTooFew(t *testing.T) {
 		p.pollOf("room")
 		data := quote(strings.Repeat("x", 10_000))
 		for !app.empty() {
-			app.trigger("room", kindPublic, Event{name: []byte("e"), data: data, keep: true})
+			app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: data, keep: true})
 			time.Sleep(time.Millisecond) // others sleep too, and no time passes while someone runs
 			if held := s.memory.holds(); held > 600_000 {
 				t.Fatalf("%d bytes are held", held)
@@ -1174,7 +1176,7 @@ func TestFallbackMemory(t *testing.T) {
 		app := s.apps.Load().all[0]
 		p := newPage(t, dial, keyPath)
 		p.pollOf("room")
-		app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
+		app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
 		waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
 		other := &holding{conn: new(conn)}
 		s.memory.hold(other, s.memory.most(), true)
@@ -1253,7 +1255,7 @@ func FuzzFallback(f *testing.F) {
 			t.Fatalf("%q is accepted: %v", body, problem)
 		}
 		if err != nil {
-			if e := new(apiError); !errors.As(err, &e) || e.status != 400 && e.status != 413 || messages != nil {
+			if e := new(wire.Error); !errors.As(err, &e) || e.Status != 400 && e.Status != 413 || messages != nil {
 				t.Fatalf("%q: %v and %d messages", body, err, len(messages))
 			}
 			return

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -55,7 +57,7 @@ func (w *watch) feed(a *App, n notice) {
 // isForAll reports whether the pages of several apps are told of a notice that is of none of them: that a key, an id or a path is
 // not known here. What else is refused may name an app that is not theirs.
 func (n notice) isForAll() bool {
-	return n.what == noticeRefused && slices.Contains([]int{codeUnknownKey, codePathNotFound, http.StatusNotFound, http.StatusForbidden}, n.code)
+	return n.what == noticeRefused && slices.Contains([]int{wire.CodeUnknownKey, wire.CodePathNotFound, http.StatusNotFound, http.StatusForbidden}, n.code)
 }
 
 // forAll is what they are told of it. Channels, which paths have in them too, are nobody's but the app's that was meant.
@@ -118,7 +120,7 @@ func appendField(dst []byte, name, text string) []byte {
 	if text == "" {
 		return dst
 	}
-	return appendString(append(append(append(dst, `,"`...), name...), `":`...), text)
+	return wire.AppendString(append(append(append(dst, `,"`...), name...), `":`...), text)
 }
 
 // appendNumber appends a member to an object that has others.
@@ -130,8 +132,8 @@ func appendNumber(dst []byte, name string, n int) []byte {
 func appendNotice(dst []byte, n notice, at time.Time) []byte {
 	dst = strconv.AppendInt(append(dst, `{"at":`...), at.UnixMilli(), 10)
 	dst = appendField(dst, "what", n.what)
-	if n.socket != (socketID{}) {
-		dst = append(n.socket.append(append(dst, `,"socket":"`...)), '"')
+	if n.socket != (wire.SocketID{}) {
+		dst = append(n.socket.Append(append(dst, `,"socket":"`...)), '"')
 	}
 	dst = appendField(dst, "from", n.remote)
 	dst = appendField(dst, "channel", n.channel)
@@ -163,14 +165,14 @@ func appendPayload(dst []byte, n notice) []byte {
 		dst = appendNumber(dst, "size", len(data))
 		data = data[:feedData]
 	}
-	return appendString(append(dst, `,"data":`...), data)
+	return wire.AppendString(append(dst, `,"data":`...), data)
 }
 
 // serveFeed sends a page its lines until it goes, its session ends or the server does.
 func (c *console) serveFeed(v *visit) error {
 	f := c.openFeed(v.app)
 	if f == nil {
-		return &apiError{http.StatusServiceUnavailable, "Too many pages of the console are open: " + strconv.Itoa(mostFeeds) + " may be"}
+		return &wire.Error{Status: http.StatusServiceUnavailable, Text: "Too many pages of the console are open: " + strconv.Itoa(mostFeeds) + " may be"}
 	}
 	defer c.closeFeed(f)
 	control := http.NewResponseController(v.w)
@@ -274,7 +276,7 @@ func (s totals) append(dst []byte) []byte {
 func (h *history) append(dst []byte) []byte {
 	dst = append(dst, `{"what":"history","seconds":[`...)
 	for _, s := range h.seconds {
-		dst = s.append(appendComma(dst))
+		dst = s.append(wire.AppendComma(dst))
 	}
 	return append(dst, "]}"...)
 }

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -194,7 +196,7 @@ const (
 // notice is something that happened. Its strings are from outside: who prints them quotes them.
 type notice struct {
 	what    string // in a word or two, of ours
-	socket  socketID
+	socket  wire.SocketID
 	remote  string
 	channel string
 	event   string
@@ -281,7 +283,7 @@ func (w *watch) show(a *App, n notice) {
 		}
 	}
 	add("app", a.id())
-	if n.socket != (socketID{}) {
+	if n.socket != (wire.SocketID{}) {
 		add("socket", n.socket.String())
 	}
 	add("client", n.remote)
