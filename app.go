@@ -472,14 +472,27 @@ func (a *App) occupied(prefix string, f func(name string, k wire.Kind, info chan
 // users it watches are online, and those who watch the user are told that he is. All this is in force when success, the
 // answer to the client, goes out.
 func (a *App) signIn(s *Socket, u *wire.User, success []byte) *Subscription {
+	a.enterUser(s, u)
+	// Events for the user reach every signed-in connection, whether it subscribes to #server-to-user-{id} or not.
+	sub, _ := a.subscribe(s, wire.UserChannelPrefix+u.ID, wire.KindUser, nil, success) // fails only on presence channels
+	a.enterWatcher(s, u)
+	a.writeWatchFrames()
+	return sub
+}
+
+// enterUser enters s among the user's connections.
+func (a *App) enterUser(s *Socket, u *wire.User) {
 	a.usersMu.Lock()
+	defer a.usersMu.Unlock()
 	if addTo(a.users, u.ID, s); len(a.users[u.ID]) == 1 {
 		a.tellWatchersLocked(u.ID, wire.AppendWatchlist(nil, []string{u.ID}, nil))
 	}
-	a.usersMu.Unlock()
-	// Events for the user reach every signed-in connection, whether it subscribes to #server-to-user-{id} or not.
-	sub, _ := a.subscribe(s, wire.UserChannelPrefix+u.ID, wire.KindUser, nil, success) // fails only on presence channels
+}
+
+// enterWatcher enters s among those who watch the users of u's watchlist, and queues for it who of them is online.
+func (a *App) enterWatcher(s *Socket, u *wire.User) {
 	a.usersMu.Lock()
+	defer a.usersMu.Unlock()
 	var online, offline []string
 	for _, id := range u.Watchlist {
 		addTo(a.watchers, id, s)
@@ -492,15 +505,19 @@ func (a *App) signIn(s *Socket, u *wire.User, success []byte) *Subscription {
 	if frame := wire.AppendWatchlist(nil, online, offline); frame != nil {
 		a.watchOut = append(a.watchOut, watchFrame{s, frame})
 	}
-	a.usersMu.Unlock()
-	a.writeWatchFrames()
-	return sub
 }
 
 // signOut undoes signIn when the connection is gone.
 func (a *App) signOut(s *Socket, u *wire.User, sub *Subscription) {
 	a.unsubscribe(sub)
+	a.leaveUser(s, u)
+	a.writeWatchFrames()
+}
+
+// leaveUser undoes enterUser and enterWatcher.
+func (a *App) leaveUser(s *Socket, u *wire.User) {
 	a.usersMu.Lock()
+	defer a.usersMu.Unlock()
 	for _, id := range u.Watchlist {
 		removeFrom(a.watchers, id, s)
 	}
@@ -508,8 +525,6 @@ func (a *App) signOut(s *Socket, u *wire.User, sub *Subscription) {
 	if len(a.users[u.ID]) == 0 {
 		a.tellWatchersLocked(u.ID, wire.AppendWatchlist(nil, nil, []string{u.ID}))
 	}
-	a.usersMu.Unlock()
-	a.writeWatchFrames()
 }
 
 // tellWatchersLocked queues a watchlist event about the user with this id. The caller holds usersMu.
@@ -522,22 +537,29 @@ func (a *App) tellWatchersLocked(id string, frame []byte) {
 // writeWatchFrames writes what is queued, in the order in which it was queued, without holding usersMu while it writes.
 // If another goroutine is at it already, that one writes ours too.
 func (a *App) writeWatchFrames() {
-	for {
-		a.usersMu.Lock()
-		out := a.watchOut
-		if a.watchBusy || len(out) == 0 {
-			a.usersMu.Unlock()
-			return
-		}
-		a.watchOut, a.watchBusy = nil, true
-		a.usersMu.Unlock()
+	for out := a.takeWatchFrames(false); len(out) > 0; out = a.takeWatchFrames(true) {
 		for _, w := range out {
-			w.to.deliver(w.frame)
+			w.write()
 		}
-		a.usersMu.Lock()
-		a.watchBusy = false
-		a.usersMu.Unlock()
 	}
+}
+
+// takeWatchFrames takes what is queued; nothing if another goroutine writes. mine says that the caller has until now.
+func (a *App) takeWatchFrames(mine bool) (out []watchFrame) {
+	a.usersMu.Lock()
+	defer a.usersMu.Unlock()
+	if a.watchBusy && !mine {
+		return nil
+	}
+	out, a.watchOut = a.watchOut, nil
+	a.watchBusy = len(out) > 0
+	return out
+}
+
+// write sends the frame. A panic ends the connection it is for, not that of whoever happens to write.
+func (w watchFrame) write() {
+	defer w.to.recovered()
+	w.to.write(w.frame)
 }
 
 // terminate closes every connection that is signed in as the user, and returns how many there were.

@@ -140,10 +140,9 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 	if t.stream {
 		control.Flush()
 	}
-	for more := true; more; {
-		var lines []byte
-		var last bool
-		if lines, more, last = s.await(t); lines == nil {
+	for more := true; more; more = t.stream {
+		lines, last := s.await(t)
+		if lines == nil {
 			return
 		}
 		control.SetWriteDeadline(time.Now().Add(writeTimeout))
@@ -151,12 +150,9 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 		if err == nil && t.stream {
 			err = control.Flush()
 		}
-		if err != nil {
-			s.broken(t)
+		if err != nil || last {
+			s.answered(t, err)
 			return
-		}
-		if last {
-			s.end()
 		}
 	}
 }
@@ -172,9 +168,8 @@ func (f *fallback) find(name string) *session {
 func (f *fallback) open(r *http.Request, key, name string, t *receiving) *session {
 	app, code, reason := f.up.welcome(key, r)
 	socket := &Socket{app: app}
-	s := &session{of: f, name: name, receiving: t, patience: earlyTimeout, held: holding{conn: &socket.conn}}
+	s := &session{of: f, name: name, socket: socket, receiving: t, held: holding{conn: &socket.conn}}
 	s.changed.L = &s.mu
-	s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
 	if t.n > 0 {
 		s.next = t.n + 1
 	}
@@ -195,13 +190,6 @@ func (f *fallback) open(r *http.Request, key, name string, t *receiving) *sessio
 	}
 	socket.serve(nil, nil, code, reason)
 	return s
-}
-
-// stopped is a timer that does not run yet.
-func stopped(f func()) *time.Timer {
-	t := time.AfterFunc(time.Hour, f)
-	t.Stop()
-	return t
 }
 
 // enter makes s the session of its name, unless there is one, which it returns, or there are too many.

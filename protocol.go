@@ -189,12 +189,36 @@ func (s *Socket) handleFrames(l *link, frames []byte) (ok bool) {
 	case m.Opcode == gws.OpcodeBinary:
 		s.close(closeUnsupported, "binary messages are not supported")
 	default:
-		s.app.counts.received.Add(1)
-		s.showReceived(m.Bytes())
-		s.handleMessage(m.Bytes())
+		s.handleText(m.Bytes())
 	}
 	endMessage(m)
 	return true
+}
+
+// receiveText is receive for a message of a client over HTTP, whose size and UTF-8 are checked; nil is a sign of life.
+func (s *Socket) receiveText(text []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.recovered()
+	s.lastRead = monotonic()
+	s.app.counts.receivedBytes.Add(uint64(len(text)))
+	switch {
+	case s.over():
+	case text != nil:
+		s.handleText(text)
+	case !s.in.controls.allow(s.lastRead, controlRate, controlBurst):
+		s.close(closePolicy, frameProblem(closePolicy))
+	}
+	if s.closing.Load() {
+		s.leave()
+	}
+}
+
+// handleText counts, shows and handles a message.
+func (s *Socket) handleText(text []byte) {
+	s.app.counts.received.Add(1)
+	s.showReceived(text)
+	s.handleMessage(text)
 }
 
 // showReceived shows a message if someone wants to see it. A notice is large, and the stack of each connection that says
@@ -359,13 +383,7 @@ func (s *Socket) ended() {
 	}
 }
 
-// deliver sends frames. Anyone may call it.
-func (s *Socket) deliver(frames []byte) {
-	defer s.recovered() // or a panic would take the channel's pump with it, and everyone
-	s.write(frames)
-}
-
-// write sends bytes that the caller may use again.
+// write sends frames, which the caller may use again. Anyone may call it.
 func (s *Socket) write(frames []byte) {
 	s.noteSent(frames)
 	s.conn.Write(frames) // a failed write shows in ended
@@ -475,7 +493,7 @@ func (s *Socket) handleMalformed(err error) {
 func (s *Socket) sendError(code int, text, channel string) {
 	s.app.counts.refuse("message", strconv.Itoa(code))
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: channel, code: code, reason: text})
-	s.deliver(wire.AppendError(nil, code, text, channel))
+	s.write(wire.AppendError(nil, code, text, channel))
 }
 
 // find returns the place of the subscription to the channel in the list, or -1. It is a list because a client has few
@@ -586,7 +604,7 @@ func (s *Socket) subscribeUser(channel []byte) {
 		s.sendError(0, "Existing subscription to channel "+string(channel), "")
 	default:
 		s.userJoined = true
-		s.deliver(wire.AppendSucceeded(nil, string(channel), nil))
+		s.write(wire.AppendSucceeded(nil, string(channel), nil))
 	}
 }
 
@@ -602,7 +620,7 @@ func (s *Socket) refuse(channel []byte, kind string, status int, format string, 
 func (s *Socket) refuseWith(channel []byte, r *wire.SubscriptionError) {
 	s.app.counts.refuse("subscription", r.Kind)
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: string(channel), code: r.Status, reason: r.Text})
-	s.deliver(wire.AppendError(wire.AppendSubscriptionError(nil, channel, r), 0, r.Text, ""))
+	s.write(wire.AppendError(wire.AppendSubscriptionError(nil, channel, r), 0, r.Text, ""))
 }
 
 // handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.
@@ -658,7 +676,7 @@ func (s *Socket) handleSignin(m *wire.Message) {
 		success = wire.AppendError(success, wire.CodeWatchlistTooLong, text, "")
 	}
 	if s.user != nil {
-		s.deliver(success)
+		s.write(success)
 		return
 	}
 	s.userSub = s.app.signIn(s, &user, success)

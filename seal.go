@@ -8,12 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-
 
 // tlsListener takes connections for TLS.
 type tlsListener struct {
@@ -40,13 +39,8 @@ type cipherPipe struct {
 	in    []byte // what has come to below and was not read
 }
 
-// nothingYet is the error of a read for which nothing has come. For crypto/tls it is one after which reading can go on.
-type nothingYet struct{}
-
-func (nothingYet) Error() string   { return "nothing has come yet" }
-func (nothingYet) Timeout() bool   { return true }
-func (nothingYet) Temporary() bool { return true }
-
+// Read gives TLS what has arrived. On a polled connection that may be nothing: then it returns os.ErrDeadlineExceeded.
+// All that edge relies on is that a tls.Conn may be read again after its Read has returned that, as after any deadline.
 func (p *cipherPipe) Read(b []byte) (int, error) {
 	if p.below.Load() == nil {
 		n, err := p.Conn.Read(b)
@@ -58,7 +52,7 @@ func (p *cipherPipe) Read(b []byte) (int, error) {
 		return n, err
 	}
 	if len(p.in) == 0 {
-		return 0, nothingYet{}
+		return 0, os.ErrDeadlineExceeded
 	}
 	n := copy(b, p.in)
 	p.in = p.in[n:]
@@ -145,7 +139,7 @@ func (s *seal) receive(p []byte, c *conn) {
 		if n > 0 {
 			c.above.receive(b[:n])
 		}
-		if errors.Is(err, nothingYet{}) {
+		if isTimeout(err) {
 			return
 		}
 		if err != nil { // TLS was ended, or broken
