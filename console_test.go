@@ -666,7 +666,7 @@ func TestVerboseVoid(t *testing.T) {
 	publish(t, s.addr, "room", "heard", "{}")
 	publish(t, s.addr, "void", "unheard", `"x"`)
 	text := out.String()
-	if !strings.Contains(text, "event reached nobody channel=void event=unheard reason=\"nobody subscribes to the channel\"") || strings.Contains(text, "event=heard") {
+	if !strings.Contains(text, "msg=\"event reached nobody\" channel=void event=unheard reason=\"nobody subscribes to the channel\"") || strings.Contains(text, "event=heard") {
 		t.Error(text)
 	}
 }

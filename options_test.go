@@ -56,7 +56,7 @@ func TestOptionDefaults(t *testing.T) {
 		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
 		clientEvents: true,
 	}, webhooks: webhookOptions{grace: 3 * time.Second, batch: 50 * time.Millisecond, queue: 10_000}}
-	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "auto", console: true, secretShown: true, app: app, apps: []appOptions{app}}
+	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "text", console: true, secretShown: true, app: app, apps: []appOptions{app}}
 	o.given, o.connections, o.apps[0].limits.maxConnections = nil, 0, 0
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
@@ -73,7 +73,7 @@ var optionSamples = map[string][2]string{
 	"verbose": {"true", "false"}, "console": {"false", "true"}, "deflate": {"true", "false"}, "version": {"true", "false"},
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
 	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"}, "memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
-	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "text"},
+	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "logfmt"},
 	"pid-file": {"a", "b"}, "dev-auth": {"true", "192.168.1.0/24,127.0.0.1"}, "more-keys": {"a:b", "c:d e:f"}, "authorized-connections": {"30s", "5m"},
 }
 
