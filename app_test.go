@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"sync"
 	"testing"
@@ -175,4 +176,45 @@ func TestCacheLife(t *testing.T) {
 			t.Fatal("the channel outlives its cached event")
 		}
 	})
+}
+
+// TestReached: what counts as given to nobody, to the last subscriber.
+func TestReached(t *testing.T) {
+	s := startServer(t)
+	a, b := connect(t, s.addr), connect(t, s.addr)
+	for _, c := range []*client{a, b} {
+		c.join("private-two")
+	}
+	a.join("private-one")
+	id := func(c *client) *Socket {
+		n, _ := parseSocketID(c.id)
+		return s.app.socket(n)
+	}
+	for _, watched := range []bool{false, true} {
+		if watched {
+			s.watch.on.Or(watchVerbose)
+			s.logTo(io.Discard)
+		}
+		for _, test := range []struct {
+			channel string
+			kind    kind
+			except  *Socket
+			keep    bool
+			want    int
+		}{
+			{"none", kindPublic, nil, true, 0}, {"private-one", kindPrivate, nil, true, 1}, {"private-two", kindPrivate, nil, true, 2},
+			{"private-one", kindPrivate, id(a), true, 0}, {"private-one", kindPrivate, id(b), true, 1}, {"private-one", kindPrivate, id(a), false, 0},
+			{"private-two", kindPrivate, id(a), false, 1}, {"cache-one", kindCache, nil, true, 0}, {"cache-one", kindCache, nil, true, 0},
+			{userChannelPrefix + "x", kindUser, nil, true, 0},
+		} {
+			unheard := s.app.counts.unheard.Load()
+			got := s.app.trigger(test.channel, test.kind, Event{name: []byte("e"), data: benchData, except: test.except, keep: test.keep})
+			if got != test.want || (s.app.counts.unheard.Load() > unheard) != (got == 0) {
+				t.Errorf("%+v: %d", test, got)
+			}
+		}
+		if got := s.app.trigger("private-two", kindPrivate, Event{name: []byte("e"), data: benchData, except: id(a), keep: true}); watched && got != 1 {
+			t.Errorf("looked at closely: %d", got)
+		}
+	}
 }

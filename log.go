@@ -22,8 +22,8 @@ const (
 	logPatience = time.Second
 )
 
-// lines is a writer that never blocks. It drops lines while nobody reads, and lines that come too fast. It counts them, and reports
-// their number after the next line that it writes.
+// lines is a writer that never blocks. It drops lines while nobody reads, and lines that come too fast. It counts
+// them, and reports their number after the next line that it writes.
 type lines struct {
 	// Static after construction.
 	to      io.Writer
@@ -120,8 +120,8 @@ func newLogger(to io.Writer, json, stamps bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, o))
 }
 
-// watch is who wants to know what happens, in all apps: -verbose prints it, and pages of the console show it. When nobody does, a
-// notice costs one atomic load.
+// watch is who wants to know what happens, in all apps: -verbose prints it, and pages of the console show it. When
+// nobody does, a notice costs one atomic load.
 type watch struct {
 	on    atomic.Uint32           // a set of the following
 	feeds atomic.Pointer[[]*feed] // for watchConsole; the list never changes, another takes its place
@@ -162,8 +162,8 @@ const (
 	noticeHook        = "webhook delivered"
 )
 
-// tell says what happened, to those who want to know. On paths where that must cost nothing, the caller looks at watch.on before
-// it makes the notice.
+// tell says what happened, to those who want to know. On paths where that must cost nothing, the caller looks at
+// watch.on before it makes the notice.
 func (a *App) tell(n notice) {
 	on := a.watch.on.Load()
 	if on&watchConsole != 0 {
@@ -195,16 +195,20 @@ func (a *App) tellEvent(name string, e Event, reached int) {
 
 // setVerbose sets whether notices are printed.
 func (w *watch) setVerbose(on bool) {
-	if on && w.log != nil {
-		w.on.Or(watchVerbose)
+	w.set(watchVerbose, on && w.log != nil)
+}
+
+func (w *watch) set(who uint32, on bool) {
+	if on {
+		w.on.Or(who)
 	} else {
-		w.on.And(^uint32(watchVerbose))
+		w.on.And(^who)
 	}
 }
 
 // show prints a notice. Events show as the frames they are sent in, but for those that nobody is sent.
 func (w *watch) show(a *App, n notice) {
-	var attrs []slog.Attr
+	suppressed, ok := 0, true
 	switch n.what {
 	case noticeCall, noticeHook:
 		return
@@ -214,20 +218,28 @@ func (w *watch) show(a *App, n notice) {
 		}
 		n.what += " reached nobody"
 	case noticeRefused:
-		suppressed, ok := w.pace()
-		if !ok {
+		if suppressed, ok = w.pace(); !ok {
 			return
 		}
-		if suppressed > 0 {
-			attrs = append(attrs, slog.Int("suppressed", suppressed))
+	}
+	attrs := n.attrs(a.id(), 200)
+	if n.data != nil {
+		attrs = append(attrs, slog.String("data", fmt.Sprintf("%.200s", hideSignatures(n.data[:min(len(n.data), 1000)]))))
+	}
+	if suppressed > 0 {
+		attrs = append(attrs, slog.Int("suppressed", suppressed))
+	}
+	w.log.LogAttrs(context.Background(), slog.LevelInfo, n.what, attrs...)
+}
+
+// attrs are what a notice has but for its data, each cut to so many characters.
+func (n notice) attrs(app string, most int) (all []slog.Attr) {
+	add := func(name, text string) {
+		if text != "" {
+			all = append(all, slog.String(name, fmt.Sprintf("%.*s", most, text)))
 		}
 	}
-	add := func(name, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(name, fmt.Sprintf("%.200s", value)))
-		}
-	}
-	add("app", a.id())
+	add("app", app)
 	if n.socket != (socketID{}) {
 		add("socket", n.socket.String())
 	}
@@ -236,14 +248,14 @@ func (w *watch) show(a *App, n notice) {
 	add("event", n.event)
 	add("user", n.user)
 	if n.code != 0 {
-		attrs = append(attrs, slog.Int("code", n.code))
+		all = append(all, slog.Int("code", n.code))
 	}
 	add("reason", string(hideSignatures([]byte(n.reason))))
-	add("data", string(hideSignatures(n.data[:min(len(n.data), 1000)])))
-	w.log.LogAttrs(context.Background(), slog.LevelInfo, n.what, attrs...)
+	return all
 }
 
-// pace reports whether one more refusal is printed, and how many before it were not: whoever is refused tends to come again.
+// pace reports whether one more refusal is printed, and how many before it were not: whoever is refused tends to come
+// again.
 func (w *watch) pace() (suppressed int, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -110,3 +110,17 @@ func TestLinesBroken(t *testing.T) {
 	}
 	l.close()
 }
+
+// TestVerboseVoid: -verbose says what reached nobody, and that alone of events.
+func TestVerboseVoid(t *testing.T) {
+	var out syncBuffer
+	s := startServer(t)
+	s.logTo(&out)
+	connect(t, s.addr).join("room")
+	publish(t, s.addr, "room", "heard", "{}")
+	publish(t, s.addr, "void", "unheard", `"x"`)
+	text := out.String()
+	if !strings.Contains(text, "msg=\"event reached nobody\" channel=void event=unheard reason=\"nobody subscribes to the channel\"") || strings.Contains(text, "event=heard") {
+		t.Error(text)
+	}
+}

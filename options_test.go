@@ -462,6 +462,50 @@ func TestBanner(t *testing.T) {
 	}
 }
 
+// TestConsoleBanner: the banner says where the console is, and how to get in only where nobody keeps it.
+func TestConsoleBanner(t *testing.T) {
+	for _, c := range []struct {
+		args       []string
+		link, want string
+	}{
+		{nil, "", "  console    http://localhost:6001/console\n"},
+		{nil, "#once=abc", "  console    http://localhost:6001/console#once=abc\n"},
+		{[]string{"-path", "edge"}, "", "  console    http://localhost:6001/edge/console\n"},
+		{[]string{"-console=false"}, "#once=abc", ""},
+	} {
+		o := testOptions(t, c.args...)
+		o.consoleLink = c.link
+		text := banner(o, []net.Listener{addressed{addr: &net.TCPAddr{IP: net.IPv6unspecified, Port: 6001}}})
+		if !strings.Contains(text, c.want) || c.want == "" && strings.Contains(text, "console") {
+			t.Errorf("%v: %s", c.args, text)
+		}
+	}
+	keepLog(t)
+	for _, shown := range []bool{false, true} {
+		out, stdout := io.Pipe()
+		p := &program{args: []string{"-addr", "127.0.0.1:0", "-key", "key"}, getenv: environment("EDGE_SECRET=" + testSecret), stdout: stdout, stderr: errorOutput, shown: shown}
+		o, err := parseOptions(p.args, p.getenv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- p.listenAndServe(ctx, stop, o, newBudget(o.memory))
+			stdout.Close()
+		}()
+		lines, link := bufio.NewScanner(out), false
+		for lines.Scan() && !strings.HasPrefix(lines.Text(), "Ready on") {
+			link = link || strings.Contains(lines.Text(), "/console#once=")
+		}
+		go io.Copy(io.Discard, out) // ends when stdout is closed
+		stop()
+		if err := <-ended; err != nil || link != shown {
+			t.Errorf("on a terminal: %t, a link: %t, %v", shown, link, err)
+		}
+	}
+}
+
 // The whole command: it says when it is ready, serves, and ends with 0 on a signal.
 func TestCommandServes(t *testing.T) {
 	self, err := os.FindProcess(os.Getpid())
