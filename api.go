@@ -4,7 +4,6 @@ package main
 // wrapper, one handler for each call, one reply writer.
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/valyala/fastjson"
 )
@@ -74,26 +72,6 @@ func (c *call) free() {
 	calls.Put(c)
 }
 
-// apiError is an error with the HTTP status it has for the caller.
-type apiError struct {
-	status int
-	text   string
-}
-
-func (e *apiError) Error() string { return e.text }
-
-// asAPIError is err, with this status if it has none.
-func asAPIError(err error, status int) *apiError {
-	e := &apiError{status, err.Error()}
-	errors.As(err, &e)
-	return e
-}
-
-// badRequest is for what the caller can mend.
-func badRequest(format string, args ...any) error {
-	return &apiError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
-}
-
 // authenticated is the way to every handler: it checks app, signature and body.
 func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -124,16 +102,8 @@ func (a *api) check(c *call) (err error) {
 	}
 	// A proxy may have added our path before what was signed.
 	paths := []string{c.URL.EscapedPath(), c.URL.Path, strings.TrimPrefix(c.URL.EscapedPath(), a.path), strings.TrimPrefix(c.URL.Path, a.path)}
-	window, set := c.app.limits().authWindow, a.clock.isRight()
-	if !set {
-		window = 0
-	}
-	err = c.app.keys().checkRequest(c.Method, paths, c.params, a.clock.now(), window)
-	if err == nil && !set {
-		stamp, _ := strconv.ParseInt(c.params.get("auth_timestamp"), 10, 64)
-		err = a.clock.once(c.params.get("auth_signature"), stamp, c.app.limits().authWindow)
-	}
-	if err != nil {
+	now, window := a.clock.read(c.app.limits().authWindow)
+	if err = checkRequest(c.app.keys(), c.Method, paths, c.params, now, window); err != nil {
 		return &apiError{http.StatusUnauthorized, err.Error()}
 	}
 	if err := c.readBody(c.app.limits().bodyLimit()); err != nil {
@@ -194,30 +164,6 @@ func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 	w.Write(body) // if it fails, the caller is gone
 }
 
-// info is a set of attributes that a caller asks for.
-type info uint8
-
-const (
-	infoUserCount info = 1 << iota
-	infoSubscriptionCount
-	infoCache
-)
-
-// parseInfo reads a list with commas; what is unknown is passed over.
-func parseInfo(list string) (i info) {
-	for token := range strings.SplitSeq(list, ",") {
-		switch strings.TrimSpace(token) {
-		case "user_count":
-			i |= infoUserCount
-		case "subscription_count":
-			i |= infoSubscriptionCount
-		case "cache":
-			i |= infoCache
-		}
-	}
-	return i
-}
-
 // appendAttributes appends the attributes i as members of an object that is still open.
 func appendAttributes(dst []byte, i info, k kind, ci channelInfo) []byte {
 	if i&infoUserCount != 0 && k&kindPresence != 0 {
@@ -241,14 +187,6 @@ func appendAttributes(dst []byte, i info, k kind, ci channelInfo) []byte {
 	return append(dst, '}')
 }
 
-// trigger is one event of a request, checked.
-type trigger struct {
-	event    Event
-	channels []string
-	kinds    []kind
-	info     info
-}
-
 // postEvents triggers an event on up to a hundred channels:
 //
 //	{"name":…,"data":"…","channel":… or "channels":[…][,"socket_id":"1.2"][,"info":"user_count,subscription_count"]}
@@ -264,7 +202,9 @@ func (c *call) postEvents() error {
 	if err != nil {
 		return err
 	}
-	c.publish(t)
+	if _, err := c.app.publish(t); err != nil {
+		return err
+	}
 	c.out = append(c.out, '{')
 	if t.info != 0 {
 		c.out = append(c.appendChannels(append(c.out, `"channels":{`...), t), '}')
@@ -272,11 +212,6 @@ func (c *call) postEvents() error {
 	c.out = append(c.out, '}')
 	return nil
 }
-
-// The fields of an event, and their places in the array that parseTrigger takes.
-var eventFields = [...]string{"name", "data", "channel", "channels", "socket_id", "info"}
-
-const fieldName, fieldData, fieldChannel, fieldChannels, fieldSocketID, fieldInfo = 0, 1, 2, 3, 4, 5
 
 // parseBody parses a body that must be a JSON object, and finds its fields. An empty body has none.
 func (c *call) parseBody(names []string, found []value) (err error) {
@@ -322,121 +257,11 @@ func channelsFromQuery(ps params) value {
 	return list
 }
 
-// jsonString makes text a value as if it had come in a body.
-func jsonString[T string | []byte](text T) value { return appendString(nil, text) }
-
-// parseTrigger checks one event, completely, before anything is published.
+// parseTrigger checks one event by the limits of the app.
 func (c *call) parseTrigger(f []value) (t trigger, err error) {
-	if t.event.name, err = parseEventName(f[fieldName]); err != nil {
-		return t, err
-	}
-	if f[fieldData] == nil {
-		return t, badRequest("Missing required parameter: data")
-	}
-	if err := c.parseChannels(&t, f[fieldChannel], f[fieldChannels]); err != nil {
-		return t, err
-	}
-	socketID, err := stringField(f[fieldSocketID], "socket_id")
-	if err != nil {
-		return t, badRequest("%v", err)
-	}
-	if len(socketID) > 0 {
-		id, ok := parseSocketID(socketID)
-		if !ok {
-			return t, badRequest("Invalid socket id: %q", clip(socketID))
-		}
-		t.event.except = c.app.socket(id)
-	}
-	list, err := stringField(f[fieldInfo], "info")
-	if err != nil {
-		return t, badRequest("%v", err)
-	}
-	t.info = parseInfo(string(list))
-	if slices.ContainsFunc(t.kinds, func(k kind) bool { return k&kindCache != 0 }) && c.app.bounds.memory.refuses() {
-		return t, &apiError{http.StatusServiceUnavailable, textShortOfMemory + " and keeps no more events for cache channels"}
-	}
-	t.event.keep = true
-	if err := c.checkData(f[fieldData]); err != nil {
-		return t, err
-	}
-	t.event.data = f[fieldData].literal()
-	return t, nil
-}
-
-// parseEventName takes any name that is not kept for the server: applications use backslashes, dots and spaces.
-func parseEventName(v value) ([]byte, error) {
-	if v == nil {
-		return nil, badRequest("Missing required parameter: name")
-	}
-	name, err := stringField(v, "name")
-	switch {
-	case err != nil || v.absent():
-		return nil, badRequest("Expected name parameter to be a string")
-	case len(name) == 0:
-		return nil, badRequest("Missing required parameter: name")
-	case len(name) > utf8.UTFMax*maxEventName || utf8.RuneCount(name) > maxEventName:
-		return nil, badRequest("The event name exceeds the allowed maximum (%d characters)", maxEventName)
-	case reservedEvent(name):
-		return nil, badRequest("Event names beginning with pusher: or pusher_internal: are reserved: %q", name)
-	}
-	return name, nil
-}
-
-// checkData refuses data over the limit, in the words of the hosted service.
-func (c *call) checkData(data value) error {
-	most := c.app.limits().eventSize
-	if !data.exceeds(most) {
-		return nil
-	}
-	return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The data content of this event exceeds the allowed maximum (%d bytes). "+
-		"See https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info", most)}
-}
-
-// parseChannels reads channel or channels. A name that stands twice counts once.
-func (c *call) parseChannels(t *trigger, one, several value) error {
-	if !several.absent() && !several.is('[') {
-		return badRequest("Expected channels parameter to be an array of strings")
-	}
-	var list []value
-	var n int
-	c.values, list, n = parseArray(c.values, several, maxTriggerChannels)
-	if !one.absent() {
-		list, n = append(list, one), n+1
-	}
-	switch {
-	case n == 0:
-		return badRequest("Missing required parameter: channel")
-	case n > maxTriggerChannels:
-		return badRequest("Too many channels (%d > %d)", n, maxTriggerChannels)
-	}
-	for _, v := range list {
-		name, err := stringField(v, "channel")
-		if err != nil {
-			return badRequest("Expected channel parameter to be a string")
-		}
-		k, ok := parseChannel(name, c.app.limits().channelName)
-		if !ok {
-			return badRequest("Invalid channel name: %q", clip(name))
-		}
-		if slices.Contains(t.channels, string(name)) {
-			continue
-		}
-		t.channels, t.kinds = append(t.channels, string(name)), append(t.kinds, k)
-	}
-	for _, k := range t.kinds {
-		if k&kindEncrypted != 0 && len(t.kinds) > 1 {
-			return badRequest("An encrypted channel cannot be triggered together with others: each has its own key")
-		}
-	}
-	return nil
-}
-
-// publish triggers t on its channels, and returns how many subscriptions it is given to. It returns before the event is delivered.
-func (c *call) publish(t trigger) (reached int) {
-	for i, name := range t.channels {
-		reached += c.app.trigger(name, t.kinds[i], t.event)
-	}
-	return reached
+	l := c.app.limits()
+	c.values, t, err = parseTrigger(c.values, f, l.channelName, l.eventSize)
+	return t, err
 }
 
 // appendChannels appends what t asks to know, a member for each channel.
@@ -471,8 +296,8 @@ func (c *call) postBatchEvents() error {
 		}
 		asked |= triggers[i].info
 	}
-	for _, t := range triggers {
-		c.publish(t)
+	if _, err := c.app.publish(triggers...); err != nil {
+		return err
 	}
 	c.out = c.appendBatch(c.out, triggers, asked)
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -107,7 +108,7 @@ func signIn(c *client, user string) {
 	c.t.Helper()
 	id, _ := parseSocketID(c.id)
 	userData := fmt.Appendf(nil, `{"id":%s}`, quote(user))
-	c.send(`{"event":"pusher:signin","data":{"auth":"key:%s","user_data":%s}}`, testKey.sign(nil, userText(nil, id, userData)), quote(string(userData)))
+	c.send(`{"event":"pusher:signin","data":{"auth":"key:%s","user_data":%s}}`, testKey.sign(nil, userText(nil, id.String(), userData)), quote(string(userData)))
 	c.expect(fmt.Sprintf(`{"event":"pusher:signin_success","data":{"user_data":%s}}`, quote(string(userData))))
 }
 
@@ -864,8 +865,7 @@ func docAPI(skew int64) http.Handler {
 		panic(err)
 	}
 	s, _ := newServer(o, newBudget(o.memory), nil)
-	s.clock.isSet = func(time.Time) bool { return true }
-	s.clock.now = func() time.Time { return time.Unix(docTime+skew, 0) }
+	s.clock.built, s.clock.now = time.Time{}, func() time.Time { return time.Unix(docTime+skew, 0) }
 	return s.offlineHandler()
 }
 
@@ -1028,7 +1028,7 @@ func (d *discardWriter) WriteHeader(status int)      { d.status = status }
 func (d *discardWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 func TestPostEventsAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector empties pools")
 	}
 	const most = 6 // the last is ServeMux's

@@ -55,11 +55,23 @@ type appConfig struct {
 	webhooks *webhooks // nil if there never were any
 }
 
-// User is what a connection signed in as. It never changes.
-type User struct {
-	id        string
-	info      []byte // JSON
-	watchlist []string
+// Limits are the limits of an app. Where the hosted service has one, it is the default (options in main.go).
+type Limits struct {
+	activityTimeout   time.Duration // silence after which a client is pinged
+	pongTimeout       time.Duration // and after which it is closed when it does not answer
+	authWindow        time.Duration // how far the clock of an API client may be off; 0 for no check
+	cacheTTL          time.Duration // life of the event of a cache channel
+	authorizeWithin   time.Duration // in which a client must sign in or join a private channel; 0 for never
+	maxConnections    int
+	sendBuffer        int // bytes queued for a client that reads too slowly
+	channelName       int // bytes of a channel's name
+	eventSize         int // bytes of an event's data
+	presenceMembers   int // users of one presence channel
+	presenceUserSize  int // bytes of user_info
+	clientEvents      bool
+	subscriptionCount bool     // send subscription_count
+	hooked            bool     // webhooks are told what becomes of channels
+	origins           []string // allowed values of the Origin header; none allows all
 }
 
 type watchFrame struct {
@@ -108,7 +120,7 @@ func (a *App) configure(o appOptions) {
 		c.webhooks = newWebhooks(a.tell)
 	}
 	if c.webhooks != nil {
-		c.webhooks.configure(o.hooks, c.keys[0], o.webhooks)
+		c.webhooks.configure(o.hooks, c.keys[0], o.webhookGrace)
 	}
 	a.bounds.queue.Store(int64(o.limits.sendBuffer))
 	a.config.Store(c)
@@ -322,6 +334,28 @@ func (a *App) trigger(name string, k kind, e Event) (reached int) {
 	return reached
 }
 
+// publish triggers events of callers, all or none of them, and returns how many subscriptions they are given to. An error is
+// errShort, or one of what carries events to other machines. It returns before the events are delivered.
+func (a *App) publish(triggers ...trigger) (reached int, err error) {
+	for _, t := range triggers {
+		if slices.ContainsFunc(t.kinds, func(k kind) bool { return k&kindCache != 0 }) && a.bounds.memory.refuses() {
+			return 0, errShort
+		}
+	}
+	for _, t := range triggers {
+		e := Event{name: t.name, data: t.data, keep: true}
+		if t.except != (socketID{}) {
+			e.except = a.socket(t.except)
+		}
+		for i, name := range t.channels {
+			reached += a.trigger(name, t.kinds[i], e)
+		}
+	}
+	return reached, nil
+}
+
+var errShort = &apiError{503, textShortOfMemory + " and keeps no more events for cache channels"}
+
 // fanOut is trigger without what is told of it.
 func (a *App) fanOut(name string, k kind, e Event) (reached int) {
 	keep := e.keep && k&kindCache != 0
@@ -374,17 +408,6 @@ func (a *App) clientEvent(name string, k kind, e Event) {
 	if w := a.webhooks(); w != nil {
 		w.tellClientEvent(name, e, e.except.id)
 	}
-}
-
-// frameBuffers are for building frames that are copied or written before the buffer is given back.
-var frameBuffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// freeFrameBuffer gives *b back, unless it is nil, which it is then.
-func freeFrameBuffer(b **[]byte) {
-	if *b != nil && cap(**b) <= maxBatchBuf {
-		frameBuffers.Put(*b)
-	}
-	*b = nil
 }
 
 // cachedEvent copies an event to keep. data must be the literal that stands in frame.

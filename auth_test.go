@@ -1,89 +1,65 @@
 package main
 
 import (
+	"bytes"
+	"edge/internal/edgetest"
 	"fmt"
-	"net/url"
+	"log"
 	"strings"
 	"testing"
 	"time"
 )
 
-// The vectors are V1 to V17 of the protocol reference: samples of Pusher's documentation and of its libraries' tests, each
-// computed again with openssl.
 const (
-	vectorName   = "278d425bdf160c739803"
-	vectorSecret = "7ad3773142a6692b25b8"
-	vectorTime   = 1353088179
-	vectorPrefix = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0"
+	vectorName   = edgetest.VectorKey
+	vectorSecret = edgetest.VectorSecret
+	vectorTime   = edgetest.VectorTime
+	vectorPrefix = edgetest.VectorQuery
 	authWindow   = 600 * time.Second
 )
 
 var vectorKeys = Keys{newKey("other", "other secret"), newKey(vectorName, vectorSecret)}
 
-var vectorSocket = socketID{1234, 1234}
-
-type tokenVector struct {
-	name, channel, data, digest string // no channel: a signin
-}
-
-var tokenVectors = []tokenVector{
-	{"V1", "private-foobar", "", "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"},
-	{"V2", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Channels"}}`, "31935e7d86dba64c2a90aed31fdc61869f9b22ba9d8863bba239c03ca481bc80"},
-	{"V3", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Pusher"}}`, "afaed3695da2ffd16931f457e338e6c9f2921fa133ce7dac49f529792be6304c"},
-	{"V4", "presence-foobar", `{"user_id":"10","user_info":{"name":"Mr. Channels"}}`, "4c6d8fc42a207ba96a0779844171b0bb819d96ffceef9609f5cce596ab17a800"},
-	{"V5", "presence-foobar", "", "71506e66e7fdca106571b8999a849ad34245bc653772e51e0026c1a2475b92ba"},
-	{"V6", "private-encrypted-foobar", "", "e6a18892d037c5d5e76a2265df4f086ffc38631605530dfd214aa5bff495f533"},
-	{"V7", "private-foobar", `{"a":1}`, "3f4243af5e27f47d11116e80a4b762a3b672c9b83f9e82645a0ba883c2592b09"},
-	{"V8", "", `{"id":"12345"}`, "4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba"},
-}
-
-func (v tokenVector) text(id socketID) []byte {
-	if v.channel == "" {
-		return userText(nil, id, []byte(v.data))
-	}
-	return channelText(nil, id, []byte(v.channel), []byte(v.data))
-}
-
 func TestTokenVectors(t *testing.T) {
-	for _, v := range tokenVectors {
-		text := v.text(vectorSocket)
-		if got := string(vectorKeys[1].sign(nil, text)); got != v.digest {
-			t.Errorf("%s: the signature of %s is %s, want %s", v.name, text, got, v.digest)
+	for _, v := range edgetest.TokenVectors {
+		text := v.Text(edgetest.VectorSocket)
+		if got := string(vectorKeys[1].sign(nil, text)); got != v.Digest {
+			t.Errorf("%s: the signature of %s is %s, want %s", v.Name, text, got, v.Digest)
 		}
-		good := vectorName + ":" + v.digest
-		if got := vectorKeys.checkToken([]byte(good), text); got != "" {
-			t.Errorf("%s: refused: %s", v.name, got)
+		good := vectorName + ":" + v.Digest
+		if got := checkToken(vectorKeys, []byte(good), text); got != "" {
+			t.Errorf("%s: refused: %s", v.Name, got)
 		}
 		refuse := func(auth string, text []byte, part string) {
 			t.Helper()
-			got := vectorKeys.checkToken([]byte(auth), text)
-			if !strings.Contains(got, part) || strings.Contains(got, vectorSecret) || strings.Contains(got, v.digest) && !strings.Contains(auth, v.digest) {
-				t.Errorf("%s: auth %q for %q: got %q, want the text %q and no secret", v.name, auth, text, got, part)
+			got := checkToken(vectorKeys, []byte(auth), text)
+			if !strings.Contains(got, part) || strings.Contains(got, vectorSecret) || strings.Contains(got, v.Digest) && !strings.Contains(auth, v.Digest) {
+				t.Errorf("%s: auth %q for %q: got %q, want the text %q and no secret", v.Name, auth, text, got, part)
 			}
 		}
 		const badKey, badSignature = "Invalid key", "Invalid signature"
-		for i := range v.digest {
-			refuse(vectorName+":"+v.digest[:i]+string(v.digest[i]^1)+v.digest[i+1:], text, badSignature)
+		for i := range v.Digest {
+			refuse(vectorName+":"+v.Digest[:i]+string(v.Digest[i]^1)+v.Digest[i+1:], text, badSignature)
 		}
 		refuse("", text, badKey)
 		refuse(":", text, badKey)
-		refuse(v.digest, text, badKey)
-		refuse(":"+v.digest, text, badKey)
+		refuse(v.Digest, text, badKey)
+		refuse(":"+v.Digest, text, badKey)
 		refuse(vectorName, text, badKey)
-		refuse(vectorName+v.digest, text, badKey)
-		refuse(strings.ToUpper(vectorName[:5])+"X"+vectorName[6:]+":"+v.digest, text, badKey)
+		refuse(vectorName+v.Digest, text, badKey)
+		refuse(strings.ToUpper(vectorName[:5])+"X"+vectorName[6:]+":"+v.Digest, text, badKey)
 		refuse(" "+good, text, badKey)
-		refuse("other:"+v.digest, text, badSignature) // a key of the app, but not the one that signed
+		refuse("other:"+v.Digest, text, badSignature) // a key of the app, but not the one that signed
 		refuse(vectorName+":", text, badSignature)
-		refuse(vectorName+"::"+v.digest, text, badSignature)
-		refuse(vectorName+":"+strings.ToUpper(v.digest), text, badSignature)
+		refuse(vectorName+"::"+v.Digest, text, badSignature)
+		refuse(vectorName+":"+strings.ToUpper(v.Digest), text, badSignature)
 		refuse(good+" ", text, badSignature)
 		refuse(good+"\x00", text, badSignature)
 		refuse(good+":", text, badSignature)
 		refuse(good[:len(good)-1], text, badSignature)
 		refuse(good+"0", text, badSignature)
-		refuse(good, v.text(socketID{1234, 1235}), badSignature)
-		refuse(good, v.text(socketID{12341, 234}), badSignature)
+		refuse(good, v.Text("1234.1235"), badSignature)
+		refuse(good, v.Text("12341.234"), badSignature)
 		refuse(good, text[:len(text)-1], badSignature)
 		refuse(good, append(text, ' '), badSignature)
 		refuse(good, append(text, ':'), badSignature)
@@ -93,46 +69,9 @@ func TestTokenVectors(t *testing.T) {
 
 // TestTokenTrap: the documentation prints the digest of "Mr. Pusher" next to the text with "Mr. Channels".
 func TestTokenTrap(t *testing.T) {
-	v2, v3 := tokenVectors[1], tokenVectors[2]
-	if vectorKeys.checkToken([]byte(vectorName+":"+v3.digest), v2.text(vectorSocket)) == "" {
-		t.Errorf("%s… passes for %s", v3.digest[:8], v2.data)
-	}
-}
-
-// TestTokenTexts: no two requests may be signed by the same text.
-func TestTokenTexts(t *testing.T) {
-	texts := make(map[string]string)
-	for _, channel := range []string{"private-a", "presence-a", "private-a=b", "presence-a;x"} {
-		for _, data := range []string{"", "{}", "{} ", `{"user_id":1}`, `{"user_id":"1"}`, ":"} {
-			for _, id := range []socketID{{1, 2}, {12, 2}, {1, 22}} {
-				what := fmt.Sprint(id, channel, data)
-				text := string(channelText([]byte("x"), id, []byte(channel), []byte(data)))
-				if other, ok := texts[text]; ok || !strings.HasPrefix(text, "x"+id.String()+":"+channel) {
-					t.Errorf("%s is signed by %q, as is %q", what, text, other)
-				}
-				texts[text] = what
-			}
-		}
-	}
-	if got, want := string(userText([]byte("x"), socketID{1, 2}, []byte("{}"))), "x1.2::user::{}"; got != want {
-		t.Errorf("signin: got %q, want %q", got, want)
-	}
-}
-
-// TestWebhookVectors: a webhook's signature is over its body alone, in however many parts.
-func TestWebhookVectors(t *testing.T) {
-	for _, v := range [][3]string{
-		{"V16", `{"time_ms":1327078148132,"events":[{"name":"channel_occupied","channel":"project-3"}]}`,
-			"73654ae6d45e9562503ac8d017e634454e3e309c82b32e49c67677dde9e798b3"},
-		{"V17", `{"time_ms":1327078148132,"events":[{"name":"client_event","channel":"presence-foobar","event":"client-x","data":"{\"a\":1}","socket_id":"1234.1234","user_id":"10"}]}`,
-			"22e75285e8b988c11074204a73d65ba6f0cdda86775a9f8a3ae1387206017cea"},
-	} {
-		body := []byte(v[1])
-		for cut := range body {
-			if got := string(vectorKeys[1].sign([]byte("x"), body[:cut], body[cut:])); got != "x"+v[2] {
-				t.Fatalf("%s: got %s, want x%s", v[0], got, v[2])
-			}
-		}
+	v2, v3 := edgetest.TokenVectors[1], edgetest.TokenVectors[2]
+	if checkToken(vectorKeys, []byte(vectorName+":"+v3.Digest), v2.Text(edgetest.VectorSocket)) == "" {
+		t.Errorf("%s… passes for %s", v3.Digest[:8], v2.Data)
 	}
 }
 
@@ -147,7 +86,7 @@ func (r apiRequest) check() error {
 	if err != nil {
 		return err
 	}
-	if err := vectorKeys.checkRequest(r.method, []string{r.path}, ps, time.Unix(vectorTime, 0).Add(r.clock), authWindow); err != nil {
+	if err := checkRequest(vectorKeys, r.method, []string{r.path}, ps, time.Unix(vectorTime, 0).Add(r.clock), authWindow); err != nil {
 		return err
 	}
 	return checkBodyMD5(ps, []byte(r.body))
@@ -382,7 +321,8 @@ func TestSignedMutations(t *testing.T) {
 		{"good with a body", vectorPrefix + "&body_md5=" + md5OfHello, "hello", ""},
 		{"good at -600", at("1353087579"), "", ""},
 		{"good at +600", at("1353088779"), "", ""},
-		{"old", at("1353087578"), "", "Timestamp expired: Given timestamp (2012-11-16T17:39:38Z) not within 600s of server time (2012-11-16T17:49:39Z)"},
+		{"old", at("1353087578"), "", "Timestamp expired: Given timestamp (2012-11-16T17:39:38Z) not within 600s of server time (2012-11-16T17:49:39Z): " +
+			"off by 10m1s; set the clocks, or the server's -auth-window (0 for no check)"},
 		{"early", at("1353088780"), "", "Timestamp expired"},
 		{"at 0", at("0"), "", "Timestamp expired"},
 		{"in milliseconds", at("1353088179000"), "", "Timestamp invalid"},
@@ -404,53 +344,6 @@ func TestSignedMutations(t *testing.T) {
 		err := apiRequest{"POST", "/apps/3/events", test.query, test.body, 0}.sign().check()
 		if test.part == "" && err != nil || test.part != "" && (err == nil || !strings.Contains(err.Error(), test.part)) {
 			t.Errorf("%s: got %v, want %q", test.name, err, test.part)
-		}
-	}
-}
-
-// TestRequestTexts has what is signed for queries that say the same in different spellings.
-func TestRequestTexts(t *testing.T) {
-	for _, test := range []struct{ query, want string }{
-		{"", ""},
-		{"b=2&a=1", "a=1&b=2"},
-		{"b=2&A=1&auth_signature=x", "a=1&b=2"},
-		{"AUTH_SIGNATURE=x&a=1", "a=1"},
-		{"auth_signature=x", ""},
-		{"a=b+c%2Bd%20e", "a=b c+d e"},
-		{"a=%C3%A9", "a=é"},
-		{"a=1=2", "a=1=2"},
-		{"a;b=1", "a;b=1"},
-		{"a", "a="},
-		{"a-b=1&a=2&a[]=3", "a=2&a-b=1&a[]=3"}, // by byte: the end comes before '-', '-' before '['
-		{"channels[]=c2&name=foo&channels[]=c1", "channels[]=c2&channels[]=c1&name=foo"},
-		{"channels%5B%5D=c2&name=foo&channels[]=c1", "channels[]=c2&channels[]=c1&name=foo"},
-		{"channels=c2,c1&name=foo", "channels=c2,c1&name=foo"}, // the PHP library
-	} {
-		ps, err := parseParams(nil, test.query)
-		if err != nil {
-			t.Errorf("%q: %v", test.query, err)
-		} else if got := string(requestText(nil, "GET", "/x", ps)); got != "GET\n/x\n"+test.want {
-			t.Errorf("%q: signed text: got %q, want %q after GET /x", test.query, got, test.want)
-		}
-	}
-}
-
-func TestParams(t *testing.T) {
-	ps, err := parseParams(nil, "b[]=1&a=x&b[]=2&empty&"+url.QueryEscape("k=&")+"=v")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, test := range []struct {
-		name, want string
-		has        bool
-	}{{"a", "x", true}, {"b[]", "1", true}, {"b", "", false}, {"empty", "", true}, {"k=&", "v", true}, {"A", "", false}, {"", "", false}} {
-		if got, has := ps.get(test.name), ps.has(test.name); got != test.want || has != test.has {
-			t.Errorf("%q: got %q, %v, want %q, %v", test.name, got, has, test.want, test.has)
-		}
-	}
-	for _, query := range []string{"a=1&a=1", "a=1&A=2", "a&a", "a=1&%61=2", "=1&=2", "a=%", "a=%4", "a=%4g", "%=1"} {
-		if ps, err := parseParams(nil, query); err == nil {
-			t.Errorf("%q: accepted as %v", query, ps)
 		}
 	}
 }
@@ -485,40 +378,10 @@ func TestPaths(t *testing.T) {
 	for _, signed := range []string{"/apps/3/users/a%20b", "/apps/3/users/a b", "/apps/3/users/a+b"} {
 		r := apiRequest{"GET", signed, vectorPrefix, "", 0}.sign()
 		ps, _ := parseParams(nil, r.query)
-		err := vectorKeys.checkRequest("GET", []string{"/apps/3/users/a%20b", "/apps/3/users/a b"}, ps, time.Unix(vectorTime, 0), authWindow)
+		err := checkRequest(vectorKeys, "GET", []string{"/apps/3/users/a%20b", "/apps/3/users/a b"}, ps, time.Unix(vectorTime, 0), authWindow)
 		if ok := !strings.Contains(signed, "+"); ok != (err == nil) {
 			t.Errorf("signed over %q: got %v, want it to pass: %v", signed, err, ok)
 		}
-	}
-}
-
-// TestKeyParallel: a key signs for everyone at once.
-func TestKeyParallel(t *testing.T) {
-	for range 4 {
-		t.Run("", func(t *testing.T) {
-			t.Parallel()
-			for range 200 {
-				for _, v := range tokenVectors {
-					if !vectorKeys[1].valid(v.digest, v.text(vectorSocket)) {
-						t.Fatalf("%s: not valid", v.name)
-					}
-				}
-			}
-		})
-	}
-}
-
-func TestKeyAllocations(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector makes pools forget")
-	}
-	signature, text := tokenVectors[0].digest, tokenVectors[0].text(vectorSocket)
-	if n := testing.AllocsPerRun(1000, func() {
-		if !vectorKeys[1].valid(signature, text) {
-			t.Fatal("not valid")
-		}
-	}); n != 0 {
-		t.Errorf("valid allocates %v times, want 0", n)
 	}
 }
 
@@ -536,13 +399,13 @@ func TestSignedQuery(t *testing.T) {
 		{"GET", "/apps/3/channels", params{{"x", "a b+c&d=e%20/é#;"}}, "", ""},
 	} {
 		now := time.Unix(vectorTime, 0)
-		query := vectorKeys[1].signedQuery(c.method, c.path, c.ps, []byte(c.body), now)
+		query := vectorKeys[1].signedQuery(c.method, c.path, c.ps, []byte(c.body), vectorTime)
 		if !strings.Contains(query, "&auth_signature="+c.digest) {
 			t.Errorf("%s %s: %s, want the signature %s", c.method, c.path, query, c.digest)
 		}
 		ps, err := parseParams(nil, query)
 		if err == nil {
-			err = vectorKeys.checkRequest(c.method, []string{c.path}, ps, now, authWindow)
+			err = checkRequest(vectorKeys, c.method, []string{c.path}, ps, now, authWindow)
 		}
 		if err == nil {
 			err = checkBodyMD5(ps, []byte(c.body))
@@ -555,5 +418,74 @@ func TestSignedQuery(t *testing.T) {
 				t.Errorf("%s is %q", p.name, got)
 			}
 		}
+	}
+}
+
+// TestClockNotSet: requests of any age are good while the clock of the machine stands before the build, and only then. The log
+// says so once.
+func TestClockNotSet(t *testing.T) {
+	var lines bytes.Buffer
+	log.SetOutput(&lines)
+	defer log.SetOutput(errorOutput)
+	s := testOptions(t).server(t)
+	boot, now := time.Unix(0, 0), time.Unix(1_800_000_000, 0) // a board without a battery
+	s.clock.built = now.Add(-day)
+	h := s.offlineHandler()
+	for _, test := range []struct {
+		clock, signed time.Time
+		want          int
+	}{
+		{boot, now, 200},
+		{boot, boot, 200},
+		{s.clock.built.Add(-time.Second), now.Add(-10 * 365 * day), 200},
+		{s.clock.built, s.clock.built, 200}, // the time has come over the network
+		{s.clock.built, now, 401},
+		{now, now, 200},
+		{now, now.Add(-time.Hour), 401},
+		{boot, now.Add(-time.Hour), 200}, // and is lost again
+	} {
+		s.clock.now = func() time.Time { return test.clock }
+		if status, answer := publishAt(t, h, test.signed, "e"); status != test.want || status == 401 && !strings.Contains(answer, "-auth-window") {
+			t.Errorf("signed at %s, clock at %s: %d %q, want %d", test.signed, test.clock, status, answer, test.want)
+		}
+	}
+	if n := strings.Count(lines.String(), "the clock of this machine is not set"); n != 1 {
+		t.Errorf("said %d times:\n%s", n, lines.String())
+	}
+	const unsigned = "/apps/1/channels?auth_key=key&auth_version=1.0&auth_signature=x"
+	for query, want := range map[string]string{"": "Timestamp required", "&auth_timestamp=x": "Timestamp invalid", "&auth_timestamp=5": "Invalid signature"} {
+		if status, answer := recordAPI(t, h, "GET", unsigned+query, ""); status != 401 || !strings.Contains(answer, want) {
+			t.Errorf("%s: %d %q, want 401 and %s", query, status, answer, want)
+		}
+	}
+}
+
+// TestAuthWindow: with -auth-window 0 the age of requests does not count.
+func TestAuthWindow(t *testing.T) {
+	now := time.Now()
+	for window, ages := range map[string]map[time.Duration]int{
+		"0":  {0: 200, time.Hour: 200, -3650 * day: 200},
+		"1h": {0: 200, time.Hour - time.Minute: 200, time.Minute - time.Hour: 200, time.Hour + time.Minute: 401, -3650 * day: 401},
+	} {
+		h := testOptions(t, "-auth-window", window).server(t).offlineHandler()
+		for age, want := range ages {
+			if status, answer := publishAt(t, h, now.Add(-age), "e"); status != want {
+				t.Errorf("-auth-window %s, %s ago: %d %q, want %d", window, age, status, answer, want)
+			}
+		}
+	}
+}
+
+// TestBuiltAt: the linker's time counts if it can be right.
+func TestBuiltAt(t *testing.T) {
+	defer func(b string) { built = b }(built)
+	for _, stamp := range []string{"", "yesterday", "2026-01-02T03:04:05Z"} {
+		built = stamp
+		if at := builtAt(); at.Before(sourceTime) || at.After(time.Now()) {
+			t.Errorf("%q: %s", stamp, at)
+		}
+	}
+	if built = "2999-01-02T03:04:05Z"; builtAt().Year() != 2999 {
+		t.Errorf("%s: %s", built, builtAt())
 	}
 }

@@ -24,17 +24,6 @@ func BenchmarkFrame(b *testing.B) {
 	}
 }
 
-func BenchmarkParse(b *testing.B) {
-	frame := []byte(`{"event":"client-typing","data":{"x":1,"y":[1,2,3],"who":"someone"},"channel":"presence-foobar"}`)
-	buffer := new([]byte)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := readMessage(buffer, frame); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 func BenchmarkSignature(b *testing.B) {
 	text := []byte("1234.1234:presence-foobar:{\"user_id\":10,\"user_info\":{\"name\":\"Mr. Channels\"}}")
 	signature := testKey.sign(nil, text)
@@ -247,7 +236,7 @@ func BenchmarkClientEvent(b *testing.B) {
 				}
 				hook := httptest.NewServer(r)
 				b.Cleanup(hook.Close)
-				args = []string{"-webhook", hook.URL, "-webhook-queue", "100"}
+				args = []string{"-webhook", hook.URL}
 			}
 			s := startServer(b, args...)
 			const others = 10

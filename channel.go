@@ -12,6 +12,7 @@ package main
 
 import (
 	"cmp"
+	"iter"
 	"runtime"
 	"slices"
 	"sync"
@@ -24,7 +25,6 @@ const (
 	gatherLeast = 20 * time.Microsecond // on a hot channel the pump pauses for this long before each round,
 	gatherShare = 12                    // or for this part of the last round's duration,
 	gatherWhile = time.Millisecond      // while no more than this or the last round's duration has passed since
-	maxBatchBuf = 128 << 10             // larger buffers are not kept in the pool
 )
 
 // Only tests change these.
@@ -228,7 +228,7 @@ func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
 	m.connections = 1
 	c.members = append(c.members, m)
 	if c.count > 0 {
-		c.batchLocked(appendMemberAdded(nil, c.name, m))
+		c.batchLocked(appendMemberAdded(nil, c.name, m.id, m.info))
 	}
 	return m, nil
 }
@@ -236,7 +236,7 @@ func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
 // answerLocked builds what a new subscriber is sent first. miss says that for the first time since the cache was filled
 // there was no event in it.
 func (c *Channel) answerLocked() (answer []byte, miss bool) {
-	answer = appendSucceeded(nil, c.name, c.members)
+	answer = appendSucceeded(nil, c.name, c.eachMemberLocked())
 	switch {
 	case c.kind&kindCache == 0:
 		return answer, false
@@ -245,6 +245,20 @@ func (c *Channel) answerLocked() (answer []byte, miss bool) {
 	}
 	miss, c.missed = !c.missed, true
 	return appendEvent(answer, eventCacheMiss, c.name, emptyData, ""), miss
+}
+
+// eachMemberLocked walks the members, in the order they joined; nil unless it is a presence channel.
+func (c *Channel) eachMemberLocked() iter.Seq2[string, []byte] {
+	if c.kind&kindPresence == 0 {
+		return nil
+	}
+	return func(yield func(string, []byte) bool) {
+		for _, m := range c.members {
+			if !yield(m.id, m.info) {
+				return
+			}
+		}
+	}
 }
 
 // unsubscribe ends a subscription.
@@ -263,7 +277,7 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
 			i := slices.Index(c.members, m)
 			c.members = slices.Delete(c.members, i, i+1)
 			if c.count > 0 {
-				c.batchLocked(appendMemberRemoved(nil, c.name, m))
+				c.batchLocked(appendMemberRemoved(nil, c.name, m.id))
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -268,7 +269,7 @@ func needsExactAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.close()
-	if raceEnabled || p == nil {
+	if edgetest.Race || p == nil {
 		t.Skip("something else allocates")
 	}
 }

@@ -22,7 +22,7 @@ type clientTest struct {
 	setup   setup
 	command []string // its first word, like those of programs, is on the PATH or in the setup's dir
 	webhook bool     // edge tells it what happens, at EDGE_WEBHOOK_PORT
-	tls     bool     // edge speaks it, with a certificate of edge cert
+	tls     bool     // edge speaks it, with a certificate of certDir
 	args    []string // more of edge's
 }
 

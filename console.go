@@ -305,7 +305,11 @@ func (v *visit) trigger() error {
 	if err != nil {
 		return err
 	}
-	return v.reply(object{"reached": v.publish(t)})
+	reached, err := v.app.publish(t)
+	if err != nil {
+		return err
+	}
+	return v.reply(object{"reached": reached})
 }
 
 // terminate closes connections and answers how many: those signed in as {"user":…}, and with a "channel" those of

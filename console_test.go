@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"edge/internal/edgetest"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -462,7 +463,7 @@ func TestConsoleFeed(t *testing.T) {
 		}
 	}))
 	t.Cleanup(receiver.Close)
-	s := startServer(t, "-id", "1", "-send-buffer", "65536", "-webhook-batch", "0", "-webhook", receiver.URL+"/good#events=channel_occupied&prefix=private-hooked",
+	s := startServer(t, "-id", "1", "-send-buffer", "65536", "-webhook", receiver.URL+"/good#events=channel_occupied&prefix=private-hooked",
 		"-webhook", receiver.URL+"/bad?password=x#events=channel_occupied&prefix=private-hooked")
 	v := s.signIn(t, testSecret)
 	feed := v.watch()
@@ -800,7 +801,7 @@ func (s *server) watchOver(t *testing.T, conn net.Conn) *feedReader {
 // TestConsoleAllocations: with nobody watching, before or any more, an event costs no allocation, one into the void
 // neither.
 func TestConsoleAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector empties pools")
 	}
 	s := testOptions(t).server(t)

@@ -683,7 +683,7 @@ func TestPanicForAll(t *testing.T) {
 			told := newReceiver(t)
 			hook := httptest.NewServer(told)
 			t.Cleanup(hook.Close) // after the server has drained
-			s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "0", "-webhook-batch", "0")
+			s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "0")
 			other := connect(t, s.addr)
 			other.enter("presence-x", `{"user_id":"other"}`)
 			other.enter("room", "")
@@ -798,12 +798,10 @@ func publishAt(t *testing.T, h http.Handler, at time.Time, name string) (status 
 // the monotonic clock, which no step moves.
 var wallClock = map[string]bool{
 	"auth.go checkTimestamp": true, // what the caller signed
-	"auth.go signedQuery":    true, // auth_timestamp
-	"clock.go isRight":       true, // what is logged
-	"clock.go add":           true, // what the caller signed
-	"clock.go once":          true, // likewise
+	"auth.go read":           true, // what is logged
 	"feed.go appendNotice":   true, // what is shown
 	"metrics.go addProcess":  true, // process_start_time_seconds
+	"remote.go call":         true, // auth_timestamp
 	"tls.go expiry":          true,
 	"webhook.go send":        true, // time_ms
 }

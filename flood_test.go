@@ -6,6 +6,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -142,7 +143,7 @@ func TestPresenceFlood(t *testing.T) {
 // TestMemoryOfSlowReaders: half of the readers of a channel never read. They are cut off, which costs a bounded amount of memory; the others
 // lose nothing.
 func TestMemoryOfSlowReaders(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	readers := sized(200, 2000)
@@ -243,7 +244,7 @@ func groupNumber(dir string, names ...string) int {
 // TestMemoryUnderFloods runs all floods at once against an edge that may use 128 MiB: it stays within them, answers a healthy client, and
 // whoever keeps up loses nothing. Where no control group can be made, edge is told its budget and its peak is measured.
 func TestMemoryUnderFloods(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const allowed = 128 << 20

@@ -6,7 +6,10 @@ package main
 // fragments and control frames (link.go). So every header is judged here, byte by byte and as the unsigned 64 bits it is,
 // before anything is kept for it; and what is kept is never more than has come.
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"sync"
+)
 
 // guard is the state of one client's stream (RFC 6455 section 5). One goroutine at a time may use it.
 type guard struct {
@@ -19,7 +22,7 @@ type guard struct {
 	left      uint32     // payload bytes of the frame still to come
 	announced uint32     // payload bytes of the message, those still to come of this frame included
 	frames    uint32     // begun so far
-	kept      [2]*[]byte // what has come of a message, and of a control frame, that is not whole; from frameBuffers
+	kept      [2]*[]byte // what has come of a message, and of a control frame, that is not whole; from messageBuffers
 	handedOn  *[]byte    // what was kept of what next has returned; nil for nothing
 	controls  rate
 }
@@ -126,7 +129,7 @@ func (g *guard) whole(p []byte, from, at int) (frames []byte) {
 func (g *guard) keep(piece []byte) {
 	kept := &g.kept[g.control()]
 	if *kept == nil {
-		*kept = frameBuffers.Get().(*[]byte)
+		*kept = messageBuffers.Get().(*[]byte)
 		**kept = (**kept)[:0]
 	}
 	**kept = append(append(**kept, g.header[:g.have]...), piece...)
@@ -134,7 +137,15 @@ func (g *guard) keep(piece []byte) {
 }
 
 // release gives back the memory of what was handed on.
-func (g *guard) release() { freeFrameBuffer(&g.handedOn) }
+func (g *guard) release() {
+	if g.handedOn != nil {
+		messageBuffers.Put(g.handedOn)
+		g.handedOn = nil
+	}
+}
+
+// messageBuffers are for what is not whole, which is never more than a message with its headers.
+var messageBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // idle reports whether nothing has begun that is not whole.
 func (g *guard) idle() bool { return g.have == 0 && !g.inPayload && g.fragments == 0 }

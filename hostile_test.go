@@ -6,19 +6,17 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/md5"
+	"edge/internal/edgetest"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -29,250 +27,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode/utf8"
 )
-
-// 1. JSON
-
-// openJSON has our verdict on the files i_*.json, which are about what RFC 8259 leaves open: a part of the error that the text
-// gets as the data of an event on a socket and in the API, "" if it is accepted. Every such file matches one of the patterns.
-var openJSON = []struct{ pattern, socket, api string }{
-	{"i_number_*", "", ""},                                               // never made a number of, section 6
-	{"i_string_u_*", "", ""},                                             // half a surrogate pair is grammar, section 8.2
-	{"i_string_invalid_*", "not UTF-8", "not UTF-8"},                     // section 8.1
-	{"i_structure_bom*", "expecting 0..9 digit", "expecting 0..9 digit"}, // may be passed over by section 8.1, is not by browsers
-	{"i_object_duplicate_*", "", ""},                                     // in objects that edge does not read, section 4
-	{"i_array_nested_16", "levels deep", ""},                             // with the object around it that is 17, section 9
-	{"i_array_nested_17*", "levels deep", ""},
-	{"i_array_nested_31", "levels deep", ""},
-	{"i_array_nested_32", "levels deep", "levels deep"},
-	{"i_array_nested_33", "levels deep", "levels deep"},
-	{"i_array_nested_301", "levels deep", "levels deep"}, // fastjson's own limit
-	{"i_array_nested_2000", "levels deep", "levels deep"},
-	{"i_object_nested_16", "levels deep", ""},
-	{"i_object_nested_31", "levels deep", ""},
-	{"i_object_nested_32", "levels deep", "levels deep"},
-	{"i_object_nested_1000", "levels deep", "levels deep"},
-}
-
-// legalJSON is RFC 8259 as encoding/json reads it, and our limits.
-func legalJSON(b []byte, depth, values int) bool {
-	if !utf8.Valid(b) || !json.Valid(b) {
-		return false
-	}
-	d, v := measureJSON(b)
-	return d <= depth && v <= values
-}
-
-// jsonFile is a file of testdata/json: y_ must be accepted, n_ refused, i_ is in openJSON.
-type jsonFile struct {
-	name        string
-	text        []byte
-	socket, api string // a part of the error that it gets as data, "" if it is accepted
-}
-
-func readJSONFiles(t *testing.T) (files []jsonFile) {
-	t.Helper()
-	names, err := filepath.Glob("testdata/json/*.json")
-	if err != nil || len(names) < 300 {
-		t.Fatalf("%d files: %v", len(names), err)
-	}
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := jsonFile{name: strings.TrimSuffix(filepath.Base(name), ".json"), text: text}
-		if err := f.judge(); err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, f)
-	}
-	return files
-}
-
-// judge finds what the file's name says of it.
-func (f *jsonFile) judge() error {
-	switch f.name[:2] {
-	case "y_":
-		return nil
-	case "n_":
-		f.socket, f.api = "invalid JSON", "invalid JSON"
-		return nil
-	case "i_":
-		for _, o := range openJSON {
-			if ok, _ := path.Match(o.pattern, f.name); ok {
-				f.socket, f.api = o.socket, o.api
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("%s: no verdict", f.name)
-}
-
-// TestJSONFiles takes every file through both entrances: alone, and as the data of an event.
-func TestJSONFiles(t *testing.T) {
-	s := startServer(t)
-	h := s.offlineHandler()
-	reader := connect(t, s.addr)
-	reader.join("private-json")
-	for _, f := range readJSONFiles(t) {
-		t.Run(f.name, func(t *testing.T) {
-			f.check(t)
-			reader.t = t
-			reader.conn.SetDeadline(time.Now().Add(patience))
-			f.overSocket(t, s, reader)
-			f.overAPI(t, h)
-		})
-	}
-}
-
-// check compares the verdict with that of encoding/json, and that of the guard alone with both.
-func (f jsonFile) check(t *testing.T) {
-	if valid := json.Valid(f.text); f.name[0] != 'i' && valid != (f.name[0] == 'y') {
-		t.Errorf("encoding/json says %v", valid)
-	}
-	for _, limit := range []struct {
-		depth, values int
-		part          string
-	}{{socketDepth - 1, socketValues - 3, f.socket}, {apiDepth - 1, apiValues - 3, f.api}} { // what is around data counts
-		_, _, err := checkJSON(f.text, limit.depth, limit.values)
-		if (err == nil) != (limit.part == "") || err != nil && !strings.Contains(err.Error(), limit.part) {
-			t.Errorf("at most %d deep: got %v, want %q", limit.depth, err, limit.part)
-		}
-	}
-	checkAgainstStd(t, f.text)
-}
-
-// overSocket sends the text as a frame, then as the data of a client event, which reader gets exactly if it is accepted.
-func (f jsonFile) overSocket(t *testing.T, s *testServer, reader *client) {
-	const before, after = `{"event":"client-x","channel":"private-json","data":`, "}"
-	for _, frame := range [][]byte{f.text, slices.Concat([]byte(before), f.text, []byte(after))} {
-		c := connect(t, s.addr)
-		c.join("private-json")
-		c.raw(maskedFrame(0x80|opText, frame))
-		var want []string
-		if !utf8.Valid(frame) {
-			c.expectClose(closeNotUTF8)
-		} else {
-			answer := strings.Join(readAll(c), " ") // also says that the connection is still served
-			legal, isData := legalJSON(frame, socketDepth, socketValues), len(frame) > len(f.text)
-			if legal == strings.Contains(answer, "invalid JSON") || isData && (legal != (f.socket == "") || !strings.Contains(answer, f.socket)) {
-				t.Errorf("%.200q: answered with %q, legal: %v", frame, answer, legal)
-			}
-			if isData && legal {
-				want = []string{before + relayed(f.text) + after}
-			}
-		}
-		s.expectOnly(reader, want...)
-	}
-}
-
-// relayed is what subscribers get for data: a string as it is, anything else as compact JSON in a string.
-func relayed(data []byte) string {
-	data = bytes.Trim(data, " \t\r\n")
-	if data[0] == '"' {
-		return string(data)
-	}
-	return string(quote(compactly(data)))
-}
-
-// overAPI sends the text as a body, and as the data of an event alone and in a batch.
-func (f jsonFile) overAPI(t *testing.T, h http.Handler) {
-	for _, call := range []struct{ path, before, after string }{
-		{"/apps/1/events", "", ""},
-		{"/apps/1/batch_events", "", ""},
-		{"/apps/1/events", `{"name":"e","channel":"a","data":`, "}"},
-		{"/apps/1/batch_events", `{"batch":[{"name":"e","channel":"a","data":`, "}]}"},
-	} {
-		body := call.before + string(f.text) + call.after
-		legal, isEvent := legalJSON([]byte(body), apiDepth, apiValues), call.before != ""
-		want := 400 // a text that is JSON, but no event
-		if legal && isEvent {
-			want = 200
-		}
-		status, answer := recordAPI(t, h, "POST", strings.TrimPrefix(signedURL("", "POST", call.path, "", body), "http://"), body)
-		refused := strings.Contains(answer, "invalid JSON")
-		if status != want || refused != (!legal && body != "") || len(answer) < 2 || len(answer) > 300 { // no body is one without fields
-			t.Errorf("POST %s %.200q: %d %q, want %d, legal: %v", call.path, body, status, answer, want, legal)
-		}
-		if call.path == "/apps/1/events" && isEvent && (refused != (f.api != "") || !strings.Contains(answer, f.api)) {
-			t.Errorf("POST %s %.200q: %q, want %q", call.path, body, answer, f.api)
-		}
-	}
-}
-
-// TestHostileObjects compares parseObject with encoding/json on random objects whose names stand for each other in many
-// spellings: the members it finds, and the duplicates it refuses.
-func TestHostileObjects(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	r := rand.New(rand.NewPCG(seed, 0))
-	twice := 0
-	for i := 0; i < 20_000 && !t.Failed(); i++ {
-		b := randomObject(r)
-		var found [3]value
-		_, err := parseObject(nil, b, 100, 1_000_000, messageFields, found[:])
-		members, duplicate := stdMembers(t, b)
-		if (err != nil) != duplicate || err != nil && !strings.HasSuffix(err.Error(), " stands twice") {
-			t.Errorf("%s: got %v, duplicates: %v", b, err, duplicate)
-		}
-		for i, name := range messageFields {
-			if err == nil && string(found[i]) != compactly(members[name]) {
-				t.Errorf("%s: %q is %s, want %s", b, name, found[i], members[name])
-			}
-		}
-		if duplicate {
-			twice++
-		}
-	}
-	if twice == 0 || twice == 20_000 {
-		t.Errorf("%d of 20,000 objects have duplicates", twice)
-	}
-	if t.Failed() {
-		t.Logf("seed %d", seed)
-	}
-}
-
-// randomObject makes an object of a few members, most of whose names are those of a message.
-func randomObject(r *rand.Rand) []byte {
-	names := []string{"event", "channel", "data", "event", "channel", "data", "Event", "event ", "eve", "", "données", "data\x00"}
-	b := []byte(" {"[r.IntN(2):])
-	for i := range r.IntN(6) {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, '"')
-		for _, c := range names[r.IntN(len(names))] {
-			if c < ' ' || r.IntN(8) == 0 {
-				b = fmt.Appendf(b, []string{`\u%04x`, `\u%04X`}[r.IntN(2)], c)
-			} else {
-				b = utf8.AppendRune(b, c)
-			}
-		}
-		b = appendRandomJSON(append(b, "\" : "[:3+r.IntN(2)]...), r, 2)
-	}
-	return append(b, '}')
-}
-
-// stdMembers returns the members of an object as encoding/json reads them, and whether one of a message's stands twice.
-func stdMembers(t *testing.T, b []byte) (members map[string]json.RawMessage, duplicate bool) {
-	t.Helper()
-	members = make(map[string]json.RawMessage)
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.Token() // {
-	for d.More() {
-		name, err := d.Token()
-		var v json.RawMessage
-		if err = errors.Join(err, d.Decode(&v)); err != nil {
-			t.Fatalf("the generator made %q: %v", b, err)
-		}
-		key := name.(string)
-		_, there := members[key]
-		duplicate = duplicate || there && slices.Contains(messageFields, key)
-		members[key] = v
-	}
-	return members, duplicate
-}
 
 // 2. Memory
 
@@ -335,7 +90,7 @@ func hostileTexts(n int) map[string]string {
 
 // TestHostileAllocations: no message costs more memory than twice its size and 4 KiB, and no body more than measureAPI says.
 func TestHostileAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector allocates")
 	}
 	onSocket, inAPI := measureSocket(t), measureAPI(t)
@@ -350,20 +105,23 @@ func TestHostileAllocations(t *testing.T) {
 			inAPI(name, around[0]+text+around[1])
 		}
 	}
-	for _, f := range readJSONFiles(t) {
-		if f.name[0] == 'y' || len(f.text) == 0 {
-			continue
+	files, _ := filepath.Glob("internal/wire/testdata/json/[in]_*.json")
+	if len(files) < 200 {
+		t.Fatalf("%d files of wrong JSON", len(files))
+	}
+	for _, name := range files {
+		if text, _ := os.ReadFile(name); len(text) > 0 {
+			onSocket(name, upTo(maxPayload, "[", string(text)+",", "1]"))
+			onSocket(name, upTo(maxPayload, "", string(text), ""))
+			inAPI(name, upTo(maxPayload, "[", string(text)+",", "1]"))
 		}
-		onSocket(f.name, upTo(maxPayload, "[", string(f.text)+",", "1]"))
-		onSocket(f.name, upTo(maxPayload, "", string(f.text), ""))
-		inAPI(f.name, upTo(maxPayload, "[", string(f.text)+",", "1]"))
 	}
 }
 
 // TestHostileRelayAllocations is TestHostileAllocations for what is relayed, or would be were it not too long, and for what is
 // repeated in the answer.
 func TestHostileRelayAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector allocates")
 	}
 	onSocket, inAPI := measureSocket(t), measureAPI(t)

@@ -334,3 +334,24 @@ func appendEscape(dst []byte, c byte) []byte {
 	}
 	return append(dst, "\uFFFD"...)
 }
+
+// exceeds reports whether an event that carries v has more than most bytes of data.
+func (v value) exceeds(most int) bool {
+	if v.is('"') {
+		raw := len(v) - 2 // a byte is written with one to six
+		return raw > 6*most || raw > most && len(v.text()) > most
+	}
+	return len(v) > most
+}
+
+// literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came with; other
+// values become a string that holds them.
+func (v value) literal() []byte {
+	if v.is('"') {
+		return v
+	}
+	if v == nil {
+		v = value("null")
+	}
+	return appendString(make([]byte, 0, len(v)+len(v)/4), []byte(v))
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -62,7 +63,7 @@ func TestCheckJSONBounds(t *testing.T) {
 
 // TestParserMemory: texts with the largest object in another place each time do not make parsers hold more and more.
 func TestParserMemory(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector needs memory of its own")
 	}
 	live := func() int64 {
@@ -405,21 +406,8 @@ func TestText(t *testing.T) {
 	}
 }
 
-// hostileStrings are what a client may put where a string stands.
-var hostileStrings = func() []string {
-	all := []string{
-		"", "plain", `"`, `\`, `\"`, `","x":"`, `"}`, "</script>", "\u2028\u2029", "\ufeff", "\U000e0001", "\u202e", "é😀", `\u0041`, `\ud800`,
-		"\x00", "\a\b\v\f\n\r\t", "\x1b[2J", "\x7f", "\u0080", "\u0085", "\ufffd", "\uffff", "\U0010ffff", "/", "'", "`", "%s%d", "&lt;",
-		"\xff", "\xc3", "a\xc3", "\xc3a", "\xed\xa0\x80", "\xf0\x9f\x98", "\xf4\x90\x80\x80", "\xc0\x80", "\xe9\xe9\xe9\xe9", "😀\xf0", strings.Repeat("\x01\"é", 300),
-	}
-	for c := range 256 {
-		all = append(all, string([]byte{byte(c)}), "x"+string([]byte{byte(c)})+"y")
-	}
-	return all
-}()
-
 func TestAppendString(t *testing.T) {
-	for _, s := range hostileStrings {
+	for _, s := range edgetest.HostileStrings {
 		want := string([]rune(s)) // a U+FFFD for each byte that is not UTF-8
 		literal := appendString([]byte("before"), s)
 		if fromBytes := appendString([]byte("before"), []byte(s)); string(fromBytes) != string(literal) {
@@ -442,3 +430,6 @@ func TestAppendString(t *testing.T) {
 		}
 	}
 }
+
+// quoted is s as a JSON string literal.
+func quoted(s string) []byte { return appendString(nil, s) }

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // counts are what has happened in an app since it began.
@@ -51,37 +50,38 @@ func (c *counts) refused() map[refused]uint64 {
 	return maps.Clone(c.refusals)
 }
 
-// metricsPage is a page of them.
-type metricsPage struct{ b []byte }
-
-// family begins a metric: a counter or a gauge.
-func (m *metricsPage) family(kind, name, help string) {
-	m.b = fmt.Appendf(m.b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+// metricsPage has the samples of each metric behind its description, in the order in which metrics were first added.
+type metricsPage struct {
+	names []string
+	texts map[string][]byte
 }
 
-// sample adds a value to the family that was begun. labels are names and values in turn.
-func (m *metricsPage) sample(name string, value float64, labels ...string) {
-	m.b = append(m.b, name...)
+func (p *metricsPage) counter(name, help string, value any, labels ...string) {
+	p.add("counter", name, help, value, labels)
+}
+
+func (p *metricsPage) gauge(name, help string, value any, labels ...string) {
+	p.add("gauge", name, help, value, labels)
+}
+
+// add adds a sample. labels are names and values in turn, the value is a number.
+func (p *metricsPage) add(kind, name, help string, value any, labels []string) {
+	text, known := p.texts[name]
+	if !known {
+		p.names = append(p.names, name)
+		text = fmt.Appendf(nil, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+	}
+	text = append(text, name...)
 	for i := 0; i < len(labels); i += 2 {
-		m.b = append(m.b, "{,"[min(i, 1)])
-		m.b = append(append(m.b, labels[i]...), '=')
-		m.b = append(append(append(m.b, '"'), labelEscapes.Replace(labels[i+1])...), '"')
+		text = fmt.Appendf(text, `%c%s="%s"`, "{,"[min(i, 1)], labels[i], labelEscapes.Replace(labels[i+1]))
 	}
 	if len(labels) > 0 {
-		m.b = append(m.b, '}')
+		text = append(text, '}')
 	}
-	m.b = append(strconv.AppendFloat(append(m.b, ' '), value, 'f', -1, 64), '\n')
+	p.texts[name] = fmt.Appendf(text, " %v\n", value)
 }
 
 var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
-
-// each adds a family with a value of every app.
-func (m *metricsPage) each(apps []*App, kind, name, help string, value func(a *App) float64) {
-	m.family(kind, name, help)
-	for _, a := range apps {
-		m.sample(name, value(a), "app_id", a.id())
-	}
-}
 
 // metricsHandler answers on the address that -metrics-addr names.
 func (s *server) metricsHandler() http.Handler {
@@ -107,122 +107,105 @@ func (s *server) serveMetrics(addr string) (end func(), err error) {
 
 // appendMetrics appends all metrics.
 func (s *server) appendMetrics(dst []byte) []byte {
-	m := &metricsPage{dst}
+	p := &metricsPage{texts: make(map[string][]byte)}
 	now := s.apps.Load()
-	apps := append([]*App{now.none}, now.all...)
-	m.addApps(apps)
-	m.addRefusals(apps)
-	m.addWebhooks(apps)
-	m.family("gauge", "edge_memory_budget_bytes", "Memory that edge may use.")
-	m.sample("edge_memory_budget_bytes", float64(s.memory.total))
-	m.family("gauge", "edge_memory_held_bytes", "Of it, held for clients that read slowly or send messages in pieces.")
-	m.sample("edge_memory_held_bytes", float64(s.memory.holds()))
-	m.family("gauge", "edge_memory_tight", "1 while nobody new is let in because memory is short.")
-	m.sample("edge_memory_tight", truth(s.memory.tight.Load()))
-	m.family("counter", "edge_panics_total", "Panics that were caught.")
-	m.sample("edge_panics_total", float64(panicsCaught.Load()))
-	if s.cert != nil {
-		m.family("gauge", "edge_tls_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.")
-		m.sample("edge_tls_certificate_expiry_seconds", float64(s.cert.expiry()))
+	for _, a := range append([]*App{now.none}, now.all...) {
+		p.addApp(a)
+		p.addRefusals(a)
+		if w := a.webhooks(); w != nil {
+			p.addWebhooks(w.all(), a.id())
+		}
 	}
-	m.family("gauge", "edge_info", "What this is.")
-	m.sample("edge_info", 1, "version", version, "go", runtime.Version())
-	m.addProcess()
-	return m.b
+	p.addServer(s)
+	p.addProcess()
+	for _, name := range p.names {
+		dst = append(dst, p.texts[name]...)
+	}
+	return dst
 }
 
-func truth(is bool) float64 {
+func truth(is bool) int {
 	if is {
 		return 1
 	}
 	return 0
 }
 
-func (m *metricsPage) addApps(apps []*App) {
-	of := func(counter func(a *App) *atomic.Uint64) func(a *App) float64 {
-		return func(a *App) float64 { return float64(counter(a).Load()) }
-	}
-	m.each(apps, "gauge", "edge_connected", "Connections of clients, over WebSocket or HTTP.", func(a *App) float64 { return float64(a.connections()) })
-	m.each(apps, "counter", "edge_new_connections_total", "Connections established.", of(func(a *App) *atomic.Uint64 { return &a.counts.connected }))
-	m.each(apps, "counter", "edge_new_disconnections_total", "Connections ended.", of(func(a *App) *atomic.Uint64 { return &a.counts.disconnected }))
-	m.each(apps, "counter", "edge_ws_messages_received_total", "Messages from clients.", of(func(a *App) *atomic.Uint64 { return &a.counts.received }))
-	m.each(apps, "counter", "edge_ws_messages_sent_total", "Messages to clients.", of(func(a *App) *atomic.Uint64 { return &a.counts.sent }))
-	m.each(apps, "counter", "edge_socket_received_bytes", "Bytes from clients.", of(func(a *App) *atomic.Uint64 { return &a.counts.receivedBytes }))
-	m.each(apps, "counter", "edge_socket_transmitted_bytes", "Bytes to clients.", func(a *App) float64 { return float64(a.sentBytes()) })
-	m.each(apps, "counter", "edge_http_calls_received_total", "Calls of the HTTP API.", of(func(a *App) *atomic.Uint64 { return &a.counts.calls }))
-	m.each(apps, "counter", "edge_http_received_bytes", "Bytes of their bodies.", of(func(a *App) *atomic.Uint64 { return &a.counts.callBytes }))
-	m.each(apps, "counter", "edge_http_transmitted_bytes", "Bytes of the answers' bodies.", of(func(a *App) *atomic.Uint64 { return &a.counts.answerBytes }))
-	m.each(apps, "gauge", "edge_channels", "Channels with a subscription or a cached event.", func(a *App) float64 { return float64(a.countChannels()) })
-	m.each(apps, "counter", "edge_events_published_total", "Events over HTTP, counted for each channel.", of(func(a *App) *atomic.Uint64 { return &a.counts.published }))
-	m.each(apps, "counter", "edge_client_events_total", "Events by clients.", of(func(a *App) *atomic.Uint64 { return &a.counts.clientEvents }))
-	m.each(apps, "counter", "edge_events_unheard_total", "Events of both that reached nobody.", of(func(a *App) *atomic.Uint64 { return &a.counts.unheard }))
+func (p *metricsPage) addApp(a *App) {
+	c, app := &a.counts, []string{"app_id", a.id()}
+	p.gauge("edge_connected", "Connections of clients, over WebSocket or HTTP.", a.connections(), app...)
+	p.counter("edge_new_connections_total", "Connections established.", c.connected.Load(), app...)
+	p.counter("edge_new_disconnections_total", "Connections ended.", c.disconnected.Load(), app...)
+	p.counter("edge_ws_messages_received_total", "Messages from clients.", c.received.Load(), app...)
+	p.counter("edge_ws_messages_sent_total", "Messages to clients.", c.sent.Load(), app...)
+	p.counter("edge_socket_received_bytes", "Bytes from clients.", c.receivedBytes.Load(), app...)
+	p.counter("edge_socket_transmitted_bytes", "Bytes to clients.", a.sentBytes(), app...)
+	p.counter("edge_http_calls_received_total", "Calls of the HTTP API.", c.calls.Load(), app...)
+	p.counter("edge_http_received_bytes", "Bytes of their bodies.", c.callBytes.Load(), app...)
+	p.counter("edge_http_transmitted_bytes", "Bytes of the answers' bodies.", c.answerBytes.Load(), app...)
+	p.gauge("edge_channels", "Channels with a subscription or a cached event.", a.countChannels(), app...)
+	p.counter("edge_events_published_total", "Events over HTTP, counted for each channel.", c.published.Load(), app...)
+	p.counter("edge_client_events_total", "Events by clients.", c.clientEvents.Load(), app...)
+	p.counter("edge_events_unheard_total", "Events of both that reached nobody.", c.unheard.Load(), app...)
 }
 
-func (m *metricsPage) addRefusals(apps []*App) {
-	m.family("counter", "edge_slow_readers_cut_total", "Connections cut off because they read too slowly, or held too much memory for too long.")
-	for _, a := range apps {
-		for r, name := range cutNames {
-			m.sample("edge_slow_readers_cut_total", float64(a.bounds.cuts[r].Load()), "app_id", a.id(), "reason", name)
-		}
+func (p *metricsPage) addRefusals(a *App) {
+	for r, name := range cutNames {
+		p.counter("edge_slow_readers_cut_total",
+			"Connections cut off because they read too slowly, or held too much memory for too long.",
+			a.bounds.cuts[r].Load(), "app_id", a.id(), "reason", name)
 	}
-	m.family("counter", "edge_refusals_total", "Connections, subscriptions, messages and calls refused, by close code, kind or status.")
-	for _, a := range apps {
-		for r, n := range a.counts.refused() {
-			m.sample("edge_refusals_total", float64(n), "app_id", a.id(), "what", r.what, "reason", r.reason)
-		}
+	for r, n := range a.counts.refused() {
+		p.counter("edge_refusals_total",
+			"Connections, subscriptions, messages and calls refused, by close code, kind or status.",
+			n, "app_id", a.id(), "what", r.what, "reason", r.reason)
 	}
-	m.family("counter", "edge_key_uses_total", "Valid signatures by each key: one that is not used any more can go.")
-	for _, a := range apps {
-		for _, k := range a.keys() {
-			m.sample("edge_key_uses_total", float64(k.uses.Load()), "app_id", a.id(), "key", k.name)
-		}
+	for _, k := range a.keys() {
+		p.counter("edge_key_uses_total", "Valid signatures by each key: one that is not used any more can go.",
+			k.uses.Load(), "app_id", a.id(), "key", k.name)
 	}
 }
 
-func (m *metricsPage) addWebhooks(apps []*App) {
-	for _, f := range []struct {
-		kind, name, help string
-		value            func(hookCounts) float64
-	}{
-		{"gauge", "edge_webhook_queue", "Events that wait for a receiver.", func(c hookCounts) float64 { return float64(c.queued - c.sent - c.dropped - c.left) }},
-		{"counter", "edge_webhook_sent_total", "Events delivered.", func(c hookCounts) float64 { return float64(c.sent) }},
-		{"counter", "edge_webhook_retried_total", "Requests that failed and were tried again.", func(c hookCounts) float64 { return float64(c.retried) }},
-		{"counter", "edge_webhook_dropped_total", "Events given up.", func(c hookCounts) float64 { return float64(c.dropped) }},
-		{"gauge", "edge_webhook_failing", "1 while the last request failed.", func(c hookCounts) float64 { return truth(!c.failingSince.IsZero()) }},
-	} {
-		m.family(f.kind, f.name, f.help)
-		for _, a := range apps {
-			w := a.webhooks()
-			if w == nil {
-				continue
-			}
-			for i, h := range w.all() {
-				m.sample(f.name, f.value(h.counts()), "app_id", a.id(), "url", h.name, "receiver", strconv.Itoa(i+1))
-			}
-		}
+func (p *metricsPage) addWebhooks(all []*hook, id string) {
+	for i, h := range all {
+		c, hook := h.counts(), []string{"app_id", id, "url", h.name, "receiver", strconv.Itoa(i + 1)}
+		p.gauge("edge_webhook_queue", "Events that wait for a receiver.", c.queued-c.sent-c.dropped-c.left, hook...)
+		p.counter("edge_webhook_sent_total", "Events delivered.", c.sent, hook...)
+		p.counter("edge_webhook_retried_total", "Requests that failed and were tried again.", c.retried, hook...)
+		p.counter("edge_webhook_dropped_total", "Events given up.", c.dropped, hook...)
+		p.gauge("edge_webhook_failing", "1 while the last request failed.", truth(!c.failingSince.IsZero()), hook...)
 	}
+}
+
+func (p *metricsPage) addServer(s *server) {
+	m := s.memory
+	p.gauge("edge_memory_budget_bytes", "Memory that edge may use.", m.total)
+	p.gauge("edge_memory_held_bytes", "Of it, held for clients that read slowly or send messages in pieces.", m.holds())
+	p.gauge("edge_memory_tight", "1 while nobody new is let in because memory is short.", truth(m.tight.Load()))
+	p.counter("edge_panics_total", "Panics that were caught.", panicsCaught.Load())
+	if s.cert != nil {
+		p.gauge("edge_tls_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.", s.cert.expiry())
+	}
+	p.gauge("edge_info", "What this is.", 1, "version", version, "go", runtime.Version())
 }
 
 // addProcess adds what is known of the process, under the names that all programs have for it.
-func (m *metricsPage) addProcess() {
-	m.family("gauge", "process_start_time_seconds", "When the process began, in seconds since 1970.")
-	m.sample("process_start_time_seconds", float64(processStart.UnixMilli())/1000)
-	m.family("gauge", "go_goroutines", "Goroutines.")
-	m.sample("go_goroutines", float64(runtime.NumGoroutine()))
-	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
-		pages, _ := strconv.Atoi(strings.Fields(string(b))[1])
-		m.family("gauge", "process_resident_memory_bytes", "Memory of the process.")
-		m.sample("process_resident_memory_bytes", float64(pages*os.Getpagesize()))
-	}
+func (p *metricsPage) addProcess() {
+	start := float64(processStart.UnixMilli()) / 1000
+	p.gauge("process_start_time_seconds", "When the process began, in seconds since 1970.", start)
+	p.gauge("go_goroutines", "Goroutines.", runtime.NumGoroutine())
 	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
-		m.family("gauge", "process_open_fds", "Open files and connections.")
-		m.sample("process_open_fds", float64(len(files)))
-		m.family("gauge", "process_max_fds", "How many there may be.")
-		m.sample("process_max_fds", float64(descriptorLimit()))
+		p.gauge("process_open_fds", "Open files and connections.", len(files))
+		p.gauge("process_max_fds", "How many there may be.", descriptorLimit())
 	}
-	if used, ok := processorTime(); ok {
-		m.family("counter", "process_cpu_seconds_total", "Processor time used.")
-		m.sample("process_cpu_seconds_total", used.Seconds())
+	stat, _ := os.ReadFile("/proc/self/stat") // proc_pid_stat(5)
+	_, numbers, _ := strings.Cut(string(stat), ") ")
+	if f := strings.Fields(numbers); len(f) > 21 {
+		user, _ := strconv.Atoi(f[11]) // in hundredths of a second
+		system, _ := strconv.Atoi(f[12])
+		pages, _ := strconv.Atoi(f[21])
+		p.counter("process_cpu_seconds_total", "Processor time used.", float64(user+system)/100)
+		p.gauge("process_resident_memory_bytes", "Memory of the process.", pages*os.Getpagesize())
 	}
 }
 
@@ -254,17 +237,4 @@ func (a *App) sentBytes() (n uint64) {
 		n += s.conn.sentBytes()
 	}
 	return n
-}
-
-// processorTime is what the process has used; it is not ok where that is not known.
-func processorTime() (used time.Duration, ok bool) {
-	b, _ := os.ReadFile("/proc/self/stat")
-	_, rest, _ := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0, false
-	}
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond, true
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"edge/internal/edgetest"
 	"fmt"
 	"io"
 	"net"
@@ -108,7 +109,7 @@ func (p *process) resident() int { return p.status("VmRSS", false) << 10 }
 
 // TestMemory: what an idle connection holds, and that it is given back.
 func TestMemory(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const n, most = 5000, 5000 // connections, bytes

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -310,7 +311,7 @@ func readMessage(buffer *[]byte, text []byte) (*message, error) {
 func withData(data value) *message { return &message{data: data, buffer: new([]byte)} }
 
 // bothForms returns data as it is and as the string that slanger's clients send.
-func bothForms(data string) [2]value { return [2]value{value(data), quote(data)} }
+func bothForms(data string) [2]value { return [2]value{value(data), quoted(data)} }
 
 func TestParseSubscribe(t *testing.T) {
 	for _, test := range []struct{ data, channel, auth, channelData string }{ // no channel: refused
@@ -435,9 +436,7 @@ func TestReservedEvent(t *testing.T) {
 
 // TestServerFrames has every frame the server sends as it stands in the protocol reference.
 func TestServerFrames(t *testing.T) {
-	ann := &Member{id: "10", info: []byte(`{"name":"A"}`)}
-	bob := &Member{id: "11", info: []byte(`{}`)}
-	odd := &Member{id: "a\"\\\n\u2028", info: []byte(`{"q":"\"\\\n"}`)}
+	odd, oddInfo := "a\"\\\n\u2028", `{"q":"\"\\\n"}`
 	x := []byte("x")
 	for _, test := range []struct {
 		name  string
@@ -456,19 +455,19 @@ func TestServerFrames(t *testing.T) {
 		{"error with code", appendError(x, 4001, `App key "x"`, ""), `{"event":"pusher:error","data":{"code":4001,"message":"App key \"x\""}}`},
 		{"error with channel", appendError(x, codeClientEventRate, "rate\n", "private-a\"\xff"),
 			`{"event":"pusher:error","data":{"code":4301,"message":"rate\n"},"channel":"private-a\"` + "\ufffd" + `"}`},
-		{"subscription_error", appendSubscriptionError(x, []byte("private-x"), &refusal{"AuthError", "The connection is unauthorized.", 401}),
+		{"subscription_error", appendSubscriptionError(x, []byte("private-x"), &subscriptionError{"AuthError", "The connection is unauthorized.", 401}),
 			`{"event":"pusher:subscription_error","channel":"private-x","data":{"type":"AuthError","error":"The connection is unauthorized.","status":401}}`},
-		{"subscription_error, bad name", appendSubscriptionError(x, []byte("\"\x00"), &refusal{"InvalidChannel", "\"\\", 400}),
+		{"subscription_error, bad name", appendSubscriptionError(x, []byte("\"\x00"), &subscriptionError{"InvalidChannel", "\"\\", 400}),
 			`{"event":"pusher:subscription_error","channel":"\"\u0000","data":{"type":"InvalidChannel","error":"\"\\","status":400}}`},
 		{"succeeded", appendSucceeded(x, "my-channel", nil), `{"event":"pusher_internal:subscription_succeeded","channel":"my-channel","data":"{}"}`},
-		{"succeeded, two members", appendSucceeded(x, "presence-foobar", []*Member{ann, bob}),
+		{"succeeded, two members", appendSucceeded(x, "presence-foobar", eachOf("10", `{"name":"A"}`, "11", `{}`)),
 			`{"event":"pusher_internal:subscription_succeeded","channel":"presence-foobar","data":"{\"presence\":{\"count\":2,\"ids\":[\"10\",\"11\"],\"hash\":{\"10\":{\"name\":\"A\"},\"11\":{}}}}"}`},
-		{"succeeded, odd member", appendSucceeded(x, "presence-a", []*Member{odd}),
+		{"succeeded, odd member", appendSucceeded(x, "presence-a", eachOf(odd, oddInfo)),
 			`{"event":"pusher_internal:subscription_succeeded","channel":"presence-a","data":"{\"presence\":{\"count\":1,\"ids\":[\"a\\\"\\\\\\n` + "\u2028" +
 				`\"],\"hash\":{\"a\\\"\\\\\\n` + "\u2028" + `\":{\"q\":\"\\\"\\\\\\n\"}}}}"}`},
-		{"member_added", appendMemberAdded(x, "presence-foobar", &Member{id: "11", info: []byte(`{"name":"B"}`)}),
+		{"member_added", appendMemberAdded(x, "presence-foobar", "11", []byte(`{"name":"B"}`)),
 			`{"event":"pusher_internal:member_added","channel":"presence-foobar","data":"{\"user_id\":\"11\",\"user_info\":{\"name\":\"B\"}}"}`},
-		{"member_removed", appendMemberRemoved(x, "presence-foobar", bob),
+		{"member_removed", appendMemberRemoved(x, "presence-foobar", "11"),
 			`{"event":"pusher_internal:member_removed","channel":"presence-foobar","data":"{\"user_id\":\"11\"}"}`},
 		{"member_removed, odd", appendMemberRemoved(x, "presence-a", odd),
 			`{"event":"pusher_internal:member_removed","channel":"presence-a","data":"{\"user_id\":\"a\\\"\\\\\\n` + "\u2028" + `\"}"}`},
@@ -489,7 +488,7 @@ func TestServerFrames(t *testing.T) {
 			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"offline\",\"user_ids\":[\"1\"]}]}"}`},
 	} {
 		opcodes, payloads, err := serverFrames(test.frame[1:])
-		if err != nil || test.frame[0] != 'x' || len(payloads) != 1 || opcodes[0] != opText || payloads[0] != test.want {
+		if err != nil || test.frame[0] != 'x' || len(payloads) != 1 || opcodes[0] != textFrame || payloads[0] != test.want {
 			t.Errorf("%s: %v, opcodes %d\ngot  %s\nwant %s", test.name, err, opcodes, payloads, test.want)
 		}
 		if !json.Valid([]byte(test.want)) {
@@ -503,21 +502,20 @@ func TestServerFrames(t *testing.T) {
 
 // TestServerFramesHostile: with whatever strings, every frame is valid JSON, and so is the JSON inside its data.
 func TestServerFramesHostile(t *testing.T) {
-	for _, s := range hostileStrings {
+	for _, s := range edgetest.HostileStrings {
 		if s == "" {
 			continue
 		}
 		want := string([]rune(s))
-		info := fmt.Appendf(nil, `{"k":%s}`, quote(s))
-		m := &Member{id: s, info: info}
+		info := fmt.Appendf(nil, `{"k":%s}`, quoted(s))
 		var b []byte
-		b = appendEvent(b, s, "c", quote(s), s)
-		b = appendEvent(b, []byte(s), "", quote(s), s)
+		b = appendEvent(b, s, "c", quoted(s), s)
+		b = appendEvent(b, []byte(s), "", quoted(s), s)
 		b = appendError(b, 0, s, s)
-		b = appendSubscriptionError(b, []byte(s), &refusal{"AuthError", s, 401})
-		b = appendSucceeded(b, "presence-a", []*Member{m, {id: "2", info: info}})
-		b = appendMemberAdded(b, "presence-a", m)
-		b = appendMemberRemoved(b, "presence-a", m)
+		b = appendSubscriptionError(b, []byte(s), &subscriptionError{"AuthError", s, 401})
+		b = appendSucceeded(b, "presence-a", eachOf(s, string(info), "2", string(info)))
+		b = appendMemberAdded(b, "presence-a", s, info)
+		b = appendMemberRemoved(b, "presence-a", s)
 		b = appendSigninSuccess(b, []byte(s))
 		b = appendWatchlist(b, []string{s, s}, []string{s})
 		_, payloads, err := serverFrames(b)
@@ -550,7 +548,7 @@ func TestServerFramesHostile(t *testing.T) {
 // TestAppendEventAllocations guards the path of every published event (appendEvent in protocol.go).
 func TestAppendEventAllocations(t *testing.T) {
 	dst := make([]byte, 0, 4096)
-	name, data := []byte("client-é\"event"), quote(strings.Repeat(`{"x":1}`, 100))
+	name, data := []byte("client-é\"event"), quoted(strings.Repeat(`{"x":1}`, 100))
 	if n := testing.AllocsPerRun(1000, func() { dst = appendEvent(dst[:0], name, "presence-room", data, "user \"10\"") }); n != 0 {
 		t.Errorf("appendEvent of bytes allocates %v times, want 0", n)
 	}
@@ -566,7 +564,7 @@ func TestAppendEventAllocations(t *testing.T) {
 		if err := m.parse(frame); err != nil || len(m.event) == 0 {
 			t.Fatal(err)
 		}
-	}); n != 0 && !raceEnabled { // with the race detector pools forget
+	}); n != 0 && !edgetest.Race { // with the race detector pools forget
 		t.Errorf("parse allocates %v times, want 0", n)
 	}
 	if n := testing.AllocsPerRun(1000, func() {

@@ -19,6 +19,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
 )
 
 const (
@@ -58,7 +60,8 @@ type server struct {
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
 func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, watch: &watch{log: log}, clock: newClock(), notifier: new(notifier), probed: newProbe(o), began: o, options: o}
+	s := &server{memory: memory, watch: &watch{log: log}, clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
+		began: o, options: o}
 	s.watch.setVerbose(o.verbose)
 	memory.changed = s.statusLater
 	s.callers = newCallers()
@@ -83,12 +86,12 @@ func (s *server) divide(o options) {
 }
 
 // listen opens all addresses of the options, or takes what was opened for us instead.
-func (s *server) listen(getenv func(string) (string, bool)) (all []net.Listener, err error) {
-	all, err = inheritedListeners(getenv)
+func (s *server) listen() (all []net.Listener, err error) {
+	all, err = inheritedListeners()
 	for i, l := range all {
 		all[i] = s.seal(l, l.Addr().Network()+":"+l.Addr().String(), len(all)-1)
 	}
-	if all != nil || err != nil {
+	if len(all) > 0 || err != nil {
 		return all, err
 	}
 	addrs := s.began.addrs
@@ -183,7 +186,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
 	}
-	s.notifier.tell("READY=1", s.status())
+	s.notifier.notify(daemon.SdNotifyReady, s.status())
 	if s.notifier.watchdog > 0 {
 		go s.feedWatchdog(ctx, listeners[0]) // ends with ctx
 	}
@@ -194,7 +197,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.draining.Store(true)
-	s.notifier.tell("STOPPING=1")
+	s.notifier.notify(daemon.SdNotifyStopping)
 	s.shutdown(srv)
 	return nil
 }
@@ -321,21 +324,15 @@ func (o *options) keepMemory(began *options) {
 	}
 }
 
-// reloadWhenAsked makes the options hold that parse returns, each time something comes from hangups, until ctx is done. With stop it
-// is called instead of a SIGHUP if there is no terminal any more: the hangup was of that.
-func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error), stop func()) {
+// reloadWhenAsked applies the options that parse returns, after each hangup, until ctx is done.
+func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error)) {
 	for {
-		var asked os.Signal
 		select {
 		case <-ctx.Done():
 			return
-		case asked = <-hangups:
+		case <-hangups:
 		}
-		if asked == syscall.SIGHUP && stop != nil && !hasTerminal() {
-			stop()
-			return
-		}
-		s.notifier.tell("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemClock()/1000))
+		s.notifier.notify(daemon.SdNotifyReloading, daemon.SdNotifyMonotonicUsec())
 		o, err := parse()
 		if ctx.Err() != nil {
 			return
@@ -348,7 +345,7 @@ func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, 
 		} else {
 			slog.Info("the new configuration holds")
 		}
-		s.notifier.tell("READY=1", s.status())
+		s.notifier.notify(daemon.SdNotifyReady, s.status())
 	}
 }
 

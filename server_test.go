@@ -21,7 +21,6 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,7 +63,7 @@ func connectTo(t testing.TB, addr, key string) *client {
 // subscribeWith subscribes to a private channel with a signature of this key.
 func (c *client) subscribeWith(k withKey, channel string) {
 	id, _ := parseSocketID(c.id)
-	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id, []byte(channel), nil))), "")
+	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id.String(), []byte(channel), nil))), "")
 }
 
 var (
@@ -162,11 +161,11 @@ func TestSeveralApps(t *testing.T) {
 	}
 }
 
-// keyedReceiver is a receiver of webhooks that wants them signed with a key.
+// keyedReceiver counts the events of webhooks that are signed with a key.
 type keyedReceiver struct {
 	t     *testing.T
 	key   *Key
-	count atomic.Int64
+	count atomic.Int64 // of events
 }
 
 func (r *keyedReceiver) got() int64 { return r.count.Load() }
@@ -176,7 +175,7 @@ func (r *keyedReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.Header.Get("X-Pusher-Key") != r.key.name || !r.key.valid(req.Header.Get("X-Pusher-Signature"), body) {
 		r.t.Errorf("signed by %q", req.Header.Get("X-Pusher-Key"))
 	}
-	r.count.Add(1)
+	r.count.Add(int64(bytes.Count(body, []byte(`"name":`))))
 }
 
 // TestServerLimit: all apps together have no more connections than the server may.
@@ -235,7 +234,7 @@ func TestReload(t *testing.T) {
 	// Another key before it, other limits, webhooks, an app more and an app less.
 	most := fmt.Sprint(descriptorLimit() - spareDescriptors - minCallers) // so that callers have the least there is
 	err = s.rewrite(t, file, `{"event-size": 3, "verbose": true, "max-connections": `+most+`, "apps": [
-		{"id": "1", "key": "new", "secret": "n", "more-keys": "one:o", "webhook": `+string(quote(receiver.URL))+`, "webhook-grace": 0, "webhook-batch": 0, "origins": "x.example"},
+		{"id": "1", "key": "new", "secret": "n", "more-keys": "one:o", "webhook": `+string(quote(receiver.URL))+`, "webhook-grace": 0, "origins": "x.example"},
 		{"id": "3", "key": "three", "secret": "t"}]}`)
 	if err != nil {
 		t.Fatal(err)
@@ -293,7 +292,7 @@ func TestReload(t *testing.T) {
 	one.expect(succeeded("private-c"))
 	s.stop()
 	if n := first.got(); n != 5 {
-		t.Errorf("%d requests, want 5", n)
+		t.Errorf("%d events, want 5", n)
 	}
 }
 
@@ -358,11 +357,7 @@ func TestHangup(t *testing.T) {
 		}
 		os.WriteFile(file, []byte(text), 0o600)
 		good, bad := holds(), refused()
-		if n%2 == 0 {
-			p.cmd.Process.Signal(syscall.SIGHUP)
-		} else if code, _, said := runCommand(t, []string{"reload", "-pid-file", pidFile}); code != 0 {
-			t.Errorf("edge reload: %d %q", code, said)
-		}
+		p.cmd.Process.Signal(syscall.SIGHUP)
 		waitUntil(t, "it has read the file", func() bool { return holds() > good || refused() > bad })
 	}
 	over.Store(true)
@@ -418,56 +413,9 @@ func containsAll(s string, parts []string) bool {
 	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(s, part) })
 }
 
-// TestReloadStranger: a pid file may be an old one, and its number another program's by now.
-func TestReloadStranger(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells")
-	}
-	stranger := exec.Command("sleep", "1000")
-	if err := stranger.Start(); err != nil {
-		t.Fatal(err)
-	}
-	waitUntil(t, "it runs", func() bool { return programName(strconv.Itoa(stranger.Process.Pid)) == "sleep" })
-	code, _, stderr := runCommand(t, []string{"reload", "-pid-file", configOf(t, strconv.Itoa(stranger.Process.Pid))})
-	if oneSentence(t, stderr, "is not edge, but sleep"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
-	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
-		t.Error(err)
-	}
-	stranger.Process.Kill()
-	if err := stranger.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("it ended with %v", err)
-	}
-}
-
-// TestReloadCommand: what edge reload cannot do it says in a sentence.
-func TestReloadCommand(t *testing.T) {
-	empty := configOf(t, "")
-	for _, c := range []struct {
-		args  []string
-		code  int
-		parts []string
-	}{
-		{[]string{"reload"}, 2, []string{"which process"}},
-		{[]string{"reload", "x"}, 2, []string{"which process"}},
-		{[]string{"reload", "0"}, 2, []string{"which process"}},
-		{[]string{"reload", "-5"}, 2, []string{"-5"}},
-		{[]string{"reload", "999999999"}, 1, []string{"999999999"}},
-		{[]string{"reload", "-pid-file", "/nothing"}, 1, []string{"/nothing"}},
-		{[]string{"reload", "-pid-file", empty}, 2, []string{"which process"}},
-		{[]string{"reload", "1x", "-bogus"}, 2, []string{"-bogus"}},
-	} {
-		code, _, stderr := runCommand(t, c.args)
-		if oneSentence(t, stderr, c.parts...); code != c.code {
-			t.Errorf("%q: exit code %d, want %d", c.args, code, c.code)
-		}
-	}
-}
-
 // TestCommandNames: a command that is not there is named, with the nearest.
 func TestCommandNames(t *testing.T) {
-	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help", "unit x": "edge unit", "unit service socket": "edge unit", "cert -x": "unknown option", "unit -bim x": "did you mean -bin?"} {
+	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help"} {
 		code, _, stderr := runCommand(t, strings.Fields(args))
 		if oneSentence(t, stderr, part); code != 2 {
 			t.Errorf("%s: exit code %d", args, code)
@@ -807,9 +755,24 @@ func TestMetrics(t *testing.T) {
 	checkExposition(t, page)
 }
 
-// checkExposition checks the format: every family is described once, before its values, which are numbers, each once.
+// checkExposition checks the format: every family is described once, before its values, which are numbers, each once. promtool
+// may say more, if it is installed.
 func checkExposition(t *testing.T, page string) {
 	t.Helper()
+	if _, err := exec.LookPath("promtool"); err == nil { // in Debian's prometheus
+		cmd := exec.Command("promtool", "check", "metrics")
+		cmd.Stdin = strings.NewReader(page)
+		out, _ := cmd.CombinedOutput()
+		const soketi = `_bytes counter metrics should have "_total" suffix` // the names of four are soketi's
+		for line := range strings.Lines(string(out)) {
+			if !strings.Contains(line, soketi) {
+				t.Errorf("promtool: %s", line)
+			}
+		}
+		if code := cmd.ProcessState.ExitCode(); code != 0 && code != 3 {
+			t.Errorf("promtool: exit code %d", code)
+		}
+	}
 	family, seen := "", map[string]bool{}
 	for line := range strings.Lines(page) {
 		line = strings.TrimSuffix(line, "\n")
@@ -1026,33 +989,41 @@ func TestLogFormats(t *testing.T) {
 	}
 }
 
-// TestMissingTerminal: in a session without a terminal a hangup is a reload; nobody who started it in one keeps it by closing that.
-// What edge reload sends is never meant otherwise.
-func TestMissingTerminal(t *testing.T) {
-	s := testOptions(t).server(t)
-	for i, withTerminal := range []bool{true, false, true} {
-		asked := []os.Signal{syscall.SIGHUP, syscall.SIGHUP, reloadSignal}[i]
-		hangups, parsed, stopped := make(chan os.Signal, 1), make(chan bool, 1), make(chan bool, 1)
-		ctx, cancel := context.WithCancel(t.Context())
-		var stop func()
-		if withTerminal {
-			stop = func() { stopped <- true }
+// TestHangupWithoutConfig: a closed terminal leaves no server behind unless nohup(1) started it. With -config, SIGHUP reloads even
+// then.
+func TestHangupWithoutConfig(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals")
+	}
+	config := configOf(t, "{}")
+	for _, c := range []struct {
+		nohup, config bool
+		ends          bool
+		says          string
+	}{
+		{false, false, true, ""},
+		{true, false, false, ""},
+		{true, true, false, "the new configuration holds"},
+	} {
+		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
+		if c.config {
+			cmd.Args = append(cmd.Args, "-config", config)
 		}
-		var over sync.WaitGroup
-		over.Go(func() {
-			s.reloadWhenAsked(ctx, hangups, func() (options, error) { parsed <- true; return testOptions(t), nil }, stop)
-		})
-		hangups <- asked
-		want := parsed
-		if withTerminal && !hasTerminal() && asked == syscall.SIGHUP {
-			want = stopped
+		if c.nohup {
+			cmd = throughShell(cmd, `trap "" HUP; exec "$0" "$@"`)
 		}
-		select {
-		case <-want:
-		case <-time.After(patience):
-			t.Errorf("with a terminal: %t: nothing happened after %s", withTerminal, asked)
+		var said syncBuffer
+		cmd.Stderr = &said
+		p := start(t, "edge", cmd)
+		connect(t, p.addr).settled()
+		p.cmd.Process.Signal(syscall.SIGHUP)
+		waitUntil(t, "it says "+c.says, func() bool { return strings.Contains(said.String(), c.says) })
+		if !c.ends {
+			connect(t, p.addr).settled()
+			p.cmd.Process.Signal(syscall.SIGTERM)
 		}
-		cancel()
-		over.Wait()
+		if err := p.cmd.Wait(); err != nil {
+			t.Errorf("%+v: %v: %s", c, err, said.String())
+		}
 	}
 }

@@ -528,15 +528,15 @@ func (s *Socket) tellOf(what string, sub *Subscription) {
 }
 
 // authorize checks the signature of a channel that needs one, and returns the member for a presence channel.
-func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *refusal) {
+func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *subscriptionError) {
 	if k&kindPrivate == 0 {
 		return nil, nil // pusher-js sends an empty auth on public channels
 	}
 	if len(r.auth) == 0 {
-		return nil, &refusal{"AuthError", "Auth info required to subscribe to " + string(r.channel), http.StatusUnauthorized}
+		return nil, &subscriptionError{"AuthError", "Auth info required to subscribe to " + string(r.channel), http.StatusUnauthorized}
 	}
-	if problem := s.app.keys().checkToken(r.auth, channelText(nil, s.id, r.channel, r.channelData)); problem != "" {
-		return nil, &refusal{"AuthError", problem, http.StatusUnauthorized}
+	if problem := checkToken(s.app.keys(), r.auth, channelText(nil, s.id.String(), r.channel, r.channelData)); problem != "" {
+		return nil, &subscriptionError{"AuthError", problem, http.StatusUnauthorized}
 	}
 	if k&kindPresence == 0 {
 		return nil, nil
@@ -545,15 +545,15 @@ func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *refusal) {
 	if len(r.channelData) > 0 {
 		var err error
 		if m.id, m.info, err = parseMember(r.channelData); err != nil {
-			return nil, &refusal{"AuthError", "Invalid " + err.Error(), http.StatusBadRequest}
+			return nil, &subscriptionError{"AuthError", "Invalid " + err.Error(), http.StatusBadRequest}
 		}
 	} else if s.user != nil {
 		m.id, m.info = s.user.id, s.user.info
 	} else {
-		return nil, &refusal{"AuthError", "Presence channels need channel_data with a user_id, or a connection that is signed in", http.StatusUnauthorized}
+		return nil, &subscriptionError{"AuthError", "Presence channels need channel_data with a user_id, or a connection that is signed in", http.StatusUnauthorized}
 	}
 	if limit := s.app.limits().presenceUserSize; len(m.info) > limit {
-		return nil, &refusal{"LimitReached", fmt.Sprintf("user_info may have at most %d bytes", limit), codeUserInfoTooLarge}
+		return nil, &subscriptionError{"LimitReached", fmt.Sprintf("user_info may have at most %d bytes", limit), codeUserInfoTooLarge}
 	}
 	return m, nil
 }
@@ -576,11 +576,11 @@ func (s *Socket) subscribeUser(channel []byte) {
 //
 //go:noinline
 func (s *Socket) refuse(channel []byte, kind string, status int, format string, args ...any) {
-	s.refuseWith(channel, &refusal{kind, fmt.Sprintf(format, args...), status})
+	s.refuseWith(channel, &subscriptionError{kind, fmt.Sprintf(format, args...), status})
 }
 
 // refuseWith answers a refused subscription twice: on the channel, where applications listen, and as the hosted service does.
-func (s *Socket) refuseWith(channel []byte, r *refusal) {
+func (s *Socket) refuseWith(channel []byte, r *subscriptionError) {
 	s.app.counts.refuse("subscription", r.kind)
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: string(channel), code: r.status, reason: r.text})
 	s.deliver(appendError(appendSubscriptionError(nil, channel, r), 0, r.text, ""))
@@ -617,7 +617,7 @@ func (s *Socket) handleSignin(m *message) {
 		s.sendError(0, err.Error(), "")
 		return
 	}
-	if problem := s.app.keys().checkToken(r.auth, userText(nil, s.id, r.userData)); problem != "" {
+	if problem := checkToken(s.app.keys(), r.auth, userText(nil, s.id.String(), r.userData)); problem != "" {
 		s.sendError(0, problem, "")
 		return
 	}

@@ -1484,7 +1484,7 @@ func TestRate(t *testing.T) {
 // userToken signs a signin of c.
 func (c *client) userToken(userData string) string {
 	id, _ := parseSocketID(c.id)
-	return "key:" + string(testKey.sign(nil, userText(nil, id, []byte(userData))))
+	return "key:" + string(testKey.sign(nil, userText(nil, id.String(), []byte(userData))))
 }
 
 func (c *client) sendSignin(auth, userData string) {

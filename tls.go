@@ -15,6 +15,8 @@ import (
 	"time"
 )
 
+const day = 24 * time.Hour
+
 // certificateCheck is how often a handshake looks whether the files have changed.
 const certificateCheck = time.Second
 

@@ -1,20 +1,25 @@
 package main
 
-// Tests of TLS: the connections, the certificate and edge cert.
+// Tests of TLS: the connections and the certificate.
 
 import (
 	"bufio"
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"edge/internal/edgetest"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -24,21 +29,67 @@ import (
 	"time"
 )
 
-// certDir makes an authority and a certificate for localhost, as edge cert does, and returns their directory.
+// certDir makes an authority and a certificate for localhost, and returns their directory.
 func certDir(t testing.TB) (dir string, trust *tls.Config) {
 	t.Helper()
 	dir = t.TempDir()
-	var out, complaint bytes.Buffer
-	if code := (&program{args: []string{"cert", "-dir", dir}, getenv: noEnv, stdout: &out, stderr: &complaint}).run(); code != 0 {
-		t.Fatal(complaint.String())
-	}
-	pem, err := os.ReadFile(filepath.Join(dir, "edge-ca.pem"))
+	authority := &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	makePair(t, filepath.Join(dir, "edge-ca"), nil, authority)
+	certDirAgain(t, dir)
+	trust = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
+	trust.RootCAs.AddCert(loadPair(t, filepath.Join(dir, "edge-ca")).Leaf)
+	return dir, trust
+}
+
+// certDirAgain makes another certificate of the same authority.
+func certDirAgain(t testing.TB, dir string) {
+	t.Helper()
+	loopback := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	makeLeaf(t, dir, dir, &x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: loopback})
+}
+
+// makeLeaf makes a server's certificate in dir, of the authority in another directory. The template has the names.
+func makeLeaf(t testing.TB, authorityDir, dir string, template *x509.Certificate) {
+	t.Helper()
+	template.KeyUsage, template.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	makePair(t, filepath.Join(dir, "edge"), loadPair(t, filepath.Join(authorityDir, "edge-ca")), template)
+}
+
+func loadPair(t testing.TB, name string) *tls.Certificate {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(name+".pem", name+"-key.pem")
 	if err != nil {
 		t.Fatal(err)
 	}
-	trust = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
-	trust.RootCAs.AppendCertsFromPEM(pem)
-	return dir, trust
+	return &pair
+}
+
+// makePair makes a certificate and its key, signed by the authority, or by itself without one.
+func makePair(t testing.TB, name string, authority *tls.Certificate, template *x509.Certificate) {
+	t.Helper()
+	template.SerialNumber, template.Subject.CommonName = big.NewInt(time.Now().UnixNano()), filepath.Base(name)
+	template.NotBefore, template.NotAfter = time.Now().Add(-day), time.Now().Add(365*day)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, signer := template, any(key)
+	if authority != nil {
+		parent, signer = authority.Leaf, authority.PrivateKey
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, _ := x509.MarshalPKCS8PrivateKey(key)
+	for _, f := range []struct {
+		name, kind string
+		der        []byte
+	}{{name + "-key.pem", "PRIVATE KEY", private}, {name + ".pem", "CERTIFICATE", cert}} {
+		if err := os.WriteFile(f.name, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func tlsArgs(dir string) []string {
@@ -300,14 +351,6 @@ func TestCertificateSwap(t *testing.T) {
 	stays.settled()
 }
 
-// certDirAgain makes another certificate of the same authority.
-func certDirAgain(t *testing.T, dir string) {
-	t.Helper()
-	if code := (&program{args: []string{"cert", "-dir", dir}, getenv: noEnv, stdout: io.Discard, stderr: io.Discard}).run(); code != 0 {
-		t.Fatal(code)
-	}
-}
-
 // TestHandshakesWithoutEnd: a TLS handshake that is begun and not ended is cut off, and others get through meanwhile.
 func TestHandshakesWithoutEnd(t *testing.T) {
 	t.Parallel() // waits most of the time
@@ -332,7 +375,7 @@ func TestHandshakesWithoutEnd(t *testing.T) {
 
 // TestMemoryOfTLS: what an idle connection over TLS holds.
 func TestMemoryOfTLS(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const n, most = 1000, 26_000 // connections, bytes
@@ -353,72 +396,6 @@ func TestMemoryOfTLS(t *testing.T) {
 	for _, c := range clients {
 		c.leave()
 	}
-}
-
-// TestCertCommand: the certificate holds for all names of this machine and those given, the authority stays, keys are nobody else's.
-func TestCertCommand(t *testing.T) {
-	dir := t.TempDir()
-	code, stdout, stderr := runCommand(t, []string{"cert", "-dir", dir, "edge.example", "192.0.2.7"})
-	if code != 0 || stderr != "" || !strings.Contains(stdout, filepath.Join(dir, "edge.pem")) || !strings.Contains(stdout, "update-ca-certificates") {
-		t.Fatalf("%d %q %q", code, stdout, stderr)
-	}
-	load := func(name string) *x509.Certificate {
-		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, name+".pem"), filepath.Join(dir, name+"-key.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pair.Leaf
-	}
-	authority, leaf := load("edge-ca"), load("edge")
-	roots := x509.NewCertPool()
-	roots.AddCert(authority)
-	host, _ := os.Hostname()
-	for _, name := range []string{"localhost", "127.0.0.1", "::1", host, "edge.example", "192.0.2.7"} {
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "example.com"}); err == nil {
-		t.Error("it holds for any name")
-	}
-	if life := leaf.NotAfter.Sub(leaf.NotBefore); life > 825*day || !authority.IsCA || leaf.IsCA {
-		t.Errorf("it holds for %s; the authority is one: %t, the certificate: %t", life, authority.IsCA, leaf.IsCA)
-	}
-	for name, want := range map[string]os.FileMode{"edge-ca.pem": 0o644, "edge-ca-key.pem": 0o600, "edge.pem": 0o644, "edge-key.pem": 0o600} {
-		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != want && runtime.GOOS != "windows" {
-			t.Errorf("%s: %v %v", name, info.Mode(), err)
-		}
-	}
-	key := filepath.Join(dir, "edge-key.pem") // which a service has been let read
-	os.Chmod(key, 0o640)
-	os.Chown(key, -1, 12345) // fails without root
-	allowed, _ := os.Stat(key)
-	_, again, _ := runCommand(t, []string{"cert", "-dir", dir})
-	if info, err := os.Stat(key); err != nil || info.Mode() != allowed.Mode() || owners(info) != owners(allowed) {
-		t.Errorf("the new key is another's to read: %v, owners %s, before %v, %s", info.Mode(), owners(info), allowed.Mode(), owners(allowed))
-	}
-	if load("edge-ca").SerialNumber.Cmp(authority.SerialNumber) != 0 || load("edge").SerialNumber.Cmp(leaf.SerialNumber) == 0 || !strings.Contains(again, "the authority there was") {
-		t.Errorf("made anew: %s", again)
-	}
-	os.Remove(filepath.Join(dir, "edge-ca-key.pem"))
-	code, _, stderr = runCommand(t, []string{"cert", "-dir", dir})
-	if oneSentence(t, stderr, "edge-ca.pem"); code != 1 {
-		t.Errorf("without the authority's key: %d", code)
-	}
-	if code, _, stderr = runCommand(t, []string{"cert", "-dir", "/nothing"}); code != 1 {
-		t.Errorf("without a directory: %d", code)
-	}
-	oneSentence(t, stderr, "/nothing")
-}
-
-// owners are the owner and group of a file, where there are such.
-func owners(info os.FileInfo) string {
-	st := reflect.Indirect(reflect.ValueOf(info.Sys()))
-	uid, gid := st.FieldByName("Uid"), st.FieldByName("Gid")
-	if !uid.IsValid() || !gid.IsValid() {
-		return ""
-	}
-	return fmt.Sprint(uid, gid)
 }
 
 // TestCertificateEnds: that clients will not take a certificate is said when it is read, and again after a day.
@@ -458,14 +435,4 @@ func TestCertificateEnds(t *testing.T) {
 			said(later.want)
 		}
 	})
-}
-
-// TestCertNeedsTheClock: a certificate of a machine whose clock is wrong would not hold.
-func TestCertNeedsTheClock(t *testing.T) {
-	defer func(b string) { built = b }(built)
-	built = "2999-01-01T00:00:00Z"
-	code, _, stderr := runCommand(t, []string{"cert", "-dir", t.TempDir()})
-	if oneSentence(t, stderr, "clock"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
 }

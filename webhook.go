@@ -30,9 +30,11 @@ const (
 	webhookBackoff   = time.Second            // before the first retry, doubled for each
 	webhookSlowest   = 30 * time.Second       // of the retries
 	webhookHurry     = 200 * time.Millisecond // instead, while shutdown drains
+	webhookBatch     = 50 * time.Millisecond  // during which events gather for one body
 	webhookEvents    = 100                    // in one body
 	webhookBodySize  = 256 << 10
-	webhookQueueSize = 8 << 20 // bytes of events that may wait, however few they are
+	webhookQueue     = 10_000  // events that may wait for a receiver
+	webhookQueueSize = 8 << 20 // their bytes, however few they are
 )
 
 // Names of webhook events, and what stands in them beside name and channel.
@@ -48,13 +50,6 @@ const (
 
 var hookNames = []string{hookOccupied, hookVacated, hookMemberAdded, hookMemberRemoved, hookClientEvent, hookCacheMiss, hookSubscriptionCount}
 
-// webhookOptions are the same for all hooks of an app.
-type webhookOptions struct {
-	grace time.Duration // before something that is gone is told
-	batch time.Duration // events that happen within travel together; 0 sends each alone
-	queue int           // events that may wait for a receiver
-}
-
 // webhooks are an app's hooks.
 type webhooks struct {
 	// Static after construction.
@@ -63,13 +58,13 @@ type webhooks struct {
 	over    context.Context // done when draining ends: whatever is left is given up
 	drained [2]context.CancelFunc
 
-	mu      sync.Mutex // guards the following, and the queues of all hooks
-	options webhookOptions
-	key     *Key // signs
-	hooks   []*hook
-	levels  map[levelKey]*level // of what is there, or was told to be
-	ends    []end               // grace periods in the order in which they end
-	timer   *time.Timer         // calls settle when the first of them ends; nil before there was one
+	mu     sync.Mutex    // guards the following, and the queues of all hooks
+	grace  time.Duration // before something that is gone is told
+	key    *Key          // signs
+	hooks  []*hook
+	levels map[levelKey]*level // of what is there, or was told to be
+	ends   []end               // grace periods in the order in which they end
+	timer  *time.Timer         // calls settle when the first of them ends; nil before there was one
 }
 
 // levelKey is a channel, or a member of one.
@@ -105,10 +100,10 @@ func newWebhooks(said func(notice)) *webhooks {
 
 // configure makes the hooks those with these URLs, which parseHook accepts. Bodies are signed with key. Hooks that stay are the
 // same as before; those that do not deliver what they have.
-func (w *webhooks) configure(urls []string, key *Key, o webhookOptions) {
+func (w *webhooks) configure(urls []string, key *Key, grace time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.key, w.options = key, o
+	w.key, w.grace = key, grace
 	old := slices.Clone(w.hooks)
 	w.hooks = nil
 	for _, url := range urls {
@@ -146,8 +141,8 @@ func (w *webhooks) move(channel, user string, by int) {
 	case l.n > 0:
 		l.ends, l.waits = time.Time{}, false
 		w.arriveLocked(key, l)
-	case w.options.grace > 0 && w.hurry.Err() == nil:
-		l.ends = time.Now().Add(w.options.grace)
+	case w.grace > 0 && w.hurry.Err() == nil:
+		l.ends = time.Now().Add(w.grace)
 		i := len(w.ends)
 		for i > 0 && w.ends[i-1].at.After(l.ends) { // which happens only after the period was made shorter
 			i--
@@ -426,7 +421,7 @@ func (h *hook) pushLocked(body []byte, channel string, client bool) {
 		h.rest = append(h.rest, e)
 	}
 	h.bytes += len(body)
-	for len(h.clients)+len(h.rest) > h.webhooks.options.queue || h.bytes > webhookQueueSize {
+	for len(h.clients)+len(h.rest) > webhookQueue || h.bytes > webhookQueueSize {
 		oldest := &h.rest
 		if len(h.clients) > 0 {
 			oldest = &h.clients
@@ -490,7 +485,7 @@ func (h *hook) gatherTime() time.Duration {
 	if n := len(h.clients) + len(h.rest); n == 0 || n >= webhookEvents {
 		return 0
 	}
-	return h.webhooks.options.batch
+	return webhookBatch
 }
 
 // wait waits, though not for long once shutdown drains.
@@ -522,7 +517,7 @@ func (h *hook) take() (events []hookEvent) {
 		}
 		e := (*oldest)[0]
 		size += len(e.body)
-		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || w.options.batch == 0 || e.apart != events[0].apart) {
+		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || e.apart != events[0].apart) {
 			break
 		}
 		events = append(events, h.pop(oldest))

@@ -1,6 +1,6 @@
 package main
 
-// WebSocket frames (RFC 6455 section 5): their words and limits, and the frames the server sends.
+// WebSocket frames (RFC 6455 section 5): their words and limits, and those that are not messages.
 
 import (
 	"encoding/binary"
@@ -68,34 +68,6 @@ func (r *rate) take(now int64, perSecond, burst int) (wait time.Duration) {
 	return 0
 }
 
-// Server frames are not masked and never fragmented.
-
-const frameRoom = 4 // header of a frame of 126 to 65,535 bytes, by far the most common here
-
-// openFrame begins a text frame: append the payload to what it returns, then call sealFrame with the length dst had.
-func openFrame(dst []byte) []byte { return append(dst, 0, 0, 0, 0) }
-
-// sealFrame writes the header of the frame that openFrame began at start.
-func sealFrame(dst []byte, start int) []byte {
-	n := len(dst) - start - frameRoom
-	switch {
-	case n < 126:
-		copy(dst[start+2:], dst[start+frameRoom:])
-		dst = dst[:len(dst)-2]
-		dst[start+1] = byte(n)
-	case n <= 0xffff:
-		dst[start+1] = 126
-		binary.BigEndian.PutUint16(dst[start+2:], uint16(n))
-	default:
-		dst = append(dst, 0, 0, 0, 0, 0, 0)
-		copy(dst[start+10:], dst[start+frameRoom:])
-		dst[start+1] = 127
-		binary.BigEndian.PutUint64(dst[start+2:], uint64(n))
-	}
-	dst[start] = 0x80 | opText
-	return dst
-}
-
 // nextServerFrame takes the first frame off b, which has whole frames of ours.
 func nextServerFrame(b []byte) (opcode byte, payload, rest []byte) {
 	n, head := int(b[1]), 2
@@ -142,3 +114,6 @@ func appendClose(dst []byte, code int, reason string) []byte {
 	dst = append(dst, 0x80|opClose, byte(2+len(reason)), byte(code>>8), byte(code))
 	return append(dst, reason...)
 }
+
+// pingFrame asks a client whether it is there.
+var pingFrame = appendControl(nil, opPing, nil)
