@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"edge/internal/edgetest"
+	"edge/internal/sign"
 	"fmt"
 	"log"
 	"strings"
@@ -18,12 +19,12 @@ const (
 	authWindow   = 600 * time.Second
 )
 
-var vectorKeys = Keys{newKey("other", "other secret"), newKey(vectorName, vectorSecret)}
+var vectorKeys = sign.Keys{sign.NewKey("other", "other secret"), sign.NewKey(vectorName, vectorSecret)}
 
 func TestTokenVectors(t *testing.T) {
 	for _, v := range edgetest.TokenVectors {
 		text := v.Text(edgetest.VectorSocket)
-		if got := string(vectorKeys[1].sign(nil, text)); got != v.Digest {
+		if got := string(vectorKeys[1].Sign(nil, text)); got != v.Digest {
 			t.Errorf("%s: the signature of %s is %s, want %s", v.Name, text, got, v.Digest)
 		}
 		good := vectorName + ":" + v.Digest
@@ -82,7 +83,7 @@ type apiRequest struct {
 }
 
 func (r apiRequest) check() error {
-	ps, err := parseParams(nil, r.query)
+	ps, err := sign.ParseParams(nil, r.query)
 	if err != nil {
 		return err
 	}
@@ -94,11 +95,11 @@ func (r apiRequest) check() error {
 
 // sign adds the signature that the vectors' key makes.
 func (r apiRequest) sign() apiRequest {
-	ps, err := parseParams(nil, r.query)
+	ps, err := sign.ParseParams(nil, r.query)
 	if err != nil {
 		panic(err)
 	}
-	r.query += "&auth_signature=" + string(vectorKeys[1].sign(nil, requestText(nil, r.method, r.path, ps)))
+	r.query += "&auth_signature=" + string(vectorKeys[1].Sign(nil, sign.RequestText(nil, r.method, r.path, ps)))
 	return r
 }
 
@@ -255,15 +256,15 @@ func inQuery(old, new string) func(*apiRequest) {
 func TestRequestVectors(t *testing.T) {
 	for _, v := range requestVectors {
 		t.Run(v.name, func(t *testing.T) {
-			ps, err := parseParams(nil, vectorPrefix+v.query)
+			ps, err := sign.ParseParams(nil, vectorPrefix+v.query)
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := requestText([]byte("x"), v.method, v.path, ps)
+			text := sign.RequestText([]byte("x"), v.method, v.path, ps)
 			if want := "x" + v.method + "\n" + v.path + "\n" + vectorPrefix + v.query; string(text) != want {
 				t.Errorf("signed text: got %q, want %q", text, want)
 			}
-			if got := string(vectorKeys[1].sign(nil, text[1:])); got != v.digest {
+			if got := string(vectorKeys[1].Sign(nil, text[1:])); got != v.digest {
 				t.Fatalf("signature of %q: got %s, want %s", text[1:], got, v.digest)
 			}
 			good := apiRequest{v.method, v.path, vectorPrefix + v.query + "&auth_signature=" + v.digest, v.body, 0}
@@ -367,8 +368,8 @@ func TestArrayParams(t *testing.T) {
 		query += fmt.Sprintf("&c[]=%d&b%d=", i*7%50, i)
 		want += fmt.Sprintf("&c[]=%d", i*7%50)
 	}
-	ps, err := parseParams(nil, query)
-	if text := string(requestText(nil, "GET", "/x", ps)); err != nil || !strings.HasSuffix(text, want) {
+	ps, err := sign.ParseParams(nil, query)
+	if text := string(sign.RequestText(nil, "GET", "/x", ps)); err != nil || !strings.HasSuffix(text, want) {
 		t.Errorf("got %q, %v, want it to end with %q", text, err, want)
 	}
 }
@@ -377,7 +378,7 @@ func TestArrayParams(t *testing.T) {
 func TestPaths(t *testing.T) {
 	for _, signed := range []string{"/apps/3/users/a%20b", "/apps/3/users/a b", "/apps/3/users/a+b"} {
 		r := apiRequest{"GET", signed, vectorPrefix, "", 0}.sign()
-		ps, _ := parseParams(nil, r.query)
+		ps, _ := sign.ParseParams(nil, r.query)
 		err := checkRequest(vectorKeys, "GET", []string{"/apps/3/users/a%20b", "/apps/3/users/a b"}, ps, time.Unix(vectorTime, 0), authWindow)
 		if ok := !strings.Contains(signed, "+"); ok != (err == nil) {
 			t.Errorf("signed over %q: got %v, want it to pass: %v", signed, err, ok)
@@ -389,21 +390,21 @@ func TestPaths(t *testing.T) {
 func TestSignedQuery(t *testing.T) {
 	for _, c := range []struct {
 		method, path string
-		ps           params
+		ps           sign.Params
 		body, digest string
 	}{
 		{"POST", "/apps/3/events", nil, docBody, "da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c"},
-		{"GET", "/apps/3/channels", params{{"filter_by_prefix", "presence-"}, {"info", "user_count,subscription_count"}}, "", "ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d"},
+		{"GET", "/apps/3/channels", sign.Params{{"filter_by_prefix", "presence-"}, {"info", "user_count,subscription_count"}}, "", "ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d"},
 		{"GET", "/apps/3/channels", nil, "", "1cafa6382331c976588eb6bd3925a988e4158402be06c4626d0e97d2981f5382"},
 		{"POST", "/apps/3/users/12345/terminate_connections", nil, "{}", "01fa634edeb0cae84115307cad5c23f65a46cd286461b1c89637a3b5871a8f0e"},
-		{"GET", "/apps/3/channels", params{{"x", "a b+c&d=e%20/é#;"}}, "", ""},
+		{"GET", "/apps/3/channels", sign.Params{{"x", "a b+c&d=e%20/é#;"}}, "", ""},
 	} {
 		now := time.Unix(vectorTime, 0)
-		query := vectorKeys[1].signedQuery(c.method, c.path, c.ps, []byte(c.body), vectorTime)
+		query := vectorKeys[1].SignedQuery(c.method, c.path, c.ps, []byte(c.body), vectorTime)
 		if !strings.Contains(query, "&auth_signature="+c.digest) {
 			t.Errorf("%s %s: %s, want the signature %s", c.method, c.path, query, c.digest)
 		}
-		ps, err := parseParams(nil, query)
+		ps, err := sign.ParseParams(nil, query)
 		if err == nil {
 			err = checkRequest(vectorKeys, c.method, []string{c.path}, ps, now, authWindow)
 		}
@@ -414,8 +415,8 @@ func TestSignedQuery(t *testing.T) {
 			t.Errorf("%s %s: %s is refused: %v", c.method, c.path, query, err)
 		}
 		for _, p := range c.ps {
-			if got := ps.get(p.name); got != p.value {
-				t.Errorf("%s is %q", p.name, got)
+			if got := ps.Get(p.Name); got != p.Value {
+				t.Errorf("%s is %q", p.Name, got)
 			}
 		}
 	}

@@ -18,6 +18,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -38,7 +40,7 @@ var (
 type Channel struct {
 	// Static after construction.
 	name string
-	kind kind
+	kind wire.Kind
 
 	// Guarded by mu.
 	gone         bool // out of use: look the name up again
@@ -73,7 +75,7 @@ type Channel struct {
 	lastEnd  int64         // and when that was done
 }
 
-func newChannel(name string, k kind) *Channel { return &Channel{name: name, kind: k} }
+func newChannel(name string, k wire.Kind) *Channel { return &Channel{name: name, kind: k} }
 
 // change is what happened to a channel, for the App to tell whom it concerns.
 type change struct {
@@ -228,7 +230,7 @@ func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
 	m.connections = 1
 	c.members = append(c.members, m)
 	if c.count > 0 {
-		c.batchLocked(appendMemberAdded(nil, c.name, m.id, m.info))
+		c.batchLocked(wire.AppendMemberAdded(nil, c.name, m.id, m.info))
 	}
 	return m, nil
 }
@@ -236,20 +238,20 @@ func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
 // answerLocked builds what a new subscriber is sent first. miss says that for the first time since the cache was filled
 // there was no event in it.
 func (c *Channel) answerLocked() (answer []byte, miss bool) {
-	answer = appendSucceeded(nil, c.name, c.eachMemberLocked())
+	answer = wire.AppendSucceeded(nil, c.name, c.eachMemberLocked())
 	switch {
-	case c.kind&kindCache == 0:
+	case c.kind&wire.KindCache == 0:
 		return answer, false
 	case c.cached != nil && time.Now().Before(c.cached.expires):
 		return append(answer, c.cached.frame...), false
 	}
 	miss, c.missed = !c.missed, true
-	return appendEvent(answer, eventCacheMiss, c.name, emptyData, ""), miss
+	return wire.AppendEvent(answer, wire.EventCacheMiss, c.name, wire.EmptyData, ""), miss
 }
 
 // eachMemberLocked walks the members, in the order they joined; nil unless it is a presence channel.
 func (c *Channel) eachMemberLocked() iter.Seq2[string, []byte] {
-	if c.kind&kindPresence == 0 {
+	if c.kind&wire.KindPresence == 0 {
 		return nil
 	}
 	return func(yield func(string, []byte) bool) {
@@ -277,7 +279,7 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
 			i := slices.Index(c.members, m)
 			c.members = slices.Delete(c.members, i, i+1)
 			if c.count > 0 {
-				c.batchLocked(appendMemberRemoved(nil, c.name, m.id))
+				c.batchLocked(wire.AppendMemberRemoved(nil, c.name, m.id))
 			}
 		}
 	}
@@ -564,7 +566,7 @@ func (p *packed) at(plain int) int {
 
 // recycle gives p, which nobody needs any more, back to the pool.
 func (p *packed) recycle() {
-	if cap(p.bytes) > maxBatchBuf {
+	if cap(p.bytes) > wire.MaxBuffer {
 		return
 	}
 	p.bytes, p.frames = p.bytes[:0], p.frames[:0]
@@ -584,7 +586,7 @@ func (b *batch) end() {
 
 // recycle gives b, which nobody needs any more, back to the pool.
 func (b *batch) recycle() {
-	if cap(b.bytes) > maxBatchBuf {
+	if cap(b.bytes) > wire.MaxBuffer {
 		return
 	}
 	b.bytes, b.count = b.bytes[:0], 0
@@ -608,14 +610,14 @@ func (c *Channel) flush() {
 // noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
 // that at most every five seconds, the last change always included. ch says what became of it.
 func (c *Channel) noteCountLocked(ch *change, limits *Limits) {
-	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 {
+	if !limits.subscriptionCount || c.kind&(wire.KindPresence|wire.KindUser) != 0 {
 		return
 	}
-	if c.count > allOfSubscriptionCountUpTo {
+	if c.count > wire.AllOfSubscriptionCountUpTo {
 		if c.countPending {
 			return
 		}
-		if wait := subscriptionCountEvery - time.Duration(monotonic()-c.countSent); c.countSent != 0 && wait > 0 {
+		if wait := wire.SubscriptionCountEvery - time.Duration(monotonic()-c.countSent); c.countSent != 0 && wait > 0 {
 			c.countPending, ch.countIn = true, wait
 			return
 		}
@@ -639,7 +641,7 @@ func (c *Channel) sendCountLocked(ch *change) {
 	c.countTold, c.countSent = int32(c.count), monotonic()
 	ch.counted, ch.count, ch.countAt = true, c.count, c.countSent
 	if c.count > 0 {
-		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+		c.batchLocked(wire.AppendSubscriptionCount(nil, c.name, c.count))
 	}
 }
 

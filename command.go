@@ -20,6 +20,9 @@ import (
 	"syscall"
 	"time"
 	"unicode/utf8"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -300,7 +303,7 @@ func (t *publication) sendLines(in io.Reader) error {
 
 // nextBatch reads a line, and those that have come with it. err is about the line after them; io.EOF if there is none.
 func (t *publication) nextBatch(lines *bufio.Reader) (batch []string, err error) {
-	for more := true; more && len(batch) < maxBatch; {
+	for more := true; more && len(batch) < wire.MaxBatch; {
 		line, err := lines.ReadSlice('\n')
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
@@ -334,8 +337,8 @@ func (t *publication) persist(batch []string) error {
 		if err == nil && try > 0 {
 			t.p.say("the server at %s takes events again", t.addr)
 		}
-		var rejected *apiError
-		final := errors.As(err, &rejected) && rejected.status < 500
+		var rejected *wire.Error
+		final := errors.As(err, &rejected) && rejected.Status < 500
 		if err == nil || final || !t.lines || ctx.Err() != nil {
 			return err
 		}
@@ -353,12 +356,12 @@ func (p *program) channelsCommand() error {
 	return p.atServer([]option{
 		{"prefix", "", "only channels whose names begin so", onlyFlag, text(&prefix), nil},
 	}, 0, 0, func(r *remote, _ []string) error {
-		ps := params{{"info", "subscription_count"}}
+		ps := sign.Params{{"info", "subscription_count"}}
 		if strings.HasPrefix(prefix, "presence-") {
-			ps[0].value += ",user_count"
+			ps[0].Value += ",user_count"
 		}
 		if prefix != "" {
-			ps = append(ps, param{"filter_by_prefix", prefix})
+			ps = append(ps, sign.Param{Name: "filter_by_prefix", Value: prefix})
 		}
 		var answer struct{ Channels map[string]map[string]any }
 		if err := r.call(context.Background(), "GET", "/channels", ps, nil, &answer); err != nil {
@@ -405,7 +408,7 @@ func (p *program) signCommand() error {
 	if err != nil {
 		return err
 	}
-	key := newKey(o.app.key, o.app.secret)
+	key := sign.NewKey(o.app.key, o.app.secret)
 	var answer authAnswer
 	switch {
 	case userData != "" && len(args) == 1:
@@ -429,41 +432,41 @@ type authAnswer struct {
 }
 
 // signChannel is the answer of an auth endpoint for a channel.
-func signChannel(key *Key, socket, channel, channelData string) (answer authAnswer, err error) {
+func signChannel(key *sign.Key, socket, channel, channelData string) (answer authAnswer, err error) {
 	if _, err := checkSocketID(socket); err != nil {
 		return answer, err
 	}
-	k, ok := parseChannel(channel, maxInput)
+	k, ok := wire.ParseChannel(channel, maxInput)
 	switch {
 	case !ok:
 		return answer, fmt.Errorf("%.200q is not the name of a channel", channel)
-	case k&kindPrivate == 0:
+	case k&wire.KindPrivate == 0:
 		return answer, fmt.Errorf("%.200s is not a private channel: it needs no signature", channel)
 	case !utf8.ValidString(channelData):
 		return answer, errors.New("channel_data is not UTF-8")
-	case k&kindPresence != 0 && channelData != "": // without, the user is the one who has signed in
-		if _, _, err := parseMember([]byte(channelData)); err != nil {
+	case k&wire.KindPresence != 0 && channelData != "": // without, the user is the one who has signed in
+		if _, _, err := wire.ParseMember([]byte(channelData)); err != nil {
 			return answer, err
 		}
 	}
-	text := channelText(nil, socket, []byte(channel), []byte(channelData))
-	return authAnswer{Auth: string(key.token(nil, text)), ChannelData: channelData}, nil
+	text := sign.ChannelText(nil, socket, []byte(channel), []byte(channelData))
+	return authAnswer{Auth: string(key.Token(nil, text)), ChannelData: channelData}, nil
 }
 
 // signUser is the answer of an auth endpoint for signing in.
-func signUser(key *Key, socket, userData string) (answer authAnswer, err error) {
+func signUser(key *sign.Key, socket, userData string) (answer authAnswer, err error) {
 	if _, err = checkSocketID(socket); err == nil {
-		_, _, err = parseUser([]byte(userData))
+		_, _, err = wire.ParseUser([]byte(userData))
 	}
 	if err != nil {
 		return answer, err
 	}
-	return authAnswer{Auth: string(key.token(nil, userText(nil, socket, []byte(userData)))), UserData: userData}, nil
+	return authAnswer{Auth: string(key.Token(nil, sign.UserText(nil, socket, []byte(userData)))), UserData: userData}, nil
 }
 
-// checkSocketID is parseSocketID for ids that are to be signed, as they are written.
-func checkSocketID(s string) (socketID, error) {
-	id, ok := parseSocketID(s)
+// checkSocketID is wire.ParseSocketID for ids that are to be signed, as they are written.
+func checkSocketID(s string) (wire.SocketID, error) {
+	id, ok := wire.ParseSocketID(s)
 	if !ok || id.String() != s {
 		return id, fmt.Errorf("%.100q is not the socket_id of a connection: two numbers with a point between", s)
 	}

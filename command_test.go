@@ -25,6 +25,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/wire"
 )
 
 // watchedBuffer keeps what is written, and closes heard when a line of it has a text.
@@ -113,7 +115,7 @@ func TestTriggerLines(t *testing.T) {
 			t.Fatalf("%d is the %dth", n, i+1)
 		}
 	}
-	if calls := s.app.counts.calls.Load(); calls > tenThousand/2 || calls < tenThousand/maxBatch {
+	if calls := s.app.counts.calls.Load(); calls > tenThousand/2 || calls < tenThousand/wire.MaxBatch {
 		t.Errorf("%d calls: nothing travelled together", calls)
 	}
 }
@@ -149,7 +151,7 @@ func TestTriggerLinesSurvivesRestart(t *testing.T) {
 		close(written) // not before, or all might be sent to the first
 	}()
 	before, code := follow(c)
-	if code != codeReconnect {
+	if code != wire.CodeReconnect {
 		t.Fatalf("%d events, then closed with %d", len(before), code)
 	}
 	<-stderr.heard // it has found nobody
@@ -166,7 +168,7 @@ func TestTriggerLinesSurvivesRestart(t *testing.T) {
 		switch {
 		case all[i] == next:
 			next++
-		case i == len(before) && all[i] < next && next-all[i] <= maxBatch:
+		case i == len(before) && all[i] < next && next-all[i] <= wire.MaxBatch:
 			next = all[i] + 1 // the answer was lost, so that these came twice
 		default:
 			t.Fatalf("%d after %d", all[i], all[max(0, i-1)])

@@ -26,6 +26,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -121,17 +123,17 @@ func (c *console) answer(handle func(*visit) error) http.HandlerFunc {
 		var err error
 		switch {
 		case sameOrigin.Check(r) != nil:
-			err = &apiError{http.StatusForbidden, "This request comes from another page than the console"}
+			err = &wire.Error{Status: http.StatusForbidden, Text: "This request comes from another page than the console"}
 		case r.Method == http.MethodPost && kind != "application/json":
-			err = &apiError{http.StatusUnsupportedMediaType, "Send application/json"}
+			err = &wire.Error{Status: http.StatusUnsupportedMediaType, Text: "Send application/json"}
 		case v.session == nil && !strings.HasSuffix(r.Pattern, "/login"):
-			err = &apiError{http.StatusUnauthorized, "Sign in first: the session has ended, or there was none"}
+			err = &wire.Error{Status: http.StatusUnauthorized, Text: "Sign in first: the session has ended, or there was none"}
 		default:
 			err = handle(v)
 		}
 		if err != nil {
-			e := asAPIError(err, http.StatusInternalServerError)
-			http.Error(w, e.text, e.status)
+			e := wire.AsError(err, http.StatusInternalServerError)
+			http.Error(w, e.Text, e.Status)
 		}
 	}
 }
@@ -237,7 +239,7 @@ func (c *console) begin(place uint64, secret, once, app string) (token string, e
 	defer c.mu.Unlock()
 	guesses := c.guesses[place]
 	if !guesses.allow(monotonic(), guessRate, guessBurst) {
-		return "", &apiError{http.StatusTooManyRequests, "Too many wrong secrets: wait a second and try again"}
+		return "", &wire.Error{Status: http.StatusTooManyRequests, Text: "Too many wrong secrets: wait a second and try again"}
 	}
 	s, problem := new(signedIn), "This is not the secret of an app on this server"
 	if once == "" {
@@ -250,7 +252,7 @@ func (c *console) begin(place uint64, secret, once, app string) (token string, e
 	}
 	if !s.valid() {
 		c.guesses[place] = guesses
-		return "", &apiError{http.StatusForbidden, problem}
+		return "", &wire.Error{Status: http.StatusForbidden, Text: problem}
 	}
 	if len(c.sessions) >= mostSessions {
 		c.endLocked(c.sessions[0])
@@ -275,7 +277,7 @@ func (v *visit) read() (said map[string]string, err error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(v.body, &said); err != nil {
-		return nil, badRequest("Invalid request body: %v", err)
+		return nil, wire.BadRequest("Invalid request body: %v", err)
 	}
 	return said, nil
 }
@@ -297,8 +299,8 @@ func (v *visit) trigger() error {
 	if err := v.readBody(v.app.limits().bodyLimit()); err != nil {
 		return err
 	}
-	var f [len(eventFields)]value
-	if err := v.parseBody(eventFields[:], f[:]); err != nil {
+	var f [len(wire.TriggerFields)]wire.Value
+	if err := v.parseBody(wire.TriggerFields[:], f[:]); err != nil {
 		return err
 	}
 	t, err := v.parseTrigger(f[:])
@@ -320,7 +322,7 @@ func (v *visit) terminate() error {
 		return err
 	}
 	user := said["user"]
-	id, known := parseSocketID(said["socket"])
+	id, known := wire.ParseSocketID(said["socket"])
 	var closed int
 	var others []*Socket
 	switch {
@@ -334,7 +336,7 @@ func (v *visit) terminate() error {
 			others = append(others, s)
 		}
 	default:
-		return badRequest("Say who: a user or a socket")
+		return wire.BadRequest("Say who: a user or a socket")
 	}
 	disconnect(others)
 	return v.reply(object{"closed": closed + len(others)})
@@ -372,7 +374,7 @@ func rows[T any](all []T, compare func(a, b T) int, row func(T) object) object {
 // channelsLike returns the channels with find in their names.
 func (a *App) channelsLike(find string) (found []*Channel) {
 	a.channels.Range(func(_, c any) bool {
-		if ch := c.(*Channel); ch.kind&kindUser == 0 && strings.Contains(ch.name, find) {
+		if ch := c.(*Channel); ch.kind&wire.KindUser == 0 && strings.Contains(ch.name, find) {
 			found = append(found, ch)
 		}
 		return true
@@ -385,7 +387,7 @@ func byName(a, b *Channel) int { return strings.Compare(a.name, b.name) }
 func channelRow(c *Channel) object {
 	info := c.info()
 	row := object{"name": c.name, "subscriptions": info.subscriptions, "cached": info.cached != nil}
-	if c.kind&kindPresence != 0 {
+	if c.kind&wire.KindPresence != 0 {
 		row["members"] = info.users
 	}
 	return row
@@ -422,7 +424,7 @@ func (s *Socket) who() (user string, channels int) {
 	}
 	defer s.mu.Unlock()
 	if s.user != nil {
-		user = s.user.id
+		user = s.user.ID
 	}
 	return user, len(s.subscriptions)
 }
@@ -430,7 +432,7 @@ func (s *Socket) who() (user string, channels int) {
 // audience lists the members of a presence channel, or the connections that subscribe to another.
 func (c *Channel) audience() object {
 	info := c.info()
-	if c.kind&kindPresence != 0 {
+	if c.kind&wire.KindPresence != 0 {
 		list := []object{}
 		for _, m := range c.firstMembers(mostRows) {
 			list = append(list, object{"user": m.id, "info": json.RawMessage(m.info), "connections": m.connections})

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -250,7 +251,7 @@ func TestConsoleGuessing(t *testing.T) {
 			t.Helper()
 			for range times {
 				_, err := c.begin(place, secret, strings.TrimPrefix(link, "#once="), "")
-				if refused, ok := err.(*apiError); ok != (status != 200) || ok && refused.status != status {
+				if refused, ok := err.(*wire.Error); ok != (status != 200) || ok && refused.Status != status {
 					t.Fatalf("%v, want %d", err, status)
 				}
 			}
@@ -401,7 +402,7 @@ func TestConsoleApps(t *testing.T) {
 	one.do("POST", "/trigger", `{"channel":"of-two","name":"e","data":"x"}`)
 	unknown := handshake(t, s.addr, "/app/none?protocol=7", "")
 	unknown.text()
-	unknown.expectClose(codeUnknownKey)
+	unknown.expectClose(wire.CodeUnknownKey)
 	for _, path := range []string{"/apps/9/channels/of-one", "/apps/1/channels/of-one?%zz", "/apps/1/channels/of-one"} {
 		resp, err := http.Get("http://" + s.addr + path)
 		if err != nil {
@@ -416,7 +417,7 @@ func TestConsoleApps(t *testing.T) {
 	two.do("POST", "/trigger", `{"channel":"of-two","name":"e","data":"x"}`)
 	c2.expect(event("e", "of-two", "x"))
 	for i, want := range []feedLine{ // what names no app is told to all, without what may be another's
-		{What: "refused", Code: codeUnknownKey, Reason: "App key none does not exist on this server"},
+		{What: "refused", Code: wire.CodeUnknownKey, Reason: "App key none does not exist on this server"},
 		{What: "refused", Code: 404, Event: "GET", Reason: `Unknown app id "9"`},
 		{What: "refused", Code: 403, Event: "POST", Reason: `there is no app with the key "none"`},
 		{What: "event", Reached: 1, Channel: "of-two", Event: "e", Data: "x"},
@@ -750,7 +751,7 @@ func TestFeedSeconds(t *testing.T) {
 		pages := []*feedReader{s.watchOver(t, dial()), s.watchOver(t, dial())}
 		a.counts.sent.Add(5)
 		a.counts.received.Add(2)
-		a.trigger("void", kindPublic, Event{name: []byte("e"), data: benchData, keep: true})
+		a.trigger("void", wire.KindPublic, Event{name: []byte("e"), data: benchData, keep: true})
 		for i := range 300 {
 			for _, f := range pages {
 				l, ok := f.next()
@@ -807,7 +808,7 @@ func TestConsoleAllocations(t *testing.T) {
 	s := testOptions(t).server(t)
 	a := s.apps.Load().all[0]
 	e := Event{name: []byte("hello"), data: benchData, keep: true}
-	once := func() { a.trigger("room", kindPublic, e) }
+	once := func() { a.trigger("room", wire.KindPublic, e) }
 	if n := testing.AllocsPerRun(1000, once); n != 0 {
 		t.Errorf("%v allocations before anybody watches", n)
 	}

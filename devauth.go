@@ -15,6 +15,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const maxAuthBody = 64 << 10 // bytes
@@ -64,7 +67,7 @@ func (s *server) devAuthRoutes(mux *http.ServeMux) {
 }
 
 // answer makes the handler of an endpoint.
-func (d devAuth) answer(sign func(*authRequest, *Key) (authAnswer, error)) http.HandlerFunc {
+func (d devAuth) answer(sign func(*authRequest, *sign.Key) (authAnswer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		a := &authRequest{r, r.URL.Query()}
 		app, err := d.check(w, a)
@@ -79,11 +82,11 @@ func (d devAuth) answer(sign func(*authRequest, *Key) (authAnswer, error)) http.
 		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name"), event: r.Method + " " + r.URL.Path}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
-			e := asAPIError(err, http.StatusBadRequest)
-			what.what, what.code, what.reason = noticeRefused, e.status, e.text
-			http.Error(w, e.text, e.status)
+			e := wire.AsError(err, http.StatusBadRequest)
+			what.what, what.code, what.reason = noticeRefused, e.Status, e.Text
+			http.Error(w, e.Text, e.Status)
 		} else {
-			what.socket, _ = parseSocketID(a.get("socket_id"))
+			what.socket, _ = wire.ParseSocketID(a.get("socket_id"))
 			w.Header()["Content-Type"] = jsonType
 			w.Write(encode(answer)) // if it fails, the caller is gone
 		}
@@ -118,13 +121,13 @@ func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err err
 	}
 	if a.Method != http.MethodPost && a.Method != http.MethodOptions {
 		w.Header().Set("Allow", "POST, OPTIONS")
-		return app, &apiError{http.StatusMethodNotAllowed, "Method Not Allowed: this is for POST"}
+		return app, &wire.Error{Status: http.StatusMethodNotAllowed, Text: "Method Not Allowed: this is for POST"}
 	}
 	return app, nil
 }
 
 func forbidden(format string, args ...any) error {
-	return &apiError{http.StatusForbidden, fmt.Sprintf(format, args...)}
+	return &wire.Error{Status: http.StatusForbidden, Text: fmt.Sprintf(format, args...)}
 }
 
 // allows judges the address of who asks. One that a header names as the client's own only ever takes away: whoever is not behind
@@ -209,9 +212,9 @@ func (a *authRequest) read(w http.ResponseWriter) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &large):
-		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", maxAuthBody)}
+		return &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body has more than %d bytes", maxAuthBody)}
 	}
-	return badRequest("the body cannot be read: %v", err)
+	return wire.BadRequest("the body cannot be read: %v", err)
 }
 
 // parse reads a form or JSON.
@@ -240,24 +243,24 @@ func (a *authRequest) get(name string) string { return a.values.Get(name) }
 
 // signChannel answers POST /pusher/auth. On a presence channel the user is whom the request says: channel_data, or user_id and
 // user_info.
-func (a *authRequest) signChannel(key *Key) (answer authAnswer, err error) {
+func (a *authRequest) signChannel(key *sign.Key) (answer authAnswer, err error) {
 	channel, data := a.get("channel_name"), a.get("channel_data")
 	if channel == "" || a.get("socket_id") == "" {
-		return answer, badRequest("Missing parameter: socket_id and channel_name, which pusher-js sends")
+		return answer, wire.BadRequest("Missing parameter: socket_id and channel_name, which pusher-js sends")
 	}
-	switch k, _ := parseChannel(channel, maxInput); {
-	case k&kindEncrypted != 0:
-		return answer, badRequest("an encrypted channel needs a master key, which -dev-auth has not: use an auth endpoint of your own")
-	case k&kindPresence != 0 && data == "":
+	switch k, _ := wire.ParseChannel(channel, maxInput); {
+	case k&wire.KindEncrypted != 0:
+		return answer, wire.BadRequest("an encrypted channel needs a master key, which -dev-auth has not: use an auth endpoint of your own")
+	case k&wire.KindPresence != 0 && data == "":
 		data = a.user("user_id")
 	}
 	return signChannel(key, a.get("socket_id"), channel, data)
 }
 
 // signUser answers POST /pusher/user-auth. The user is whom the request says: user_data, or user_id, user_info and watchlist.
-func (a *authRequest) signUser(key *Key) (answer authAnswer, err error) {
+func (a *authRequest) signUser(key *sign.Key) (answer authAnswer, err error) {
 	if a.get("socket_id") == "" {
-		return answer, badRequest("Missing parameter: socket_id, which pusher-js sends")
+		return answer, wire.BadRequest("Missing parameter: socket_id, which pusher-js sends")
 	}
 	return signUser(key, a.get("socket_id"), cmp.Or(a.get("user_data"), a.user("id")))
 }

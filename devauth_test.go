@@ -9,6 +9,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // asked is a request to an auth endpoint, by default from this machine.
@@ -47,7 +50,7 @@ func (a asked) ask(t *testing.T, h http.Handler) *httptest.ResponseRecorder {
 // TestDevAuthAnswers: what is signed, and that the server takes the signatures.
 func TestDevAuthAnswers(t *testing.T) {
 	h := testOptions(t, "-dev-auth").server(t).offlineHandler()
-	id := socketID{1, 2}
+	id := socketID("1.2")
 	const asJSON = "application/json"
 	for _, c := range []struct {
 		name string
@@ -55,11 +58,11 @@ func TestDevAuthAnswers(t *testing.T) {
 		data string // channel_data or user_data of the answer
 		text []byte // that is signed
 	}{
-		{"private", asked{}, "", channelText(nil, id.String(), []byte("private-x"), nil)},
-		{"JSON", asked{kind: asJSON, body: ` {"channel_name":"private-x","socket_id":"1.2"} `}, "", channelText(nil, id.String(), []byte("private-x"), nil)},
-		{"JSON with a charset", asked{kind: asJSON + "; charset=utf-8", body: `{"channel_name":"private-\u0078","socket_id":"1.2"}`}, "", channelText(nil, id.String(), []byte("private-x"), nil)},
-		{"query", asked{path: "/pusher/auth?channel_name=private-y&socket_id=1.2", body: "x=y"}, "", channelText(nil, id.String(), []byte("private-y"), nil)},
-		{"private with data", asked{body: askedForm + "&channel_data=hello"}, "hello", channelText(nil, id.String(), []byte("private-x"), []byte("hello"))},
+		{"private", asked{}, "", sign.ChannelText(nil, id.String(), []byte("private-x"), nil)},
+		{"JSON", asked{kind: asJSON, body: ` {"channel_name":"private-x","socket_id":"1.2"} `}, "", sign.ChannelText(nil, id.String(), []byte("private-x"), nil)},
+		{"JSON with a charset", asked{kind: asJSON + "; charset=utf-8", body: `{"channel_name":"private-\u0078","socket_id":"1.2"}`}, "", sign.ChannelText(nil, id.String(), []byte("private-x"), nil)},
+		{"query", asked{path: "/pusher/auth?channel_name=private-y&socket_id=1.2", body: "x=y"}, "", sign.ChannelText(nil, id.String(), []byte("private-y"), nil)},
+		{"private with data", asked{body: askedForm + "&channel_data=hello"}, "hello", sign.ChannelText(nil, id.String(), []byte("private-x"), []byte("hello"))},
 		{"presence", asked{body: "socket_id=1.2&channel_name=presence-x"}, `{"user_id":"user-1","user_info":{"name":"user-1"}}`, nil},
 		{"presence of a user", asked{body: `socket_id=1.2&channel_name=presence-x&user_id=a%22b`}, `{"user_id":"a\"b","user_info":{"name":"a\"b"}}`, nil},
 		{"presence with info", asked{body: `socket_id=1.2&channel_name=presence-cache-x&user_id=7&user_info=%7B%22a%22%3A1%7D`}, `{"user_id":"7","user_info":{"a":1}}`, nil},
@@ -78,17 +81,17 @@ func TestDevAuthAnswers(t *testing.T) {
 			text := c.text
 			if data, user := answer["user_data"]; user {
 				answer["channel_data"] = data
-				text = userText(nil, id.String(), []byte(data))
+				text = sign.UserText(nil, id.String(), []byte(data))
 			} else if text == nil {
 				body := fmt.Sprint(c.body, "presence-cache-x")
 				channel := body[strings.Index(body, "presence-"):]
 				channel = channel[:strings.IndexAny(channel, `"&x`)] + "x"
-				text = channelText(nil, id.String(), []byte(channel), []byte(answer["channel_data"]))
+				text = sign.ChannelText(nil, id.String(), []byte(channel), []byte(answer["channel_data"]))
 			}
 			if answer["channel_data"] != c.data {
 				t.Errorf("data is %s, want %s", answer["channel_data"], c.data)
 			}
-			if problem := checkToken(Keys{testKey}, []byte(answer["auth"]), text); problem != "" {
+			if problem := checkToken(sign.Keys{testKey}, []byte(answer["auth"]), text); problem != "" {
 				t.Errorf("%s: %s", w.Body, problem)
 			}
 		})

@@ -26,6 +26,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // Half-open connections
@@ -136,7 +139,7 @@ func TestHalfOpen(t *testing.T) {
 		peer := connect(t, b.addr)
 		peer.subscribe("presence-x", fmt.Sprintf(`{"user_id":"%d"}`, i))
 		reading.Go(func() {
-			if peer.answerPings(func(string) {}) == codePongMissing {
+			if peer.answerPings(func(string) {}) == wire.CodePongMissing {
 				told.Add(1)
 			}
 		})
@@ -232,7 +235,7 @@ func (r *reader) readToReconnect(closed chan time.Time) {
 	defer r.leave()
 	for {
 		opcode, frame, err := r.readFrame()
-		if err == nil && opcode == opClose && bytes.HasPrefix(frame, []byte{codeReconnect >> 8, codeReconnect & 0xff}) {
+		if err == nil && opcode == opClose && bytes.HasPrefix(frame, []byte{wire.CodeReconnect >> 8, wire.CodeReconnect & 0xff}) {
 			closed <- time.Now()
 			r.numbers.received.Add(r.got)
 			r.complete(&r.numbers.acked) // it cannot grow any more
@@ -250,9 +253,9 @@ func (r *reader) readToReconnect(closed chan time.Time) {
 
 // publishUntilGone sends 200 events a second until the server takes no more.
 func (nb *numbering) publishUntilGone(p int) {
-	pace := time.NewTicker(time.Second * maxBatch / 200)
+	pace := time.NewTicker(time.Second * wire.MaxBatch / 200)
 	defer pace.Stop()
-	for k := 0; nb.send(p, k) == nil; k += maxBatch {
+	for k := 0; nb.send(p, k) == nil; k += wire.MaxBatch {
 		<-pace.C
 	}
 }
@@ -272,7 +275,7 @@ func TestShutdownFlushes(t *testing.T) {
 	s := startServer(t)
 	first := connect(t, s.addr)
 	first.join("room")
-	id, _ := parseSocketID(first.id)
+	id, _ := wire.ParseSocketID(first.id)
 	socket := s.app.socket(id)
 	readers := make([]*client, 20)
 	for i := range readers {
@@ -287,7 +290,7 @@ func TestShutdownFlushes(t *testing.T) {
 	socket.conn.mu.Unlock()
 	for _, c := range append(readers, first) {
 		c.expect(event("e", "room", "x"))
-		c.expectClose(codeReconnect)
+		c.expectClose(wire.CodeReconnect)
 	}
 	stopped.Wait()
 }
@@ -525,7 +528,7 @@ func newVictim(t *testing.T, s *testServer) (*client, *Socket) {
 	for _, channel := range []string{"private-x", "room", "presence-x"} {
 		c.enter(channel, `{"user_id":"victim"}`)
 	}
-	id, _ := parseSocketID(c.id)
+	id, _ := wire.ParseSocketID(c.id)
 	return c, s.app.socket(id)
 }
 
@@ -780,14 +783,14 @@ func TestClockSteps(t *testing.T) {
 func publishAt(t *testing.T, h http.Handler, at time.Time, name string) (status int, answer string) {
 	t.Helper()
 	body := fmt.Sprintf(`{"name":%q,"channel":"room","data":"x"}`, name)
-	ps, err := parseParams(nil, fmt.Sprintf("auth_key=key&auth_timestamp=%d&auth_version=1.0&body_md5=%x", at.Unix(), md5.Sum([]byte(body))))
+	ps, err := sign.ParseParams(nil, fmt.Sprintf("auth_key=key&auth_timestamp=%d&auth_version=1.0&body_md5=%x", at.Unix(), md5.Sum([]byte(body))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature := testKey.sign(nil, requestText(nil, "POST", "/apps/1/events", ps))
+	signature := testKey.Sign(nil, sign.RequestText(nil, "POST", "/apps/1/events", ps))
 	query := fmt.Sprintf("auth_signature=%s", signature)
 	for _, p := range ps {
-		query += "&" + p.name + "=" + p.value
+		query += "&" + p.Name + "=" + p.Value
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("POST", "/apps/1/events?"+query, strings.NewReader(body)))

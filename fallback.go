@@ -28,6 +28,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const textTooMany = "Too many clients over HTTP, in all or from one address (behind a proxy: see -trusted-proxies)"
@@ -93,13 +95,13 @@ func requestNumber(r *http.Request) uint64 {
 
 // send answers xhr_send. The error is for people: clients do not look at it.
 func (f *fallback) send(w http.ResponseWriter, r *http.Request, name string) {
-	err := error(&apiError{http.StatusNotFound, "unknown session: it has ended, or never began"})
+	err := error(&wire.Error{Status: http.StatusNotFound, Text: "unknown session: it has ended, or never began"})
 	if s := f.find(name); s != nil {
 		err = s.send(r)
 	}
-	var e *apiError
+	var e *wire.Error
 	if errors.As(err, &e) {
-		http.Error(w, e.text, e.status)
+		http.Error(w, e.Text, e.Status)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -120,7 +122,7 @@ func (f *fallback) receive(w http.ResponseWriter, r *http.Request, key, name str
 	if s != nil {
 		s.attach(t)
 	} else if s = f.open(r, key, name, t); s == nil {
-		w.Write(appendEnd([]byte("o\n"), codeOverCapacity, textTooMany))
+		w.Write(appendEnd([]byte("o\n"), wire.CodeOverCapacity, textTooMany))
 		return
 	}
 	defer s.detach(t)
@@ -184,8 +186,8 @@ func (f *fallback) open(r *http.Request, key, name string, t *receiving) *sessio
 	s.from = network(socket.conn.remote.Addr().Unmap())
 	switch there, ok := f.enter(s); {
 	case !ok:
-		app.counts.refuse("connection", strconv.Itoa(codeOverCapacity))
-		socket.tell(notice{what: noticeRefused, code: codeOverCapacity, reason: textTooMany})
+		app.counts.refuse("connection", strconv.Itoa(wire.CodeOverCapacity))
+		socket.tell(notice{what: noticeRefused, code: wire.CodeOverCapacity, reason: textTooMany})
 		return nil
 	case there != s: // another request was faster
 		there.attach(t)

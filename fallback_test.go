@@ -24,6 +24,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf16"
+
+	"edge/internal/wire"
 )
 
 // page is a client over HTTP that numbers its requests as pusher-js does.
@@ -243,7 +245,7 @@ func plainFrames(t testing.TB, line string) (frames []byte) {
 		}
 		for _, m := range messages {
 			start := len(frames)
-			frames = sealFrame(append(openFrame(frames), m...), start)
+			frames = wire.SealFrame(append(wire.OpenFrame(frames), m...), start)
 		}
 	case strings.HasPrefix(line, "c["):
 		var code int
@@ -286,7 +288,7 @@ func (p *page) client(what string) *client {
 		late.Stop()
 		if !tu.gone() { // a client that leaves without a word would be waited for
 			tu.lines.Close()
-			p.sendAs(0, "["+strings.Repeat(`"nonsense",`, maxMalformed)+`"nonsense"]`)
+			p.sendAs(0, "["+strings.Repeat(`"nonsense",`, wire.MaxMalformed)+`"nonsense"]`)
 			reading.Wait()
 		}
 		tu.Close()
@@ -735,7 +737,7 @@ func TestFallbackReopen(t *testing.T) {
 		var publishing sync.WaitGroup
 		publishing.Go(func() {
 			for i := range events {
-				s.apps.Load().all[0].trigger("room", kindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
+				s.apps.Load().all[0].trigger("room", wire.KindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
 			}
 		})
 		defer publishing.Wait()
@@ -768,7 +770,7 @@ func TestFallbackNotReopened(t *testing.T) {
 		stream := p.stream()
 		socket := onlySocket(t, s)
 		message := strings.Repeat("x", 300<<10)
-		frame := func(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
+		frame := func(text string) []byte { return wire.SealFrame(append(wire.OpenFrame(nil), text...), 0) }
 		socket.deliver(frame(message))
 		socket.deliver(frame("next"))
 		socket.deliver(frame("and next"))
@@ -788,7 +790,7 @@ func TestFallbackNotReopened(t *testing.T) {
 		p := newPage(t, dial, keyPath)
 		p.poll()
 		message := strings.Repeat("x", 300<<10)
-		onlySocket(t, s).deliver(append(sealFrame(append(openFrame(nil), message...), 0), sealFrame(append(openFrame(nil), "next"...), 0)...))
+		onlySocket(t, s).deliver(append(wire.SealFrame(append(wire.OpenFrame(nil), message...), 0), wire.SealFrame(append(wire.OpenFrame(nil), "next"...), 0)...))
 		if got := p.polled(); len(got) != 1 || got[0] != "a"+said(message) {
 			t.Errorf("polled %d lines", len(got))
 		}
@@ -841,12 +843,12 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 		p.say(p.subscribing("room", ""))
 		first := p.receive("xhr").rest()
 		socket := onlySocket(t, s)
-		socket.deliver(sealFrame(append(openFrame(nil), "next"...), 0))
+		socket.deliver(wire.SealFrame(append(wire.OpenFrame(nil), "next"...), 0))
 		synctest.Wait()
 		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, "a"+said("next")); !slices.Equal(got, want) {
 			t.Errorf("repeated: got %q, want %q", got, want)
 		}
-		socket.deliver(sealFrame(append(openFrame(nil), "last"...), 0))
+		socket.deliver(wire.SealFrame(append(wire.OpenFrame(nil), "last"...), 0))
 		if got := p.polled(); !slices.Equal(got, []string{"a" + said("last")}) {
 			t.Errorf("afterwards: %q", got)
 		}
@@ -998,7 +1000,7 @@ func TestFallbackTooFew(t *testing.T) {
 		p.polled()
 		data := quote(strings.Repeat("x", 10_000))
 		for !app.empty() {
-			app.trigger("room", kindPublic, Event{name: []byte("e"), data: data, keep: true})
+			app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: data, keep: true})
 			time.Sleep(time.Millisecond) // others sleep too, and no time passes while someone runs
 			if held := s.memory.holds(); held > 600_000 {
 				t.Fatalf("%d bytes are held", held)
@@ -1064,7 +1066,7 @@ func TestFallbackBrokenStream(t *testing.T) {
 		s, dial := serverInBubble(t)
 		p := newPage(t, dial, keyPath)
 		p.stream()
-		onlySocket(t, s).deliver(sealFrame(append(openFrame(nil), "x"...), 0))
+		onlySocket(t, s).deliver(wire.SealFrame(append(wire.OpenFrame(nil), "x"...), 0))
 		time.Sleep(writeTimeout + time.Millisecond) // nobody reads it
 		p.receive("xhr_streaming").expect("o")
 	})
@@ -1079,7 +1081,7 @@ func TestFallbackTimeouts(t *testing.T) {
 		socket := onlySocket(t, s)
 		for range 10 {
 			time.Sleep(24 * time.Second) // both timeouts are shorter
-			socket.deliver(sealFrame(append(openFrame(nil), "x"...), 0))
+			socket.deliver(wire.SealFrame(append(wire.OpenFrame(nil), "x"...), 0))
 			stream.expect("a" + said("x"))
 			socket.mu.Lock()
 			socket.lastRead = monotonic()
@@ -1284,7 +1286,7 @@ func TestFallbackMemory(t *testing.T) {
 		p.poll()
 		p.say(p.subscribing("room", ""))
 		p.polled()
-		app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
+		app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
 		waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
 		other := &holding{conn: new(conn)}
 		s.memory.hold(other, s.memory.most(), true)
@@ -1419,7 +1421,7 @@ func FuzzFallback(f *testing.F) {
 			t.Fatalf("%q is accepted: %v", body, problem)
 		}
 		if err != nil {
-			if e := new(apiError); !errors.As(err, &e) || e.status != 400 && e.status != 413 || frames != nil {
+			if e := new(wire.Error); !errors.As(err, &e) || e.Status != 400 && e.Status != 413 || frames != nil {
 				t.Fatalf("%q: %v and %d bytes", body, err, len(frames))
 			}
 			return

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -56,7 +58,7 @@ func (w *watch) feed(a *App, n notice) {
 	}
 }
 
-var codesForAll = []int{codeUnknownKey, codePathNotFound, http.StatusNotFound, http.StatusForbidden}
+var codesForAll = []int{wire.CodeUnknownKey, wire.CodePathNotFound, http.StatusNotFound, http.StatusForbidden}
 
 // add adds a line for a notice. It does not block.
 func (f *feed) add(n notice) {
@@ -101,8 +103,8 @@ func appendNotice(dst []byte, n notice) []byte {
 	}
 	if n.data != nil {
 		text := []byte(n.data)
-		if v := value(n.data); v.is('"') {
-			text = v.text()
+		if v := wire.Value(n.data); v.Is('"') {
+			text = v.Text()
 		}
 		if len(text) > feedData {
 			line["size"] = len(text) // only the beginning is sent
@@ -123,7 +125,7 @@ func (c *console) serveFeed(v *visit) error {
 	f, w := c.newFeed(v.app), c.server.watch
 	if !w.setFeed(f, true) {
 		text := fmt.Sprintf("Too many pages of the console are open: %d may be", mostFeeds)
-		return &apiError{http.StatusServiceUnavailable, text}
+		return &wire.Error{Status: http.StatusServiceUnavailable, Text: text}
 	}
 	defer w.setFeed(f, false)
 	control := http.NewResponseController(v.w)

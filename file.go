@@ -15,6 +15,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/tailscale/hujson"
+
+	"edge/internal/wire"
 )
 
 // configFile is a configuration file: JSON (RFC 8259) with comments, // and /* */, and commas after last items.
@@ -99,7 +101,7 @@ func (f *configFile) readObject(v hujson.Value, table []option, apps *hujson.Val
 	for _, m := range object.Members {
 		name, from := m.Name.Value.(hujson.Literal).String(), f.place(m.Value)
 		if seen[name] {
-			return nil, fmt.Errorf("%s: %q stands twice", from, clip([]byte(name)))
+			return nil, fmt.Errorf("%s: %q stands twice", from, wire.Clip([]byte(name)))
 		}
 		seen[name] = true
 		if apps != nil && name == "apps" {
@@ -134,7 +136,7 @@ func misplaced(name string, table []option, outermost bool) string {
 		names = append(names, "apps")
 	}
 	meant := didYouMean("", name, names, "edge -help lists the options")
-	return fmt.Sprintf("unknown option %q; %s", clip([]byte(name)), meant)
+	return fmt.Sprintf("unknown option %q; %s", wire.Clip([]byte(name)), meant)
 }
 
 // settingValues returns the value of an option as flags would give it, a list as several. It returns nil for null, and
@@ -266,7 +268,7 @@ func exampleConfig() string {
 		}
 		value := opt.value
 		if _, err := strconv.Atoi(value); err != nil && value != "true" && value != "false" {
-			value = string(appendString(nil, value))
+			value = string(wire.AppendString(nil, value))
 		}
 		fmt.Fprintf(&b, "  // %s\n  // %q: %s,\n", opt.help, opt.name, value)
 	}

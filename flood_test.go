@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -71,7 +72,7 @@ func TestSubscribeFlood(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range conns {
 			c := connect(t, s.addr)
-			c.conn.SetDeadline(time.Now().Add(patience + 5*time.Duration(names/subscribeRate)*time.Second))
+			c.conn.SetDeadline(time.Now().Add(patience + 5*time.Duration(names/wire.SubscribeRate)*time.Second))
 			wg.Go(func() {
 				defer c.leave()
 				go func() { // ends when all are sent
@@ -89,7 +90,7 @@ func TestSubscribeFlood(t *testing.T) {
 						t.Errorf("answered with %s", answer)
 						return
 					}
-					if n == names-1 && refused != max(0, names-maxChannelsPerConnection) {
+					if n == names-1 && refused != max(0, names-wire.MaxChannelsPerConnection) {
 						t.Errorf("%d of %d were refused", refused, names)
 					}
 				}
@@ -307,9 +308,9 @@ func (nb *numbering) publishWhile(t *testing.T, more func() bool) {
 	var wg sync.WaitGroup
 	for p := range deliveryPublishers {
 		wg.Go(func() {
-			pace := time.NewTicker(time.Second * maxBatch / 200)
+			pace := time.NewTicker(time.Second * wire.MaxBatch / 200)
 			defer pace.Stop()
-			for k := 0; more(); k += maxBatch {
+			for k := 0; more(); k += wire.MaxBatch {
 				if err := nb.send(p, k); err != nil {
 					t.Errorf("publisher %d: %v", p, err)
 				}

@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"crypto/md5"
 	"edge/internal/edgetest"
+	"edge/internal/sign"
+	"edge/internal/wire"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -142,7 +144,7 @@ func TestHostileRelayAllocations(t *testing.T) {
 func measureSocket(t *testing.T) func(name, frame string) {
 	s, _ := offline(t)
 	s.conn.last = true // the answers are not sent: that would be measured too
-	sub, err := s.app.subscribe(s, "private-json", kindPrivate, nil, nil)
+	sub, err := s.app.subscribe(s, "private-json", wire.KindPrivate, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +185,7 @@ func measureAPI(t *testing.T) func(name, body string) {
 			h.ServeHTTP(w, r)
 		})
 		bound := 3*len(body) + 4096 + len(body)/4 // body, values and a text; the allocator rounds up, the more the larger a piece is
-		if n, _, err := checkJSON([]byte(body), apiDepth, apiValues); err == nil && n > socketValues {
+		if n, _, err := wire.CheckJSON([]byte(body), wire.APIDepth, wire.APIValues); err == nil && n > wire.SocketValues {
 			bound += 640 * n // a tree that is not kept
 		}
 		if cost > bound || w.status >= 500 {
@@ -576,11 +578,11 @@ func signed(path, old, new string) string {
 	fill := strings.NewReplacer("NOW", now, "HASH", digest, "UPPER", strings.ToUpper(digest))
 	const base = "auth_key=key&auth_timestamp=NOW&auth_version=1.0&body_md5=HASH"
 	query := fill.Replace(strings.Replace(base, old, new, 1))
-	ps, err := parseParams(nil, query)
+	ps, err := sign.ParseParams(nil, query)
 	if err != nil {
-		ps, _ = parseParams(nil, fill.Replace(base))
+		ps, _ = sign.ParseParams(nil, fill.Replace(base))
 	}
-	return fmt.Sprintf("%s?%s&auth_signature=%s", path, query, testKey.sign(nil, requestText(nil, "POST", path, ps)))
+	return fmt.Sprintf("%s?%s&auth_signature=%s", path, query, testKey.Sign(nil, sign.RequestText(nil, "POST", path, ps)))
 }
 
 // hostileRequests puts together the tables above.

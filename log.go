@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -141,7 +143,7 @@ const (
 // notice is something that happened. Its strings are from outside: who prints them quotes them.
 type notice struct {
 	what    string // in a word or two, of ours
-	socket  socketID
+	socket  wire.SocketID
 	remote  string
 	channel string
 	event   string
@@ -240,7 +242,7 @@ func (n notice) attrs(app string, most int) (all []slog.Attr) {
 		}
 	}
 	add("app", app)
-	if n.socket != (socketID{}) {
+	if n.socket != (wire.SocketID{}) {
 		add("socket", n.socket.String())
 	}
 	add("client", n.remote)

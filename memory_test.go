@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+
+	"edge/internal/wire"
 )
 
 func (b *budget) expectHeld(t *testing.T, want int64) {
@@ -157,7 +159,7 @@ func TestTightMemory(t *testing.T) {
 	b.judge(b.limit)
 	late := handshake(t, s.addr, "/app/key?protocol=7", "")
 	late.expect(`{"event":"pusher:error","data":{"code":4100,"message":"The server is short of memory"}}`)
-	late.expectClose(codeOverCapacity)
+	late.expectClose(wire.CodeOverCapacity)
 	c.subscribe("other", "")
 	c.expect(`{"event":"pusher:subscription_error","channel":"other","data":{"type":"LimitReached","error":"The server is short of memory","status":4100}}`,
 		`{"event":"pusher:error","data":{"code":null,"message":"The server is short of memory"}}`)

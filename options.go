@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"edge/internal/wire"
 )
 
 // options are what a server is to do.
@@ -121,7 +123,7 @@ func appTable(a *appOptions) []option {
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.pongTimeout, time.Millisecond), nil},
 		{"auth-window", "600s", "how far the clock of an API client may be off; 0 for no check", forApp, duration(&l.authWindow, 0), nil},
 		{"event-size", "10240", "bytes of data an event may have", forApp, number(&l.eventSize, 1, 1<<20), nil},
-		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.channelName, len(userChannelPrefix)+maxUserID, 1024), nil},
+		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.channelName, len(wire.UserChannelPrefix)+wire.MaxUserID, 1024), nil},
 		{"presence-members", "100", "users a presence channel may have", forApp, number(&l.presenceMembers, 1, math.MaxInt32), nil},
 		{"presence-user-size", "1024", "bytes of user_info a member may have", forApp, number(&l.presenceUserSize, 2, maxPayload), nil},
 		{"cache-ttl", "30m", "how long a cache channel keeps its last event", forApp, duration(&l.cacheTTL, time.Second), nil},
@@ -329,7 +331,7 @@ func checkID(id string) error {
 // checkKey accepts what can stand in a URL and in an auth string, and "" for no key.
 func checkKey(key string) error {
 	if key != "" && strings.Trim(key, ".") == "" || strings.ContainsFunc(key, func(c rune) bool {
-		return c >= 0x80 || !channelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
+		return c >= 0x80 || !wire.ChannelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
 	}) {
 		return errors.New("it is part of URLs and may have letters, digits, - _ and .")
 	}

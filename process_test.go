@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"fmt"
 	"io"
 	"net"
@@ -245,7 +246,7 @@ func TestUnreadLines(t *testing.T) {
 		publish(t, p.addr, "room", "hello", "{}")
 		c.expect(event("hello", "room", "{}"))
 		cmd.Process.Signal(syscall.SIGTERM)
-		c.expectClose(codeReconnect)
+		c.expectClose(wire.CodeReconnect)
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("exit: %v", err)
 		}

@@ -24,6 +24,9 @@ import (
 	"syscall"
 	"time"
 	"unicode"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -53,7 +56,7 @@ func (w *whereabouts) table() []option {
 // remote is the server that a command talks to, and its app there. All fields are static after construction.
 type remote struct {
 	id            string
-	key           *Key
+	key           *sign.Key
 	path          string // before all paths
 	network, addr string // tcp or unix
 	dial          func(context.Context) (net.Conn, error)
@@ -63,7 +66,7 @@ type remote struct {
 
 // newRemote finds the server.
 func newRemote(o *options, w whereabouts) (r *remote, err error) {
-	r = &remote{id: cmp.Or(o.app.id, "1"), key: newKey(o.app.key, o.app.secret), path: o.path} // edge takes any id then
+	r = &remote{id: cmp.Or(o.app.id, "1"), key: sign.NewKey(o.app.key, o.app.secret), path: o.path} // edge takes any id then
 	switch {
 	case w.host != "":
 		err = r.elsewhere(w)
@@ -194,10 +197,10 @@ func bare(err error) error {
 }
 
 // call makes a call of the HTTP API below the app's path, and reads the answer, an object, into answer. If the server
-// answers anything else, the error is an apiError.
-func (r *remote) call(ctx context.Context, method, path string, ps params, body []byte, answer any) error {
+// answers anything else, the error is an wire.Error.
+func (r *remote) call(ctx context.Context, method, path string, ps sign.Params, body []byte, answer any) error {
 	u := url.URL{Scheme: "http", Host: r.host(), Path: r.path + "/apps/" + r.id + path} // dial sees to TLS
-	u.RawQuery = r.key.signedQuery(method, u.Path, ps, body, time.Now().Unix())
+	u.RawQuery = r.key.SignedQuery(method, u.Path, ps, body, time.Now().Unix())
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return r.unreachable(err)
@@ -216,10 +219,10 @@ func (r *remote) call(ctx context.Context, method, path string, ps params, body 
 	case err != nil:
 		return r.unreachable(err)
 	case resp.StatusCode/100 != 2:
-		return &apiError{resp.StatusCode, fmt.Sprintf("the server answered %d: %s", resp.StatusCode, oneLine(b))}
+		return &wire.Error{Status: resp.StatusCode, Text: fmt.Sprintf("the server answered %d: %s", resp.StatusCode, oneLine(b))}
 	case json.Unmarshal(b, answer) != nil: // a captive portal says 200 too
 		const text = "the server at %s does not answer like a Pusher server: %.100q"
-		return &apiError{resp.StatusCode, fmt.Sprintf(text, r.addr, oneLine(b))}
+		return &wire.Error{Status: resp.StatusCode, Text: fmt.Sprintf(text, r.addr, oneLine(b))}
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -302,7 +304,7 @@ func (s *server) reload(o options) error {
 			removed = append(removed, a)
 			sockets, _ := a.closeSockets()
 			for _, socket := range sockets {
-				socket.close(codeUnknownKey, "The app has been removed from this server")
+				socket.close(wire.CodeUnknownKey, "The app has been removed from this server")
 			}
 		}
 	}
@@ -381,7 +383,7 @@ func (s *server) shutdown(srv *http.Server) {
 	for began, i := time.Now(), 0; i < len(sockets); i++ {
 		// Sleeping for the whole distance so far keeps the pace whatever the machine's timers are like.
 		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
-		sockets[i].close(codeReconnect, "Please reconnect immediately")
+		sockets[i].close(wire.CodeReconnect, "Please reconnect immediately")
 	}
 	limit, cancelLimit := context.WithTimeout(ctx, closeTimeout)
 	defer cancelLimit()

@@ -28,6 +28,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // withKey is a key other than the tests'.
@@ -38,8 +41,8 @@ func (k withKey) url(addr, method, path, query, body string) string {
 	url := signedURL(addr, method, path, query, body)
 	target, rest, _ := strings.Cut(url, "?")
 	rest, _, _ = strings.Cut(strings.Replace(rest, "auth_key=key", "auth_key="+k.name, 1), "&auth_signature=")
-	ps, _ := parseParams(nil, rest)
-	return fmt.Sprintf("%s?%s&auth_signature=%s", target, rest, newKey(k.name, k.secret).sign(nil, requestText(nil, method, path, ps)))
+	ps, _ := sign.ParseParams(nil, rest)
+	return fmt.Sprintf("%s?%s&auth_signature=%s", target, rest, sign.NewKey(k.name, k.secret).Sign(nil, sign.RequestText(nil, method, path, ps)))
 }
 
 // call makes an API call.
@@ -62,8 +65,8 @@ func connectTo(t testing.TB, addr, key string) *client {
 
 // subscribeWith subscribes to a private channel with a signature of this key.
 func (c *client) subscribeWith(k withKey, channel string) {
-	id, _ := parseSocketID(c.id)
-	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id.String(), []byte(channel), nil))), "")
+	id, _ := wire.ParseSocketID(c.id)
+	c.subscribeAs(channel, k.name+":"+string(sign.NewKey(k.name, k.secret).Sign(nil, sign.ChannelText(nil, id.String(), []byte(channel), nil))), "")
 }
 
 var (
@@ -87,7 +90,7 @@ func startApps(t *testing.T, config string, args ...string) *testServer {
 
 // TestSeveralApps: apps share nothing but the process.
 func TestSeveralApps(t *testing.T) {
-	hook := &keyedReceiver{t: t, key: newKey("one", "secret-one")}
+	hook := &keyedReceiver{t: t, key: sign.NewKey("one", "secret-one")}
 	receiver := httptest.NewServer(hook)
 	t.Cleanup(receiver.Close)
 	s := startApps(t, fmt.Sprintf(twoApps, receiver.URL))
@@ -164,7 +167,7 @@ func TestSeveralApps(t *testing.T) {
 // keyedReceiver counts the events of webhooks that are signed with a key.
 type keyedReceiver struct {
 	t     *testing.T
-	key   *Key
+	key   *sign.Key
 	count atomic.Int64 // of events
 }
 
@@ -172,7 +175,7 @@ func (r *keyedReceiver) got() int64 { return r.count.Load() }
 
 func (r *keyedReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, _ := io.ReadAll(req.Body)
-	if req.Header.Get("X-Pusher-Key") != r.key.name || !r.key.valid(req.Header.Get("X-Pusher-Signature"), body) {
+	if req.Header.Get("X-Pusher-Key") != r.key.Name || !r.key.Valid(req.Header.Get("X-Pusher-Signature"), body) {
 		r.t.Errorf("signed by %q", req.Header.Get("X-Pusher-Key"))
 	}
 	r.count.Add(int64(bytes.Count(body, []byte(`"name":`))))
@@ -185,11 +188,11 @@ func TestServerLimit(t *testing.T) {
 	first, second := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
 	full := handshake(t, s.addr, "/app/two?protocol=7", "")
 	full.text()
-	full.expectClose(codeOverQuota)
+	full.expectClose(wire.CodeOverQuota)
 	connectTo(t, s.addr, "one")
 	full = handshake(t, s.addr, "/app/one?protocol=7", "")
 	full.text()
-	if reason := full.expectClose(codeOverCapacity); !strings.Contains(reason, "server") {
+	if reason := full.expectClose(wire.CodeOverCapacity); !strings.Contains(reason, "server") {
 		t.Errorf("reason %q", reason)
 	}
 	first.settled()
@@ -215,7 +218,7 @@ func (s *testServer) rewrite(t *testing.T, file, text string) error {
 func TestReload(t *testing.T) {
 	told := newReceiver(t)
 	told.t = t
-	first := &keyedReceiver{t: t, key: newKey("new", "n")}
+	first := &keyedReceiver{t: t, key: sign.NewKey("new", "n")}
 	receiver := httptest.NewServer(first)
 	t.Cleanup(receiver.Close)
 	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
@@ -242,12 +245,12 @@ func TestReload(t *testing.T) {
 	if s.callers.limit.Load() != minCallers {
 		t.Errorf("%d callers beside %s connections", s.callers.limit.Load(), most)
 	}
-	two.expectClose(codeUnknownKey)
+	two.expectClose(wire.CodeUnknownKey)
 	gone := handshake(t, s.addr, "/app/two?protocol=7", "")
 	gone.text()
-	gone.expectClose(codeUnknownKey)
+	gone.expectClose(wire.CodeUnknownKey)
 	connectTo(t, s.addr, "three").settled()
-	if now := s.apps.Load().all; now[0] != before[0] || now[0].keys().find("one").uses.Load() == 0 {
+	if now := s.apps.Load().all; now[0] != before[0] || now[0].keys().Find("one").Uses.Load() == 0 {
 		t.Error("the first app is another, or its key has forgotten its uses")
 	}
 	one.settled()
@@ -439,7 +442,7 @@ func TestAuthorizedConnections(t *testing.T) {
 			authorized := c != stranger && c != reader
 			over.Go(func() {
 				code := c.answerPings(func(string) {})
-				if took := time.Since(began); authorized != (code != codeUnauthorized) || !authorized && (took < 30*time.Second || took > 32*time.Second) { // and a moment for the other side to close too
+				if took := time.Since(began); authorized != (code != wire.CodeUnauthorized) || !authorized && (took < 30*time.Second || took > 32*time.Second) { // and a moment for the other side to close too
 					t.Errorf("authorized: %t, closed with %d after %s", authorized, code, took)
 				}
 				left.Add(1)
@@ -534,7 +537,7 @@ func TestPath(t *testing.T) {
 	if text := lost.text(); !strings.Contains(text, "/my/edge/app/{key}") {
 		t.Errorf("%s", text)
 	}
-	lost.expectClose(codePathNotFound)
+	lost.expectClose(wire.CodePathNotFound)
 }
 
 // TestListeners: every address serves, a Unix socket too; one that a dead program left is taken over, one in use is not.
@@ -726,7 +729,7 @@ func TestMetrics(t *testing.T) {
 	b.leave()
 	stranger := handshake(t, s.addr, "/app/none?protocol=7", "")
 	stranger.text()
-	stranger.expectClose(codeUnknownKey)
+	stranger.expectClose(wire.CodeUnknownKey)
 	waitUntil(t, "they have left", func() bool { return s.app.connections() == 1 && s.app.webhooks().all()[0].counts().retried > 0 })
 	waitUntil(t, "what they were sent and sent is counted", func() bool { return s.app.counts.sent.Load() >= 9 && s.app.counts.received.Load() >= 4 })
 	page := string(s.appendMetrics(nil))

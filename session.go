@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -262,7 +264,7 @@ func (s *session) send(r *http.Request) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.shut || s.over {
-		return &apiError{http.StatusNotFound, "the session has ended"}
+		return &wire.Error{Status: http.StatusNotFound, Text: "the session has ended"}
 	}
 	if len(frames) == 0 {
 		frames = appendMasked(nil, opPong, [4]byte{}, nil)
@@ -389,7 +391,7 @@ func (s *session) Write(p []byte) (int, error) {
 		var payload []byte
 		switch opcode, payload, rest = nextServerFrame(rest); opcode {
 		case opText:
-			s.lines = append(appendString(append(s.lines, "a["...), payload), "]\n"...)
+			s.lines = append(wire.AppendString(append(s.lines, "a["...), payload), "]\n"...)
 		case opPing:
 			s.lines, s.pinged = append(s.lines, "h\n"...), true
 		case opClose:
@@ -414,7 +416,7 @@ func (s *session) closeLocked(code int, reason string) {
 
 func appendEnd(dst []byte, code int, reason string) []byte {
 	dst = append(strconv.AppendInt(append(dst, "c["...), int64(code), 10), ',')
-	return append(appendString(dst, reason), "]\n"...)
+	return append(wire.AppendString(dst, reason), "]\n"...)
 }
 
 // Close ends the connection for the Socket. If the client does not know yet it is told with its next request, if that comes.
@@ -432,7 +434,7 @@ func (s *session) shutLocked(reason string) {
 	if !s.closed {
 		s.lines, s.repeat = nil, nil // with a gap the rest is of no use
 		s.openLocked()
-		s.closeLocked(codeOverCapacity, reason)
+		s.closeLocked(wire.CodeOverCapacity, reason)
 	}
 	s.shut, s.in, s.early = true, nil, nil
 	s.order.Stop()
@@ -455,21 +457,21 @@ func (s *session) SetReadDeadline(time.Time) error { return nil }
 
 // appendSent appends the frames that an array of messages stands for.
 func appendSent(dst, body []byte) ([]byte, error) {
-	if _, _, err := checkJSON(body, 1, 1+maxMessages); err != nil {
-		return nil, badRequest("expected an array of at most %d strings: %v", maxMessages, err)
+	if _, _, err := wire.CheckJSON(body, 1, 1+maxMessages); err != nil {
+		return nil, wire.BadRequest("expected an array of at most %d strings: %v", maxMessages, err)
 	}
 	body = bytes.TrimLeft(body, " \t\n\r")
 	if body[0] != '[' {
-		return nil, badRequest("expected an array of strings")
+		return nil, wire.BadRequest("expected an array of strings")
 	}
-	_, messages, _ := parseArray(nil, body, maxMessages)
+	_, messages, _ := wire.ParseArray(nil, body, maxMessages)
 	for _, item := range messages {
-		if !item.is('"') {
-			return nil, badRequest("expected an array of strings only")
+		if !item.Is('"') {
+			return nil, wire.BadRequest("expected an array of strings only")
 		}
-		text := item.text()
+		text := item.Text()
 		if len(text) > maxPayload {
-			return nil, &apiError{http.StatusRequestEntityTooLarge, frameProblem(closeTooBig)}
+			return nil, &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: frameProblem(closeTooBig)}
 		}
 		dst = appendMasked(dst, opText, [4]byte{}, text)
 	}

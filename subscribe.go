@@ -19,6 +19,9 @@ import (
 	"time"
 
 	"github.com/lxzan/gws"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -44,8 +47,8 @@ type subscriber struct {
 	complete bool // subscribed to all, once at least
 
 	// Of one connection.
-	pending []string // channels whose answers have not come
-	id      socketID // zero until the server has greeted
+	pending []string      // channels whose answers have not come
+	id      wire.SocketID // zero until the server has greeted
 }
 
 // lost is why a connection ended that is worth making again.
@@ -115,11 +118,11 @@ func (s *subscriber) introduce(info string) error {
 		s.user = fmt.Sprintf("cli-%.80s-%d", host, os.Getpid())
 	}
 	s.member = fmt.Sprintf(`{"user_id":%s,"user_info":%s}`, encode(s.user), info)
-	if _, _, err := parseMember([]byte(s.member)); err != nil {
+	if _, _, err := wire.ParseMember([]byte(s.member)); err != nil {
 		return fmt.Errorf("invalid -user or -user-info: %w", err)
 	}
 	for _, channel := range s.channels {
-		if id, ok := strings.CutPrefix(channel, userChannelPrefix); ok {
+		if id, ok := strings.CutPrefix(channel, wire.UserChannelPrefix); ok {
 			data := string(encode(map[string]string{"id": id}))
 			if s.userData != "" && s.userData != data {
 				return errors.New("a connection can sign in as one user only")
@@ -136,7 +139,7 @@ func (s *subscriber) run(ctx context.Context) error {
 	for try := 0; ; try++ {
 		began := time.Now()
 		err := s.connection(ctx)
-		greeted := s.id != socketID{}
+		greeted := s.id != wire.SocketID{}
 		if greeted && time.Since(began) >= comeBackLater { // or it is one that takes us to throw us out
 			try = 0
 		}
@@ -163,7 +166,7 @@ func (s *subscriber) run(ctx context.Context) error {
 
 // connection is one connection, from dialling to its end.
 func (s *subscriber) connection(ctx context.Context) (err error) {
-	s.id, s.pending = socketID{}, slices.Clone(s.channels)
+	s.id, s.pending = wire.SocketID{}, slices.Clone(s.channels)
 	nc, err := s.dial(ctx)
 	if err != nil {
 		return &lost{0, bare(err).Error()}
@@ -172,11 +175,11 @@ func (s *subscriber) connection(ctx context.Context) (err error) {
 	c.ctx, c.end = context.WithCancelCause(ctx)
 	defer c.end(nil)
 	context.AfterFunc(c.ctx, func() { nc.Close() })
-	c.ping = time.AfterFunc(clientActivity, func() { c.send(eventPing, struct{}{}) })
+	c.ping = time.AfterFunc(clientActivity, func() { c.send(wire.EventPing, struct{}{}) })
 	defer c.ping.Stop()
 	c.silent = time.AfterFunc(dialTimeout, func() { c.end(&lost{0, "the server is silent"}) })
 	defer c.silent.Stop()
-	if err := c.handshake(s.host(), s.path+"/app/"+s.key.name); err != nil {
+	if err := c.handshake(s.host(), s.path+"/app/"+s.key.Name); err != nil {
 		return err
 	}
 	defer func() {
@@ -204,24 +207,24 @@ func (s *subscriber) receive(c *clientConn, message []byte) error {
 	}
 	m.Data = plainData(m.Data)
 	switch m.Event {
-	case eventEstablished:
+	case wire.EventEstablished:
 		return s.established(c, m.Data)
-	case eventPing:
-		c.send(eventPong, struct{}{})
+	case wire.EventPing:
+		c.send(wire.EventPong, struct{}{})
 		return nil
-	case eventPong:
+	case wire.EventPong:
 		return nil
-	case eventError:
+	case wire.EventError:
 		return s.failed(m.Data)
-	case eventSigninSuccess:
-		s.subscribe(c, kindUser)
-	case eventSubscriptionError:
+	case wire.EventSigninSuccess:
+		s.subscribe(c, wire.KindUser)
+	case wire.EventSubscriptionError:
 		_, text := errorFields(m.Data)
 		return fmt.Errorf("cannot subscribe to %s: %s", oneLine([]byte(m.Channel)), text)
-	case eventSubscriptionSucceeded:
+	case wire.EventSubscriptionSucceeded:
 		s.subscribed(m.Channel)
 	}
-	if reservedEvent(m.Event) && !s.all {
+	if wire.ReservedEvent(m.Event) && !s.all {
 		return nil
 	}
 	m.Event = strings.Replace(m.Event, "pusher_internal:", "pusher:", 1)
@@ -244,7 +247,7 @@ func plainData(data json.RawMessage) json.RawMessage {
 	if data == nil {
 		return json.RawMessage("null")
 	}
-	if _, _, err := checkJSON([]byte(text), clientDepth, 2+len(text)); err != nil {
+	if _, _, err := wire.CheckJSON([]byte(text), clientDepth, 2+len(text)); err != nil {
 		return encode(text)
 	}
 	return json.RawMessage(text)
@@ -265,28 +268,28 @@ func (s *subscriber) established(c *clientConn, data []byte) (err error) {
 	}
 	c.alive()
 	if s.userData != "" {
-		token := s.key.token(nil, userText(nil, s.id.String(), []byte(s.userData)))
-		c.send(eventSignin, authAnswer{Auth: string(token), UserData: s.userData})
+		token := s.key.Token(nil, sign.UserText(nil, s.id.String(), []byte(s.userData)))
+		c.send(wire.EventSignin, authAnswer{Auth: string(token), UserData: s.userData})
 	}
 	s.subscribe(c, 0)
 	return nil
 }
 
 // subscribe subscribes to the channels of users, or to all others.
-func (s *subscriber) subscribe(c *clientConn, users kind) {
+func (s *subscriber) subscribe(c *clientConn, users wire.Kind) {
 	for _, channel := range s.channels {
-		k, _ := parseChannel(channel, maxInput)
-		if k&kindUser != users {
+		k, _ := wire.ParseChannel(channel, maxInput)
+		if k&wire.KindUser != users {
 			continue
 		}
 		var auth authAnswer
-		if k&kindPresence != 0 {
+		if k&wire.KindPresence != 0 {
 			auth.ChannelData = s.member
 		}
-		if k&kindPrivate != 0 {
-			auth.Auth = string(s.key.token(nil, channelText(nil, s.id.String(), []byte(channel), []byte(auth.ChannelData))))
+		if k&wire.KindPrivate != 0 {
+			auth.Auth = string(s.key.Token(nil, sign.ChannelText(nil, s.id.String(), []byte(channel), []byte(auth.ChannelData))))
 		}
-		c.send(eventSubscribe, struct {
+		c.send(wire.EventSubscribe, struct {
 			Channel string `json:"channel"`
 			authAnswer
 		}{channel, auth})
@@ -307,7 +310,7 @@ func (s *subscriber) subscribed(channel string) {
 func (s *subscriber) failed(data []byte) error {
 	code, text := errorFields(data)
 	switch {
-	case s.id == (socketID{}) && code != 0: // it refuses the connection, and may not care to close it
+	case s.id == (wire.SocketID{}) && code != 0: // it refuses the connection, and may not care to close it
 		return ended(code, text)
 	case len(s.pending) > 0 && (code/100 == 41 || code/100 == 42):
 		return &lost{code, text}
@@ -360,7 +363,7 @@ func (c *clientConn) alive() {
 
 // handshake is the opening handshake (RFC 6455 section 4.1).
 func (c *clientConn) handshake(host, path string) (err error) {
-	query := fmt.Sprintf("protocol=%d&client=edge&version=%s", maxProtocol, version)
+	query := fmt.Sprintf("protocol=%d&client=edge&version=%s", wire.MaxProtocol, version)
 	var resp *http.Response
 	c.ws, resp, err = gws.NewClientFromConn(c, &gws.ClientOption{
 		Addr:               (&url.URL{Scheme: "ws", Host: host, Path: path, RawQuery: query}).String(),

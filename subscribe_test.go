@@ -17,6 +17,9 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // peer is the server's end of a connection of edge subscribe.
@@ -73,7 +76,7 @@ func (p *peer) upgrade() {
 // greet establishes the connection. answers are frames that follow at once.
 func (p *peer) greet(answers ...[]byte) {
 	p.upgrade()
-	p.write(appendEstablished(nil, socketID{1, 2}, 2*time.Minute))
+	p.write(wire.AppendEstablished(nil, socketID("1.2"), 2*time.Minute))
 	p.write(answers...)
 }
 
@@ -111,7 +114,7 @@ func (p *peer) read() (opcode byte, payload string) {
 func (p *peer) drain() { io.Copy(io.Discard, p.in) }
 
 func eventFrame(name, channel, data string) []byte {
-	return appendEvent(nil, name, channel, appendString(nil, data), "")
+	return wire.AppendEvent(nil, name, channel, wire.AppendString(nil, data), "")
 }
 
 // After the end of a connection comes another, or not, and when.
@@ -141,11 +144,11 @@ func TestSubscribeComesBack(t *testing.T) {
 		{"stuck in a frame", time.Minute, func(p *peer) { p.write([]byte{0x81, 20, 'x'}); p.drain() }, 150 * time.Second, 151 * time.Second, "the server is silent"},
 		{"silent", 0, (*peer).drain, 150 * time.Second, 151 * time.Second, "the server is silent"},
 		{"fast and silent", 0, func(p *peer) {
-			p.write(appendEvent(nil, eventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7}`), ""))
+			p.write(wire.AppendEvent(nil, wire.EventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7}`), ""))
 			p.drain()
 		}, 37 * time.Second, 38 * time.Second, "the server is silent"},
 		{"slow and silent", 0, func(p *peer) {
-			p.write(appendEvent(nil, eventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7000}`), ""))
+			p.write(wire.AppendEvent(nil, wire.EventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7000}`), ""))
 			p.drain()
 		}, 150 * time.Second, 151 * time.Second, "the server is silent"},
 	} {
@@ -155,7 +158,7 @@ func TestSubscribeComesBack(t *testing.T) {
 				s, _, said := meet(t, []string{"room"}, func(n int, p *peer) {
 					if n > 0 {
 						began = time.Now()
-						p.greet(eventFrame(eventSubscriptionSucceeded, "room", "{}"), eventFrame("e", "room", "1"))
+						p.greet(eventFrame(wire.EventSubscriptionSucceeded, "room", "{}"), eventFrame("e", "room", "1"))
 						p.drain()
 						return
 					}
@@ -189,10 +192,10 @@ func TestSubscribeComesBack(t *testing.T) {
 func TestSubscribeBacksOff(t *testing.T) {
 	for name, serve := range map[string]func(p *peer){
 		"4200":        func(p *peer) { p.greet(); p.read(); p.write(appendClose(nil, 4200, "")) },
-		"error event": func(p *peer) { p.greet(appendError(nil, 4200, "away", "")); p.drain() },
+		"error event": func(p *peer) { p.greet(wire.AppendError(nil, 4200, "away", "")); p.drain() },
 		"error before": func(p *peer) {
 			p.upgrade()
-			p.write(appendError(nil, 4100, "full", ""))
+			p.write(wire.AppendError(nil, 4100, "full", ""))
 			p.drain()
 		},
 		"503": func(p *peer) {
@@ -283,7 +286,7 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 
 // What has come of it when -timeout is over.
 func TestSubscribeTimeout(t *testing.T) {
-	succeeded := func(channel string) []byte { return eventFrame(eventSubscriptionSucceeded, channel, "{}") }
+	succeeded := func(channel string) []byte { return eventFrame(wire.EventSubscriptionSucceeded, channel, "{}") }
 	answering := func(frames ...[]byte) func(int, *peer) {
 		return func(n int, p *peer) {
 			p.greet()
@@ -349,18 +352,18 @@ func TestSubscribeReads(t *testing.T) {
 		{"a ping and an empty piece between fragments", [][]byte{fragment(0x01, text[:5]), appendControl(nil, opPing, []byte("x")), fragment(0, ""), fragment(0x80, text[5:])}, one, ""},
 		{"middle length", [][]byte{eventFrame("e", "room", quoteText(long[:400]))}, `{"channel":"room","event":"e","data":"` + long[:400] + "\"}\n", ""},
 		{"great length", [][]byte{eventFrame("e", "room", quoteText(long))}, `{"channel":"room","event":"e","data":"` + long + "\"}\n", ""},
-		{"pong", [][]byte{appendControl(nil, opPong, nil), appendPlain(nil, eventPong), eventFrame("e", "room", "1")}, one, ""},
+		{"pong", [][]byte{appendControl(nil, opPong, nil), wire.AppendPlain(nil, wire.EventPong), eventFrame("e", "room", "1")}, one, ""},
 		{"object", [][]byte{fragment(0x81, `{"event":"e","channel":"room","data":{"a":[ 1 ]}}`)}, `{"channel":"room","event":"e","data":{"a":[1]}}` + "\n", ""},
 		{"no data", [][]byte{fragment(0x81, `{"event":"e","channel":"room"}`)}, `{"channel":"room","event":"e","data":null}` + "\n", ""},
 		{"user", [][]byte{fragment(0x81, `{"event":"client-e","channel":"presence-x","data":"1","user_id":"7"}`)}, `{"channel":"presence-x","event":"client-e","data":1,"user_id":"7"}` + "\n", ""},
 		{"no JSON inside", [][]byte{eventFrame("e", "room", `{"a":1} x`)}, `{"channel":"room","event":"e","data":"{\"a\":1} x"}` + "\n", ""},
 		{"deep JSON inside", [][]byte{eventFrame("e", "room", strings.Repeat("[", 200)+strings.Repeat("]", 200))}, `{"channel":"room","event":"e","data":"[[…`, ""},
-		{"deep JSON", [][]byte{appendEvent(nil, "e", "room", []byte(strings.Repeat("[", 101)+strings.Repeat("]", 101)), "")}, `{"channel":"room","event":"e","data":"[[…`, ""},
-		{"of the server", [][]byte{eventFrame(eventSubscriptionCount, "room", `{"subscription_count":1}`), eventFrame("pusher:new", "room", ""), eventFrame("e", "room", "1")}, one, ""},
-		{"a complaint", [][]byte{eventFrame(eventSubscriptionSucceeded, "room", "{}"), appendError(nil, 4302, "too long", ""), eventFrame("e", "room", "1")}, one, ""},
-		{"refused", [][]byte{appendSubscriptionError(nil, []byte("room"), &subscriptionError{"AuthError", "not\nyou", 401})}, "", "cannot subscribe to room: not you"},
-		{"refused, by an odd name", [][]byte{appendSubscriptionError(nil, []byte("\x1b[2Jro\nom"), &subscriptionError{"AuthError", "\x1bno", 401})}, "", "cannot subscribe to [2Jro om: no"},
-		{"refused by an error", [][]byte{appendError(nil, 0, "Invalid signature", "")}, "", "cannot subscribe: Invalid signature"},
+		{"deep JSON", [][]byte{wire.AppendEvent(nil, "e", "room", []byte(strings.Repeat("[", 101)+strings.Repeat("]", 101)), "")}, `{"channel":"room","event":"e","data":"[[…`, ""},
+		{"of the server", [][]byte{eventFrame(wire.EventSubscriptionCount, "room", `{"subscription_count":1}`), eventFrame("pusher:new", "room", ""), eventFrame("e", "room", "1")}, one, ""},
+		{"a complaint", [][]byte{eventFrame(wire.EventSubscriptionSucceeded, "room", "{}"), wire.AppendError(nil, 4302, "too long", ""), eventFrame("e", "room", "1")}, one, ""},
+		{"refused", [][]byte{wire.AppendSubscriptionError(nil, []byte("room"), &wire.SubscriptionError{Kind: "AuthError", Text: "not\nyou", Status: 401})}, "", "cannot subscribe to room: not you"},
+		{"refused, by an odd name", [][]byte{wire.AppendSubscriptionError(nil, []byte("\x1b[2Jro\nom"), &wire.SubscriptionError{Kind: "AuthError", Text: "\x1bno", Status: 401})}, "", "cannot subscribe to [2Jro om: no"},
+		{"refused by an error", [][]byte{wire.AppendError(nil, 0, "Invalid signature", "")}, "", "cannot subscribe: Invalid signature"},
 		{"masked", [][]byte{{0x81, 0x81, 0, 0, 0, 0, 'x'}}, "", errFrame.Error()},
 		{"a reserved bit", [][]byte{{0xC1, 1, 'x'}}, "", errFrame.Error()},
 		{"reserved opcodes", [][]byte{{0x83, 0}}, "", errFrame.Error()},
@@ -377,8 +380,8 @@ func TestSubscribeReads(t *testing.T) {
 		{"absurd in a message", [][]byte{fragment(0x01, "x"), {0x80, 127, 0x80, 0, 0, 0, 0, 0, 0, 1}}, "", errFrame.Error()},
 		{"no JSON", [][]byte{fragment(0x81, "\x1b[2Jhello")}, "", "the server sent what is no message of the Pusher protocol: [2Jhello"},
 		{"no event", [][]byte{fragment(0x81, `{"data":"{}"}`)}, "", `the server sent what is no message of the Pusher protocol: {"data":"{}"}`},
-		{"no socket id", [][]byte{eventFrame(eventEstablished, "", `{"socket_id":7}`)}, "", `"" is not the socket_id of a connection`},
-		{"a strange socket id", [][]byte{eventFrame(eventEstablished, "", `{"socket_id":"x"}`)}, "", `"x" is not the socket_id of a connection`},
+		{"no socket id", [][]byte{eventFrame(wire.EventEstablished, "", `{"socket_id":7}`)}, "", `"" is not the socket_id of a connection`},
+		{"a strange socket id", [][]byte{eventFrame(wire.EventEstablished, "", `{"socket_id":"x"}`)}, "", `"x" is not the socket_id of a connection`},
 	} {
 		if strconv.IntSize == 32 && strings.HasPrefix(c.name, "absurd ") {
 			continue // gws takes the lower half of such a length, and what follows for frames
@@ -419,7 +422,7 @@ func TestSubscribeSends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		channels := []string{"room", "private-room", "presence-room", "#server-to-user-7"}
 		signed := func(channel, data string) string {
-			return string(testKey.token(nil, channelText(nil, socketID{1, 2}.String(), []byte(channel), []byte(data))))
+			return string(testKey.Token(nil, sign.ChannelText(nil, "1.2", []byte(channel), []byte(data))))
 		}
 		member := `{"user_id":"ada","user_info":{}}`
 		var began time.Time
@@ -432,19 +435,19 @@ func TestSubscribeSends(t *testing.T) {
 			}
 			p.greet()
 			began = time.Now()
-			expect(opText, `{"event":"pusher:signin","data":{"auth":"`+string(testKey.token(nil, userText(nil, socketID{1, 2}.String(), []byte(`{"id":"7"}`))))+`","user_data":"{\"id\":\"7\"}"}}`)
+			expect(opText, `{"event":"pusher:signin","data":{"auth":"`+string(testKey.Token(nil, sign.UserText(nil, "1.2", []byte(`{"id":"7"}`))))+`","user_data":"{\"id\":\"7\"}"}}`)
 			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"room"}}`)
 			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"private-room","auth":"`+signed("private-room", "")+`"}}`)
 			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"presence-room","auth":"`+signed("presence-room", member)+`","channel_data":`+quoteText(member)+`}}`)
-			p.write(appendSigninSuccess(nil, []byte(`{"id":"7"}`)))
+			p.write(wire.AppendSigninSuccess(nil, []byte(`{"id":"7"}`)))
 			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"#server-to-user-7"}}`)
 			p.write(appendControl(nil, opPing, []byte("are you there?")))
 			expect(opPong, "are you there?")
-			p.write(appendPlain(nil, eventPing))
+			p.write(wire.AppendPlain(nil, wire.EventPing))
 			expect(opText, `{"event":"pusher:pong","data":{}}`)
 			for range 3 {
 				expect(opText, `{"event":"pusher:ping","data":{}}`)
-				p.write(appendPlain(nil, eventPong))
+				p.write(wire.AppendPlain(nil, wire.EventPong))
 			}
 			if after := time.Since(began); after != 6*time.Minute {
 				t.Errorf("three pings after %s", after)

@@ -16,6 +16,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -137,13 +139,13 @@ func (s *server) probe(ctx context.Context, l net.Listener) error {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // we know whom we talk to
 	}
 	fmt.Fprintf(conn, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.path, s.probed.keys()[0].name)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.path, s.probed.keys()[0].Name)
 	message := `{"event":"pusher:subscribe","data":{"channel":"watchdog"}}`
 	conn.Write(appendMasked(nil, opText, [4]byte{}, []byte(message)))
-	if err := readUntil(conn, eventSubscriptionSucceeded); err != nil {
+	if err := readUntil(conn, wire.EventSubscriptionSucceeded); err != nil {
 		return err
 	}
-	s.probed.trigger("watchdog", kindPublic, Event{name: []byte("bark"), data: emptyData})
+	s.probed.trigger("watchdog", wire.KindPublic, Event{name: []byte("bark"), data: wire.EmptyData})
 	return readUntil(conn, `"bark"`)
 }
 

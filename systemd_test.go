@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edge/internal/wire"
 )
 
 // supervisor is the other end of sd_notify(3).
@@ -77,7 +79,7 @@ func TestNotify(t *testing.T) {
 	c.settled()
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	sup.expect("STOPPING=1")
-	c.expectClose(codeReconnect)
+	c.expectClose(wire.CodeReconnect)
 	if err := p.cmd.Wait(); err != nil {
 		t.Error(err)
 	}
@@ -137,9 +139,9 @@ func TestProbe(t *testing.T) {
 	fails("a listener that nobody serves", silent)
 	silent.Close()
 	fails("one that is closed", silent)
-	first := connectTo(t, s.addr, s.probed.keys()[0].name)
+	first := connectTo(t, s.addr, s.probed.keys()[0].Name)
 	first.join("watchdog")
-	id, _ := parseSocketID(first.id)
+	id, _ := wire.ParseSocketID(first.id)
 	socket := s.probed.socket(id)
 	socket.conn.mu.Lock() // the pump stands still there
 	fails("a channel that delivers nothing", l)

@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -159,7 +160,7 @@ func TestTLS(t *testing.T) {
 	fourth.conn.(*tls.Conn).NetConn().(*net.TCPConn).Write([]byte("no record of TLS at all"))
 	other.expect(memberRemoved("presence-x", "4"))
 	s.stop()
-	other.expectClose(codeReconnect)
+	other.expectClose(wire.CodeReconnect)
 }
 
 // TestTLSEarlyFrames: what comes in the same record as the handshake of WebSocket, or right behind, is not lost.
@@ -238,7 +239,7 @@ func TestTLSSlowReader(t *testing.T) {
 		if !there {
 			t.Fatal("the slow reader has left, but its queue was not full")
 		}
-		s.app.trigger("room", kindPublic, Event{name: fmt.Append(nil, n), data: quote(data), keep: true})
+		s.app.trigger("room", wire.KindPublic, Event{name: fmt.Append(nil, n), data: quote(data), keep: true})
 		healthy.expect(event(fmt.Sprint(n), "room", data))
 		there = s.app.channelInfo("room").subscriptions == 2
 	}
@@ -318,7 +319,7 @@ func TestCertificateSwap(t *testing.T) {
 		} else {
 			seen[got] = true
 		}
-		s.app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(fmt.Sprint(n)), keep: true})
+		s.app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(fmt.Sprint(n)), keep: true})
 		stays.expect(event("e", "room", fmt.Sprint(n)))
 	}
 	last := serial()

@@ -22,6 +22,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -60,7 +63,7 @@ type webhooks struct {
 
 	mu     sync.Mutex    // guards the following, and the queues of all hooks
 	grace  time.Duration // before something that is gone is told
-	key    *Key          // signs
+	key    *sign.Key     // signs
 	hooks  []*hook
 	levels map[levelKey]*level // of what is there, or was told to be
 	ends   []end               // grace periods in the order in which they end
@@ -100,7 +103,7 @@ func newWebhooks(said func(notice)) *webhooks {
 
 // configure makes the hooks those with these URLs, which parseHook accepts. Bodies are signed with key. Hooks that stay are the
 // same as before; those that do not deliver what they have.
-func (w *webhooks) configure(urls []string, key *Key, grace time.Duration) {
+func (w *webhooks) configure(urls []string, key *sign.Key, grace time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.key, w.grace = key, grace
@@ -212,7 +215,7 @@ func (w *webhooks) arriveLocked(key levelKey, l *level) {
 	w.tellLocked(hookMemberAdded, key.channel, userField(key.user))
 }
 
-func userField(id string) []byte { return appendString([]byte(`,"user_id":`), id) }
+func userField(id string) []byte { return wire.AppendString([]byte(`,"user_id":`), id) }
 
 // settleLocked takes back what was told of a level that is 0, and forgets it: of a channel after its members, who have all
 // left, but whose ends may not all have been reported.
@@ -262,17 +265,17 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 }
 
 // tellClientEvent tells of an event that a client sent. Its data stays the JSON string literal it is.
-func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
-	buffer := frameBuffers.Get().(*[]byte)
-	rest := appendString(append((*buffer)[:0], `,"event":`...), e.name)
+func (w *webhooks) tellClientEvent(channel string, e Event, sender wire.SocketID) {
+	buffer := wire.Buffers.Get().(*[]byte)
+	rest := wire.AppendString(append((*buffer)[:0], `,"event":`...), e.name)
 	rest = append(append(rest, `,"data":`...), e.data...)
-	rest = append(sender.append(append(rest, `,"socket_id":"`...)), '"')
+	rest = append(sender.Append(append(rest, `,"socket_id":"`...)), '"')
 	if e.userID != "" {
-		rest = appendString(append(rest, `,"user_id":`...), e.userID)
+		rest = wire.AppendString(append(rest, `,"user_id":`...), e.userID)
 	}
 	w.tell(hookClientEvent, channel, rest)
 	*buffer = rest
-	freeFrameBuffer(&buffer)
+	wire.FreeBuffer(&buffer)
 }
 
 // tellCount tells how many subscriptions a channel had at that time (of monotonic), unless a later count was told already, of it
@@ -541,11 +544,11 @@ func (h *hook) send(events []hookEvent) {
 	}
 	body = append(body, "]}"...)
 	key := h.signer()
-	signature := string(key.sign(nil, body))
+	signature := string(key.Sign(nil, body))
 	backoff := webhookBackoff
 	for began := time.Now(); ; backoff = min(2*backoff, webhookSlowest) {
 		asked := time.Now()
-		err := h.post(body, key.name, signature)
+		err := h.post(body, key.Name, signature)
 		n := notice{what: noticeHook, remote: h.name, data: body, reached: len(events), took: time.Since(asked)}
 		done := h.noteResult(uint64(len(events)), err, time.Since(began)+backoff > webhookRetries)
 		if err != nil && done {
@@ -561,7 +564,7 @@ func (h *hook) send(events []hookEvent) {
 }
 
 // signer is the key that signs bodies at this moment.
-func (h *hook) signer() *Key {
+func (h *hook) signer() *sign.Key {
 	h.webhooks.mu.Lock()
 	defer h.webhooks.mu.Unlock()
 	return h.webhooks.key

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/wire"
 )
 
 // receiver collects what a hook is sent. It checks every request as the official libraries do.
@@ -44,7 +46,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err := json.Unmarshal(body, &payload); err != nil || payload.TimeMS == nil || len(payload.Events) == 0 {
 		r.t.Errorf("body %s: %v", body, err)
 	}
-	if h := req.Header; h.Get("Content-Type") != "application/json" || h.Get("X-Pusher-Key") != "key" || !testKey.valid(h.Get("X-Pusher-Signature"), body) {
+	if h := req.Header; h.Get("Content-Type") != "application/json" || h.Get("X-Pusher-Key") != "key" || !testKey.Valid(h.Get("X-Pusher-Signature"), body) {
 		r.t.Errorf("headers %v", h)
 	}
 	status := http.StatusOK
@@ -580,7 +582,7 @@ func TestWebhookAccount(t *testing.T) {
 		}
 	}
 	occupied := make(map[string]bool)
-	s.app.occupied("", func(name string, _ kind, _ channelInfo) { occupied[name] = true })
+	s.app.occupied("", func(name string, _ wire.Kind, _ channelInfo) { occupied[name] = true })
 	if fmt.Sprint(state) != fmt.Sprint(occupied) {
 		t.Errorf("told %v, occupied are %v", state, occupied)
 	}
@@ -757,7 +759,7 @@ func TestWebhookShutdown(t *testing.T) {
 	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "1m", "-send-buffer", "10000000")
 	slow := connect(t, s.addr)
 	slow.join("room")
-	id, _ := parseSocketID(slow.id)
+	id, _ := wire.ParseSocketID(slow.id)
 	conn := &s.app.socket(id).conn
 	for conn.queued() < 500_000 {
 		if conn.failed() {

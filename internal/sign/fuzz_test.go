@@ -1,4 +1,4 @@
-package main
+package sign
 
 import (
 	"edge/internal/edgetest"
@@ -15,19 +15,19 @@ func FuzzQuery(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, query string) {
-		ps, err := parseParams(nil, query)
+		ps, err := ParseParams(nil, query)
 		if err != nil {
 			return
 		}
-		text := string(requestText(nil, "GET", "/x", ps))
+		text := string(RequestText(nil, "GET", "/x", ps))
 		std, err := url.ParseQuery(query)
 		if err == nil { // it refuses semicolons
 			n := 0
 			for name, values := range std {
 				n += len(values)
 				name = strings.ToLower(name)
-				if !ps.has(name) || !strings.HasSuffix(name, "[]") && (len(values) != 1 || ps.get(name) != values[0]) {
-					t.Errorf("%q: %q is %q, want %q", query, name, ps.get(name), values)
+				if !ps.Has(name) || !strings.HasSuffix(name, "[]") && (len(values) != 1 || ps.Get(name) != values[0]) {
+					t.Errorf("%q: %q is %q, want %q", query, name, ps.Get(name), values)
 				}
 			}
 			if n != len(ps) {
@@ -38,18 +38,18 @@ func FuzzQuery(f *testing.F) {
 		// The same parameters written otherwise are signed by the same text.
 		var parts, signed []string
 		for i, p := range ps {
-			if i > 0 && p.name < ps[i-1].name || p.name != strings.ToLower(p.name) {
-				t.Errorf("%q: %q is out of order or not in lower case", query, p.name)
+			if i > 0 && p.Name < ps[i-1].Name || p.Name != strings.ToLower(p.Name) {
+				t.Errorf("%q: %q is out of order or not in lower case", query, p.Name)
 			}
-			parts = append(parts, url.QueryEscape(p.name)+"="+url.QueryEscape(p.value))
-			if p.name != "auth_signature" {
-				signed = append(signed, p.name+"="+p.value)
+			parts = append(parts, url.QueryEscape(p.Name)+"="+url.QueryEscape(p.Value))
+			if p.Name != "auth_signature" {
+				signed = append(signed, p.Name+"="+p.Value)
 			}
 		}
 		if want := "GET\n/x\n" + strings.Join(signed, "&"); text != want {
 			t.Errorf("%q: signed text: got %q, want %q", query, text, want)
 		}
-		again, err := parseParams(nil, strings.Join(parts, "&"))
+		again, err := ParseParams(nil, strings.Join(parts, "&"))
 		if err != nil || !slices.Equal(again, ps) {
 			t.Errorf("%q: %q is read as %q, %v, want %q", query, parts, again, err, ps)
 		}

@@ -1,4 +1,4 @@
-package main
+package wire
 
 import (
 	"encoding/json"
@@ -34,44 +34,44 @@ func FuzzClientMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, _, err := checkJSON(frame, socketDepth, socketValues); err != nil || !json.Valid(frame) {
+		if _, _, err := CheckJSON(frame, socketDepth, SocketValues); err != nil || !json.Valid(frame) {
 			t.Fatalf("%q: accepted, although %v", frame, err)
 		}
 		var data []byte
-		if m.data != nil {
-			data = m.data.literal()
-			if _, _, err := checkJSON(data, 0, 1); err != nil {
+		if m.Data != nil {
+			data = m.Data.Literal()
+			if _, _, err := CheckJSON(data, 0, 1); err != nil {
 				t.Fatalf("%q: relayed as %q: %v", frame, data, err)
 			}
 		}
 
 		// The event that other clients get is accepted, and says the same.
-		event, channel := string(m.event), string(m.channel)
+		event, channel := string(m.Event), string(m.Channel)
 		if data == nil {
-			data = emptyData
+			data = EmptyData
 		}
-		_, payloads, err := serverFrames(appendEvent(nil, m.event, "", data, channel))
-		if err != nil || len(payloads) != 1 || !legalJSON([]byte(payloads[0]), socketDepth, socketValues) {
+		_, payloads, err := serverFrames(AppendEvent(nil, m.Event, "", data, channel))
+		if err != nil || len(payloads) != 1 || !legalJSON([]byte(payloads[0]), socketDepth, SocketValues) {
 			t.Fatalf("%q: became %q: %v", frame, payloads, err)
 		}
-		if m2, err := readMessage(new([]byte), []byte(payloads[0])); err != nil || string(m2.event) != event || m2.takesData() && string(m2.data) != string(data) {
-			t.Fatalf("%q: %q is read as %q, %v", frame, payloads[0], m2.event, err)
+		if m2, err := readMessage(new([]byte), []byte(payloads[0])); err != nil || string(m2.Event) != event || m2.takesData() && string(m2.Data) != string(data) {
+			t.Fatalf("%q: %q is read as %q, %v", frame, payloads[0], m2.Event, err)
 		}
 
-		if r, err := m.parseSubscribe(); err == nil {
-			parseChannel(r.channel, 200)
-			if id, info, err := parseMember(r.channelData); err == nil {
+		if r, err := m.ParseSubscribe(); err == nil {
+			ParseChannel(r.Channel, 200)
+			if id, info, err := ParseMember(r.ChannelData); err == nil {
 				fuzzMember(t, id, info)
 			}
 		}
-		if r, err := m.parseSignin(); err == nil {
-			if u, _, err := parseUser(r.userData); err == nil {
-				fuzzMember(t, u.id, u.info)
-				if b := appendWatchlist(nil, u.watchlist, u.watchlist); len(u.watchlist) > maxWatchlist || len(b) > 0 && !validFrames(b) {
+		if r, err := m.ParseSignin(); err == nil {
+			if u, _, err := ParseUser(r.UserData); err == nil {
+				fuzzMember(t, u.ID, u.Info)
+				if b := AppendWatchlist(nil, u.Watchlist, u.Watchlist); len(u.Watchlist) > MaxWatchlist || len(b) > 0 && !validFrames(b) {
 					t.Fatalf("%q: watchlist became %q", frame, b)
 				}
 			}
-			if b := appendSigninSuccess(nil, r.userData); !validFrames(b) {
+			if b := AppendSigninSuccess(nil, r.UserData); !validFrames(b) {
 				t.Fatalf("%q: signin_success became %q", frame, b)
 			}
 		}
@@ -88,15 +88,15 @@ func eachOf(pairs ...string) iter.Seq2[string, []byte] {
 
 // fuzzMember checks what is told of a member, and that it is read as the same.
 func fuzzMember(t *testing.T, id string, info []byte) {
-	b := appendMemberAdded(nil, "presence-a", id, info)
-	if id == "" || utf8.RuneCountInString(id) > maxUserID || !legalJSON(info, socketDepth, socketValues) || !validFrames(b) {
+	b := AppendMemberAdded(nil, "presence-a", id, info)
+	if id == "" || utf8.RuneCountInString(id) > MaxUserID || !legalJSON(info, socketDepth, SocketValues) || !validFrames(b) {
 		t.Fatalf("member %q, %q became %q", id, info, b)
 	}
-	if b := appendSucceeded(nil, "presence-a", eachOf(id, string(info))); !validFrames(b) {
+	if b := AppendSucceeded(nil, "presence-a", eachOf(id, string(info))); !validFrames(b) {
 		t.Fatalf("member %q, %q became %q", id, info, b)
 	}
 	_, payloads, _ := serverFrames(b)
-	id2, info2, err := parseMember(dataOf(payloads[0]))
+	id2, info2, err := ParseMember(dataOf(payloads[0]))
 	if err != nil && len(info) < 1000 || err == nil && (id2 != id || string(info2) != string(info)) {
 		t.Fatalf("member %q, %q is read as %q, %q, %v", id, info, id2, info2, err)
 	}
@@ -132,17 +132,17 @@ func FuzzChannelName(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, name string) {
 		const limit = 164
-		want, wantOK := kindPublic, len(name) <= limit && channelPattern.MatchString(name)
+		want, wantOK := KindPublic, len(name) <= limit && channelPattern.MatchString(name)
 		for k, pattern := range kindPatterns {
 			if pattern.MatchString(name) {
 				want |= k
 			}
 		}
-		got, ok := parseChannel(name, limit)
+		got, ok := ParseChannel(name, limit)
 		if ok != wantOK || ok && got != want {
 			t.Errorf("%q: got %b, %v, want %b, %v", name, got, ok, want, wantOK)
 		}
-		if fromBytes, ok2 := parseChannel([]byte(name), limit); fromBytes != got || ok2 != ok {
+		if fromBytes, ok2 := ParseChannel([]byte(name), limit); fromBytes != got || ok2 != ok {
 			t.Errorf("%q: got %b, %v from bytes, %b, %v from a string", name, fromBytes, ok2, got, ok)
 		}
 	})
@@ -150,11 +150,11 @@ func FuzzChannelName(f *testing.F) {
 
 var (
 	channelPattern = regexp.MustCompile(`^(#server-to-user-)?[A-Za-z0-9_\-=@,.;]+$`)
-	kindPatterns   = map[kind]*regexp.Regexp{
-		kindPrivate:   regexp.MustCompile(`^(private|presence)-`),
-		kindPresence:  regexp.MustCompile(`^presence-`),
-		kindCache:     regexp.MustCompile(`^(private-encrypted-|private-|presence-|)cache-`),
-		kindEncrypted: regexp.MustCompile(`^private-encrypted-`),
-		kindUser:      regexp.MustCompile(`^#`),
+	kindPatterns   = map[Kind]*regexp.Regexp{
+		KindPrivate:   regexp.MustCompile(`^(private|presence)-`),
+		KindPresence:  regexp.MustCompile(`^presence-`),
+		KindCache:     regexp.MustCompile(`^(private-encrypted-|private-|presence-|)cache-`),
+		KindEncrypted: regexp.MustCompile(`^private-encrypted-`),
+		KindUser:      regexp.MustCompile(`^#`),
 	}
 )

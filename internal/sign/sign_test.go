@@ -1,4 +1,4 @@
-package main
+package sign
 
 import (
 	"edge/internal/edgetest"
@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-var vectorKey = newKey(edgetest.VectorKey, edgetest.VectorSecret)
+var vectorKey = NewKey(edgetest.VectorKey, edgetest.VectorSecret)
 
 // TestTokenTexts: no two requests may be signed by the same text.
 func TestTokenTexts(t *testing.T) {
@@ -17,7 +17,7 @@ func TestTokenTexts(t *testing.T) {
 		for _, data := range []string{"", "{}", "{} ", `{"user_id":1}`, `{"user_id":"1"}`, ":"} {
 			for _, id := range []string{"1.2", "12.2", "1.22"} {
 				what := fmt.Sprint(id, channel, data)
-				text := string(channelText([]byte("x"), id, []byte(channel), []byte(data)))
+				text := string(ChannelText([]byte("x"), id, []byte(channel), []byte(data)))
 				if other, ok := texts[text]; ok || !strings.HasPrefix(text, "x"+id+":"+channel) {
 					t.Errorf("%s is signed by %q, as is %q", what, text, other)
 				}
@@ -25,7 +25,7 @@ func TestTokenTexts(t *testing.T) {
 			}
 		}
 	}
-	if got, want := string(userText([]byte("x"), "1.2", []byte("{}"))), "x1.2::user::{}"; got != want {
+	if got, want := string(UserText([]byte("x"), "1.2", []byte("{}"))), "x1.2::user::{}"; got != want {
 		t.Errorf("signin: got %q, want %q", got, want)
 	}
 }
@@ -40,7 +40,7 @@ func TestWebhookVectors(t *testing.T) {
 	} {
 		body := []byte(v[1])
 		for cut := range body {
-			if got := string(vectorKey.sign([]byte("x"), body[:cut], body[cut:])); got != "x"+v[2] {
+			if got := string(vectorKey.Sign([]byte("x"), body[:cut], body[cut:])); got != "x"+v[2] {
 				t.Fatalf("%s: got %s, want x%s", v[0], got, v[2])
 			}
 		}
@@ -65,17 +65,17 @@ func TestRequestTexts(t *testing.T) {
 		{"channels%5B%5D=c2&name=foo&channels[]=c1", "channels[]=c2&channels[]=c1&name=foo"},
 		{"channels=c2,c1&name=foo", "channels=c2,c1&name=foo"}, // the PHP library
 	} {
-		ps, err := parseParams(nil, test.query)
+		ps, err := ParseParams(nil, test.query)
 		if err != nil {
 			t.Errorf("%q: %v", test.query, err)
-		} else if got := string(requestText(nil, "GET", "/x", ps)); got != "GET\n/x\n"+test.want {
+		} else if got := string(RequestText(nil, "GET", "/x", ps)); got != "GET\n/x\n"+test.want {
 			t.Errorf("%q: signed text: got %q, want %q after GET /x", test.query, got, test.want)
 		}
 	}
 }
 
 func TestParams(t *testing.T) {
-	ps, err := parseParams(nil, "b[]=1&a=x&b[]=2&empty&"+url.QueryEscape("k=&")+"=v")
+	ps, err := ParseParams(nil, "b[]=1&a=x&b[]=2&empty&"+url.QueryEscape("k=&")+"=v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,12 +83,12 @@ func TestParams(t *testing.T) {
 		name, want string
 		has        bool
 	}{{"a", "x", true}, {"b[]", "1", true}, {"b", "", false}, {"empty", "", true}, {"k=&", "v", true}, {"A", "", false}, {"", "", false}} {
-		if got, has := ps.get(test.name), ps.has(test.name); got != test.want || has != test.has {
+		if got, has := ps.Get(test.name), ps.Has(test.name); got != test.want || has != test.has {
 			t.Errorf("%q: got %q, %v, want %q, %v", test.name, got, has, test.want, test.has)
 		}
 	}
 	for _, query := range []string{"a=1&a=1", "a=1&A=2", "a&a", "a=1&%61=2", "=1&=2", "a=%", "a=%4", "a=%4g", "%=1"} {
-		if ps, err := parseParams(nil, query); err == nil {
+		if ps, err := ParseParams(nil, query); err == nil {
 			t.Errorf("%q: accepted as %v", query, ps)
 		}
 	}
@@ -101,7 +101,7 @@ func TestKeyParallel(t *testing.T) {
 			t.Parallel()
 			for range 200 {
 				for _, v := range edgetest.TokenVectors {
-					if !vectorKey.valid(v.Digest, v.Text(edgetest.VectorSocket)) {
+					if !vectorKey.Valid(v.Digest, v.Text(edgetest.VectorSocket)) {
 						t.Fatalf("%s: not valid", v.Name)
 					}
 				}
@@ -116,7 +116,7 @@ func TestKeyAllocations(t *testing.T) {
 	}
 	signature, text := edgetest.TokenVectors[0].Digest, edgetest.TokenVectors[0].Text(edgetest.VectorSocket)
 	if n := testing.AllocsPerRun(1000, func() {
-		if !vectorKey.valid(signature, text) {
+		if !vectorKey.Valid(signature, text) {
 			t.Fatal("not valid")
 		}
 	}); n != 0 {

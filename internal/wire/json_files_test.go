@@ -1,4 +1,4 @@
-package main
+package wire
 
 import (
 	"bytes"
@@ -111,8 +111,8 @@ func (f jsonFile) check(t *testing.T) {
 	for _, limit := range []struct {
 		depth, values int
 		part          string
-	}{{socketDepth - 1, socketValues - 3, f.socket}, {apiDepth - 1, apiValues - 3, f.api}} { // what is around data counts
-		_, _, err := checkJSON(f.text, limit.depth, limit.values)
+	}{{socketDepth - 1, SocketValues - 3, f.socket}, {APIDepth - 1, APIValues - 3, f.api}} { // what is around data counts
+		_, _, err := CheckJSON(f.text, limit.depth, limit.values)
 		if (err == nil) != (limit.part == "") || err != nil && !strings.Contains(err.Error(), limit.part) {
 			t.Errorf("at most %d deep: got %v, want %q", limit.depth, err, limit.part)
 		}
@@ -125,12 +125,12 @@ func (f jsonFile) asMessage(t *testing.T) {
 	const before, after = `{"event":"client-x","channel":"private-json","data":`, "}"
 	for _, message := range [][]byte{f.text, slices.Concat([]byte(before), f.text, []byte(after))} {
 		m, err := readMessage(new([]byte), message)
-		legal, isData := legalJSON(message, socketDepth, socketValues), len(message) > len(f.text)
+		legal, isData := legalJSON(message, socketDepth, SocketValues), len(message) > len(f.text)
 		if isData && (err == nil) != legal || !legal && err == nil || isData && !contains(err, f.socket) {
 			t.Errorf("%.200q: got %v, legal: %v, want %q", message, err, legal, f.socket)
 		}
-		if err == nil && isData && string(m.data.literal()) != relayed(f.text) {
-			t.Errorf("%.200q: relayed as %.200q", message, m.data.literal())
+		if err == nil && isData && string(m.Data.Literal()) != relayed(f.text) {
+			t.Errorf("%.200q: relayed as %.200q", message, m.Data.Literal())
 		}
 	}
 }
@@ -152,9 +152,9 @@ func relayed(data []byte) string {
 // asEvent reads the text as the data of an event of the API.
 func (f jsonFile) asEvent(t *testing.T) {
 	body := slices.Concat([]byte(`{"name":"e","channel":"a","data":`), f.text, []byte("}"))
-	var found [len(eventFields)]value
-	_, err := parseObject(nil, body, apiDepth, apiValues, eventFields[:], found[:])
-	if legal := legalJSON(body, apiDepth, apiValues); (err == nil) != legal || !contains(err, f.api) {
+	var found [len(TriggerFields)]Value
+	_, err := ParseObject(nil, body, APIDepth, APIValues, TriggerFields[:], found[:])
+	if legal := legalJSON(body, APIDepth, APIValues); (err == nil) != legal || !contains(err, f.api) {
 		t.Errorf("%.200q: got %v, legal: %v, want %q", body, err, legal, f.api)
 	}
 	if err == nil && string(found[fieldData]) != compactly(f.text) {
@@ -162,7 +162,7 @@ func (f jsonFile) asEvent(t *testing.T) {
 	}
 }
 
-// TestHostileObjects compares parseObject with encoding/json on random objects whose names stand for each other in many
+// TestHostileObjects compares ParseObject with encoding/json on random objects whose names stand for each other in many
 // spellings: the members it finds, and the duplicates it refuses.
 func TestHostileObjects(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
@@ -170,8 +170,8 @@ func TestHostileObjects(t *testing.T) {
 	twice := 0
 	for i := 0; i < 20_000 && !t.Failed(); i++ {
 		b := randomObject(r)
-		var found [3]value
-		_, err := parseObject(nil, b, 100, 1_000_000, messageFields, found[:])
+		var found [3]Value
+		_, err := ParseObject(nil, b, 100, 1_000_000, messageFields, found[:])
 		members, duplicate := stdMembers(t, b)
 		if (err != nil) != duplicate || err != nil && !strings.HasSuffix(err.Error(), " stands twice") {
 			t.Errorf("%s: got %v, duplicates: %v", b, err, duplicate)

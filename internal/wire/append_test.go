@@ -1,4 +1,4 @@
-package main
+package wire
 
 import (
 	"bytes"
@@ -53,7 +53,7 @@ func TestSealFrame(t *testing.T) {
 		for _, before := range []string{"", "b", "another frame"} {
 			for _, room := range []int{0, n + 100} {
 				dst := append(make([]byte, 0, room), before...)
-				got := sealFrame(append(openFrame(dst), payload...), len(before))
+				got := SealFrame(append(OpenFrame(dst), payload...), len(before))
 				if want := slices.Concat([]byte(before), header, payload); !bytes.Equal(got, want) {
 					t.Errorf("%d bytes after %q: got %d bytes % .24x…, want %d bytes % .24x…", n, before, len(got), got, len(want), want)
 				}
@@ -69,7 +69,7 @@ func TestSealFrames(t *testing.T) {
 	for _, n := range []int{0, 70_000, 125, 126, 65_535, 1, 65_536, 0} {
 		payload := strings.Repeat(string(rune('a'+n%26)), n)
 		start := len(all)
-		all = sealFrame(append(openFrame(all), payload...), start)
+		all = SealFrame(append(OpenFrame(all), payload...), start)
 		want = append(want, payload)
 	}
 	_, got, err := serverFrames(all)
