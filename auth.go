@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,39 @@ import (
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
+
+// access is what a secret opens in the console: an app.
+type access struct {
+	app   *App
+	key   string      // the name of the secret's key
+	still func() bool // reports whether it is valid; nil if it never was
+}
+
+func (a access) valid() bool { return a.still != nil && a.still() }
+
+func (s *server) access(a *App, k *sign.Key) access {
+	return access{a, k.Name, func() bool { return s.apps.Load().has(a) && slices.Contains(a.keys(), k) }}
+}
+
+// firstAccess is that of the first app, with its first key.
+func (s *server) firstAccess() access {
+	a := s.apps.Load().all[0]
+	return s.access(a, a.keys()[0])
+}
+
+// signIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
+// compares all secrets, each in constant time.
+func (s *server) signIn(secret, app string) (first access) {
+	given := sign.NewKey("", secret)
+	for _, a := range s.apps.Load().all {
+		for _, k := range a.keys() {
+			if k.SameSecret(given) && first.still == nil && (app == "" || app == a.id() || app == k.Name) {
+				first = s.access(a, k)
+			}
+		}
+	}
+	return first
+}
 
 // checkToken checks the auth of a subscription or signin, "KEY:SIGNATURE", made over text. It returns "" or what is
 // wrong, cut to a length that is worth nobody's while to ask for. The expected signature is never part of it.

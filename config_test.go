@@ -190,7 +190,7 @@ func TestConfigRefused(t *testing.T) {
 		{`{"tls-cert": "/nothing/a", "tls-key": "/nothing/b"}`, []string{"/nothing/a"}},
 		{`{"secret-file": "/nothing"}`, []string{"/nothing"}},
 		{`{"secret-file": "/nothing", "secret": "sesame"}`, []string{"two secrets"}},
-		{`{"log": "xml"}`, []string{`"xml"`, "text, logfmt, json"}},
+		{`{"log": "xml"}`, []string{`"xml"`, "text, json"}},
 		{`{"metrics-addr": ":6001"}`, []string{"-metrics-addr", ":6001"}},
 		{`{"metrics-addr": "x"}`, []string{`"x"`, `"metrics-addr"`}},
 		{`{"apps": []}`, []string{`"apps"`, "one app at least"}},

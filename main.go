@@ -168,23 +168,15 @@ func (p *program) serve() error {
 
 // listenAndServe serves until ctx is done.
 func (p *program) listenAndServe(ctx context.Context, o options, memory *budget) error {
-	format, stamps := o.logFormat, true
-	if _, journal := p.getenv("JOURNAL_STREAM"); journal && !p.terminal {
-		stamps = false // journald has its own
-	}
-	if format == "auto" {
-		format = "logfmt"
-		if p.terminal {
-			format = "text"
-		}
-	}
+	_, journal := p.getenv("JOURNAL_STREAM")
+	inJSON, stamps := o.logFormat == "json", !journal || p.terminal
 	for _, w := range []io.Writer{p.stdout, p.stderr} {
 		if l, ok := w.(*lines); ok {
-			l.json.Store(format == "json")
+			l.json.Store(inJSON)
 		}
 	}
-	slog.SetDefault(newLogger(p.stderr, format, stamps))
-	s, err := newServer(o, memory, newLogger(p.stdout, format, stamps))
+	slog.SetDefault(newLogger(p.stderr, inJSON, stamps))
+	s, err := newServer(o, memory, newLogger(p.stdout, inJSON, stamps))
 	if err != nil {
 		return usageError{err}
 	}

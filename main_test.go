@@ -201,7 +201,7 @@ func (s *server) offlineHandler() http.Handler { return s.handler(&upgrader{apps
 
 // logTo has all that happens printed to w, from now on.
 func (s *server) logTo(w io.Writer) {
-	s.watch.log = newLogger(w, "text", false)
+	s.watch.log = newLogger(w, false, false)
 	s.watch.setVerbose(true)
 }
 

@@ -98,7 +98,7 @@ func optionTable(o *options) []option {
 		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", commas, signers(&o.devAuth), forget(&o.devAuth)},
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
 		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
-		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, checked(&o.logFormat, checkLog), nil},
+		{"log", "text", "format of lines: text, like level=INFO msg=…, or json", 0, checked(&o.logFormat, checkLog), nil}, // auto and logfmt are old names of text
 		{"verbose", "false", "print connections, subscriptions, everything refused, events that reach nobody and every frame", 0, boolean(&o.verbose), nil},
 		{"console", "true", "serve the debug console at /console, for who knows the app secret", 0, boolean(&o.console), nil},
 		{name: "pid-file", help: "file to write the process id to", set: text(&o.pidFile)},

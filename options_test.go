@@ -56,7 +56,7 @@ func TestOptionDefaults(t *testing.T) {
 		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
 		clientEvents: true,
 	}, webhookGrace: 3 * time.Second}
-	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "auto", console: true, secretShown: true, app: app, apps: []appOptions{app}}
+	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "text", console: true, secretShown: true, app: app, apps: []appOptions{app}}
 	o.given, o.connections, o.apps[0].limits.maxConnections = nil, 0, 0
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
@@ -73,7 +73,7 @@ var optionSamples = map[string][2]string{
 	"verbose": {"true", "false"}, "console": {"false", "true"}, "deflate": {"true", "false"}, "version": {"true", "false"},
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
 	"memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
-	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "text"},
+	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "logfmt"},
 	"pid-file": {"a", "b"}, "dev-auth": {"true", "192.168.1.0/24,127.0.0.1"}, "more-keys": {"a:b", "c:d e:f"}, "authorized-connections": {"30s", "5m"},
 }
 
@@ -429,6 +429,50 @@ func TestBanner(t *testing.T) {
 		lines := strings.Split(text, "\n")
 		if n := len(lines); lines[n-1] != "" || !strings.HasPrefix(lines[n-2], "Ready on "+c.addr.String()) {
 			t.Errorf("%s: the last line does not say ready:\n%s", c.desc, text)
+		}
+	}
+}
+
+// TestConsoleBanner: the banner says where the console is, and how to get in only where nobody keeps it.
+func TestConsoleBanner(t *testing.T) {
+	for _, c := range []struct {
+		args       []string
+		link, want string
+	}{
+		{nil, "", "  console    http://localhost:6001/console\n"},
+		{nil, "#once=abc", "  console    http://localhost:6001/console#once=abc\n"},
+		{[]string{"-path", "edge"}, "", "  console    http://localhost:6001/edge/console\n"},
+		{[]string{"-console=false"}, "#once=abc", ""},
+	} {
+		o := testOptions(t, c.args...)
+		o.consoleLink = c.link
+		text := banner(o, []net.Listener{addressed{addr: &net.TCPAddr{IP: net.IPv6unspecified, Port: 6001}}})
+		if !strings.Contains(text, c.want) || c.want == "" && strings.Contains(text, "console") {
+			t.Errorf("%v: %s", c.args, text)
+		}
+	}
+	keepLog(t)
+	for _, shown := range []bool{false, true} {
+		out, stdout := io.Pipe()
+		p := &program{args: []string{"-addr", "127.0.0.1:0", "-key", "key"}, getenv: environment("EDGE_SECRET=" + testSecret), stdout: stdout, stderr: errorOutput, shown: shown}
+		o, err := parseOptions(p.args, p.getenv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- p.listenAndServe(ctx, o, newBudget(o.memory))
+			stdout.Close()
+		}()
+		lines, link := bufio.NewScanner(out), false
+		for lines.Scan() && !strings.HasPrefix(lines.Text(), "Ready on") {
+			link = link || strings.Contains(lines.Text(), "/console#once=")
+		}
+		go io.Copy(io.Discard, out) // ends when stdout is closed
+		stop()
+		if err := <-ended; err != nil || link != shown {
+			t.Errorf("on a terminal: %t, a link: %t, %v", shown, link, err)
 		}
 	}
 }
