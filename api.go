@@ -4,7 +4,6 @@ package main
 // wrapper, one handler for each call, one reply writer.
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,9 +14,11 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/valyala/fastjson"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // api answers the calls.
@@ -56,7 +57,7 @@ func (a *api) routes(mux *http.ServeMux) {
 type call struct {
 	*http.Request
 	app    *App
-	params params
+	params sign.Params
 	body   []byte
 	values []byte // what of the body is looked at
 	out    []byte
@@ -66,32 +67,12 @@ type call struct {
 var calls = sync.Pool{New: func() any { return new(call) }}
 
 func (c *call) free() {
-	if max(cap(c.body), cap(c.values), cap(c.out)) > maxBatchBuf {
+	if max(cap(c.body), cap(c.values), cap(c.out)) > wire.MaxBuffer {
 		return
 	}
 	clear(c.params)
 	*c = call{params: c.params[:0], body: c.body[:0], values: c.values[:0], out: c.out[:0]}
 	calls.Put(c)
-}
-
-// apiError is an error with the HTTP status it has for the caller.
-type apiError struct {
-	status int
-	text   string
-}
-
-func (e *apiError) Error() string { return e.text }
-
-// asAPIError is err, with this status if it has none.
-func asAPIError(err error, status int) *apiError {
-	e := &apiError{status, err.Error()}
-	errors.As(err, &e)
-	return e
-}
-
-// badRequest is for what the caller can mend.
-func badRequest(format string, args ...any) error {
-	return &apiError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
 // authenticated is the way to every handler: it checks app, signature and body.
@@ -113,37 +94,37 @@ func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 
 // check fills c from its request and authenticates it. The signature comes before the body is read.
 func (a *api) check(c *call) (err error) {
-	if c.params, err = parseParams(c.params, c.URL.RawQuery); err != nil {
-		return badRequest("%v", err)
+	if c.params, err = sign.ParseParams(c.params, c.URL.RawQuery); err != nil {
+		return wire.BadRequest("%v", err)
 	}
 	id := c.PathValue("app")
-	if app := a.apps.Load().find(id, c.params.get("auth_key")); app != nil {
+	if app := a.apps.Load().find(id, c.params.Get("auth_key")); app != nil {
 		c.app = app
 	} else if id != "" {
-		return &apiError{http.StatusNotFound, fmt.Sprintf("Unknown app id %q", id)}
+		return &wire.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("Unknown app id %q", id)}
 	}
 	// A proxy may have added our path before what was signed.
 	paths := []string{c.URL.EscapedPath(), c.URL.Path, strings.TrimPrefix(c.URL.EscapedPath(), a.path), strings.TrimPrefix(c.URL.Path, a.path)}
 	now, window := a.clock.read(c.app.limits().authWindow)
 	if err = checkRequest(c.app.keys(), c.Method, paths, c.params, now, window); err != nil {
-		return &apiError{http.StatusUnauthorized, err.Error()}
+		return &wire.Error{Status: http.StatusUnauthorized, Text: err.Error()}
 	}
 	if err := c.readBody(c.app.limits().bodyLimit()); err != nil {
 		return err
 	}
 	if err := checkBodyMD5(c.params, c.body); err != nil {
-		return &apiError{http.StatusUnauthorized, err.Error()}
+		return &wire.Error{Status: http.StatusUnauthorized, Text: err.Error()}
 	}
 	return nil
 }
 
 // bodyLimit is the size of the largest legal request, a batch of ten: data with an escape for every byte, and the rest.
-func (l *Limits) bodyLimit() int { return 64<<10 + maxBatch*6*l.eventSize }
+func (l *Limits) bodyLimit() int { return 64<<10 + wire.MaxBatch*6*l.eventSize }
 
 // readBody reads the body.
 func (c *call) readBody(limit int) error {
 	tooLarge := func() error {
-		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body exceeds the allowed maximum (%d bytes)", limit)}
+		return &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("The request body exceeds the allowed maximum (%d bytes)", limit)}
 	}
 	if c.ContentLength > int64(limit) {
 		return tooLarge()
@@ -158,7 +139,7 @@ func (c *call) readBody(limit int) error {
 		case err == io.EOF:
 			return nil
 		case err != nil:
-			return badRequest("The request body could not be read")
+			return wire.BadRequest("The request body could not be read")
 		case len(c.body) == cap(c.body):
 			c.body = slices.Grow(c.body, len(c.body)+1)
 		}
@@ -171,10 +152,10 @@ var jsonType, textType = []string{"application/json"}, []string{"text/plain; cha
 func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 	status, kind, body := http.StatusOK, jsonType, c.out
 	if err != nil {
-		e := asAPIError(err, http.StatusInternalServerError)
-		c.app.counts.refuse("call", strconv.Itoa(e.status))
-		c.app.tell(notice{what: noticeRefused, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.status, reason: e.text})
-		status, kind, body = e.status, textType, []byte(e.text+"\n")
+		e := wire.AsError(err, http.StatusInternalServerError)
+		c.app.counts.refuse("call", strconv.Itoa(e.Status))
+		c.app.tell(notice{what: noticeRefused, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.Status, reason: e.Text})
+		status, kind, body = e.Status, textType, []byte(e.Text+"\n")
 	} else if c.began != 0 {
 		c.app.tell(notice{what: noticeCall, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: status, took: time.Duration(monotonic() - c.began)})
 	}
@@ -186,44 +167,20 @@ func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 	w.Write(body) // if it fails, the caller is gone
 }
 
-// info is a set of attributes that a caller asks for.
-type info uint8
-
-const (
-	infoUserCount info = 1 << iota
-	infoSubscriptionCount
-	infoCache
-)
-
-// parseInfo reads a list with commas; what is unknown is passed over.
-func parseInfo(list string) (i info) {
-	for token := range strings.SplitSeq(list, ",") {
-		switch strings.TrimSpace(token) {
-		case "user_count":
-			i |= infoUserCount
-		case "subscription_count":
-			i |= infoSubscriptionCount
-		case "cache":
-			i |= infoCache
-		}
-	}
-	return i
-}
-
 // appendAttributes appends the attributes i as members of an object that is still open.
-func appendAttributes(dst []byte, i info, k kind, ci channelInfo) []byte {
-	if i&infoUserCount != 0 && k&kindPresence != 0 {
-		dst = append(appendComma(dst), `"user_count":`...)
+func appendAttributes(dst []byte, i wire.Info, k wire.Kind, ci channelInfo) []byte {
+	if i&wire.InfoUserCount != 0 && k&wire.KindPresence != 0 {
+		dst = append(wire.AppendComma(dst), `"user_count":`...)
 		dst = strconv.AppendInt(dst, int64(ci.users), 10)
 	}
-	if i&infoSubscriptionCount != 0 {
-		dst = append(appendComma(dst), `"subscription_count":`...)
+	if i&wire.InfoSubscriptionCount != 0 {
+		dst = append(wire.AppendComma(dst), `"subscription_count":`...)
 		dst = strconv.AppendInt(dst, int64(ci.subscriptions), 10)
 	}
-	if i&infoCache == 0 || k&kindCache == 0 {
+	if i&wire.InfoCache == 0 || k&wire.KindCache == 0 {
 		return dst
 	}
-	dst = append(appendComma(dst), `"cache":`...)
+	dst = append(wire.AppendComma(dst), `"cache":`...)
 	if ci.cached == nil {
 		return append(dst, "null"...)
 	}
@@ -233,22 +190,14 @@ func appendAttributes(dst []byte, i info, k kind, ci channelInfo) []byte {
 	return append(dst, '}')
 }
 
-// trigger is one event of a request, checked.
-type trigger struct {
-	event    Event
-	channels []string
-	kinds    []kind
-	info     info
-}
-
 // postEvents triggers an event on up to a hundred channels:
 //
 //	{"name":…,"data":"…","channel":… or "channels":[…][,"socket_id":"1.2"][,"info":"user_count,subscription_count"]}
 //
 // It answers {}, or with info {"channels":{"a":{"subscription_count":1},…}}.
 func (c *call) postEvents() error {
-	var f [len(eventFields)]value
-	if err := c.parseBody(eventFields[:], f[:]); err != nil {
+	var f [len(wire.TriggerFields)]wire.Value
+	if err := c.parseBody(wire.TriggerFields[:], f[:]); err != nil {
 		return err
 	}
 	fromQuery(c.params, f[:])
@@ -256,54 +205,51 @@ func (c *call) postEvents() error {
 	if err != nil {
 		return err
 	}
-	c.publish(t)
+	if _, err := c.app.publish(t); err != nil {
+		return err
+	}
 	c.out = append(c.out, '{')
-	if t.info != 0 {
+	if t.Info != 0 {
 		c.out = append(c.appendChannels(append(c.out, `"channels":{`...), t), '}')
 	}
 	c.out = append(c.out, '}')
 	return nil
 }
 
-// The fields of an event, and their places in the array that parseTrigger takes.
-var eventFields = [...]string{"name", "data", "channel", "channels", "socket_id", "info"}
-
-const fieldName, fieldData, fieldChannel, fieldChannels, fieldSocketID, fieldInfo = 0, 1, 2, 3, 4, 5
-
 // parseBody parses a body that must be a JSON object, and finds its fields. An empty body has none.
-func (c *call) parseBody(names []string, found []value) (err error) {
+func (c *call) parseBody(names []string, found []wire.Value) (err error) {
 	if len(c.body) == 0 {
 		return nil
 	}
-	if c.values, err = parseObject(c.values, c.body, apiDepth, apiValues, names, found); err != nil {
-		return badRequest("Invalid request body: %v", err)
+	if c.values, err = wire.ParseObject(c.values, c.body, wire.APIDepth, wire.APIValues, names, found); err != nil {
+		return wire.BadRequest("Invalid request body: %v", err)
 	}
 	return nil
 }
 
 // fromQuery takes fields that are not in the body from the query string, which the docs allow and discourage.
-func fromQuery(ps params, f []value) {
-	for i, name := range eventFields {
+func fromQuery(ps sign.Params, f []wire.Value) {
+	for i, name := range wire.TriggerFields {
 		switch {
 		case f[i] != nil:
-		case i == fieldChannels:
+		case i == wire.FieldChannels:
 			f[i] = channelsFromQuery(ps)
-		case ps.has(name):
-			f[i] = jsonString(ps.get(name))
+		case ps.Has(name):
+			f[i] = wire.JSONString(ps.Get(name))
 		}
 	}
 }
 
 // channelsFromQuery reads channels[]=a&channels[]=b, and channels=a,b as PHP writes it.
-func channelsFromQuery(ps params) value {
+func channelsFromQuery(ps sign.Params) wire.Value {
 	list := []byte{'['}
 	for _, p := range ps {
-		switch p.name {
+		switch p.Name {
 		case "channels[]":
-			list = append(appendString(list, p.value), ',')
+			list = append(wire.AppendString(list, p.Value), ',')
 		case "channels":
-			for name := range strings.SplitSeq(p.value, ",") {
-				list = append(appendString(list, name), ',')
+			for name := range strings.SplitSeq(p.Value, ",") {
+				list = append(wire.AppendString(list, name), ',')
 			}
 		}
 	}
@@ -314,128 +260,18 @@ func channelsFromQuery(ps params) value {
 	return list
 }
 
-// jsonString makes text a value as if it had come in a body.
-func jsonString[T string | []byte](text T) value { return appendString(nil, text) }
-
-// parseTrigger checks one event, completely, before anything is published.
-func (c *call) parseTrigger(f []value) (t trigger, err error) {
-	if t.event.name, err = parseEventName(f[fieldName]); err != nil {
-		return t, err
-	}
-	if f[fieldData] == nil {
-		return t, badRequest("Missing required parameter: data")
-	}
-	if err := c.parseChannels(&t, f[fieldChannel], f[fieldChannels]); err != nil {
-		return t, err
-	}
-	socketID, err := stringField(f[fieldSocketID], "socket_id")
-	if err != nil {
-		return t, badRequest("%v", err)
-	}
-	if len(socketID) > 0 {
-		id, ok := parseSocketID(socketID)
-		if !ok {
-			return t, badRequest("Invalid socket id: %q", clip(socketID))
-		}
-		t.event.except = c.app.socket(id)
-	}
-	list, err := stringField(f[fieldInfo], "info")
-	if err != nil {
-		return t, badRequest("%v", err)
-	}
-	t.info = parseInfo(string(list))
-	if slices.ContainsFunc(t.kinds, func(k kind) bool { return k&kindCache != 0 }) && c.app.bounds.memory.refuses() {
-		return t, &apiError{http.StatusServiceUnavailable, textShortOfMemory + " and keeps no more events for cache channels"}
-	}
-	t.event.keep = true
-	if err := c.checkData(f[fieldData]); err != nil {
-		return t, err
-	}
-	t.event.data = f[fieldData].literal()
-	return t, nil
-}
-
-// parseEventName takes any name that is not kept for the server: applications use backslashes, dots and spaces.
-func parseEventName(v value) ([]byte, error) {
-	if v == nil {
-		return nil, badRequest("Missing required parameter: name")
-	}
-	name, err := stringField(v, "name")
-	switch {
-	case err != nil || v.absent():
-		return nil, badRequest("Expected name parameter to be a string")
-	case len(name) == 0:
-		return nil, badRequest("Missing required parameter: name")
-	case len(name) > utf8.UTFMax*maxEventName || utf8.RuneCount(name) > maxEventName:
-		return nil, badRequest("The event name exceeds the allowed maximum (%d characters)", maxEventName)
-	case reservedEvent(name):
-		return nil, badRequest("Event names beginning with pusher: or pusher_internal: are reserved: %q", name)
-	}
-	return name, nil
-}
-
-// checkData refuses data over the limit, in the words of the hosted service.
-func (c *call) checkData(data value) error {
-	most := c.app.limits().eventSize
-	if !data.exceeds(most) {
-		return nil
-	}
-	return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("The data content of this event exceeds the allowed maximum (%d bytes). "+
-		"See https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info", most)}
-}
-
-// parseChannels reads channel or channels. A name that stands twice counts once.
-func (c *call) parseChannels(t *trigger, one, several value) error {
-	if !several.absent() && !several.is('[') {
-		return badRequest("Expected channels parameter to be an array of strings")
-	}
-	var list []value
-	var n int
-	c.values, list, n = parseArray(c.values, several, maxTriggerChannels)
-	if !one.absent() {
-		list, n = append(list, one), n+1
-	}
-	switch {
-	case n == 0:
-		return badRequest("Missing required parameter: channel")
-	case n > maxTriggerChannels:
-		return badRequest("Too many channels (%d > %d)", n, maxTriggerChannels)
-	}
-	for _, v := range list {
-		name, err := stringField(v, "channel")
-		if err != nil {
-			return badRequest("Expected channel parameter to be a string")
-		}
-		k, ok := parseChannel(name, c.app.limits().channelName)
-		if !ok {
-			return badRequest("Invalid channel name: %q", clip(name))
-		}
-		if slices.Contains(t.channels, string(name)) {
-			continue
-		}
-		t.channels, t.kinds = append(t.channels, string(name)), append(t.kinds, k)
-	}
-	for _, k := range t.kinds {
-		if k&kindEncrypted != 0 && len(t.kinds) > 1 {
-			return badRequest("An encrypted channel cannot be triggered together with others: each has its own key")
-		}
-	}
-	return nil
-}
-
-// publish triggers t on its channels, and returns how many subscriptions it is given to. It returns before the event is delivered.
-func (c *call) publish(t trigger) (reached int) {
-	for i, name := range t.channels {
-		reached += c.app.trigger(name, t.kinds[i], t.event)
-	}
-	return reached
+// wire.ParseTrigger checks one event by the limits of the app.
+func (c *call) parseTrigger(f []wire.Value) (t wire.Trigger, err error) {
+	l := c.app.limits()
+	c.values, t, err = wire.ParseTrigger(c.values, f, l.channelName, l.eventSize)
+	return t, err
 }
 
 // appendChannels appends what t asks to know, a member for each channel.
-func (c *call) appendChannels(dst []byte, t trigger) []byte {
-	for i, name := range t.channels {
-		dst = append(appendString(appendComma(dst), name), ":{"...)
-		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[i], c.app.channelInfo(name)), '}')
+func (c *call) appendChannels(dst []byte, t wire.Trigger) []byte {
+	for i, name := range t.Channels {
+		dst = append(wire.AppendString(wire.AppendComma(dst), name), ":{"...)
+		dst = append(appendAttributes(dst, t.Info&^wire.InfoCache, t.Kinds[i], c.app.channelInfo(name)), '}')
 	}
 	return dst
 }
@@ -448,42 +284,42 @@ func (c *call) postBatchEvents() error {
 	case err != nil:
 		return err
 	case n == 0:
-		return badRequest("Missing required parameter: batch, an array of events")
-	case n > maxBatch:
-		return badRequest("Batch too large (%d > %d)", n, maxBatch)
+		return wire.BadRequest("Missing required parameter: batch, an array of events")
+	case n > wire.MaxBatch:
+		return wire.BadRequest("Batch too large (%d > %d)", n, wire.MaxBatch)
 	}
-	triggers := make([]trigger, n)
-	var asked info
+	triggers := make([]wire.Trigger, n)
+	var asked wire.Info
 	for i, f := range events[:n] {
-		if f[fieldChannels] != nil {
-			return badRequest("Invalid event %d of the batch: an event of a batch has one channel, not channels", i)
+		if f[wire.FieldChannels] != nil {
+			return wire.BadRequest("Invalid event %d of the batch: an event of a batch has one channel, not channels", i)
 		}
 		if triggers[i], err = c.parseTrigger(f[:]); err != nil {
 			return err
 		}
-		asked |= triggers[i].info
+		asked |= triggers[i].Info
 	}
-	for _, t := range triggers {
-		c.publish(t)
+	if _, err := c.app.publish(triggers...); err != nil {
+		return err
 	}
 	c.out = c.appendBatch(c.out, triggers, asked)
 	return nil
 }
 
 // parseBatch reads {"batch":[…]}. It returns the fields of the first events, and how many there are in all.
-func (c *call) parseBatch() (events [maxBatch][len(eventFields)]value, n int, err error) {
+func (c *call) parseBatch() (events [wire.MaxBatch][len(wire.TriggerFields)]wire.Value, n int, err error) {
 	if len(c.body) == 0 {
 		return events, 0, nil
 	}
-	err = readJSON(c.body, apiDepth, apiValues, func(v *fastjson.Value) error {
+	err = wire.ReadJSON(c.body, wire.APIDepth, wire.APIValues, func(v *fastjson.Value) error {
 		var batch [1]*fastjson.Value
-		if err := pick(v, []string{"batch"}, batch[:]); err != nil {
+		if err := wire.Pick(v, []string{"batch"}, batch[:]); err != nil {
 			return err
 		}
 		c.values = slices.Grow(c.values, len(c.body))
 		list := batch[0].GetArray()
-		for n = range min(len(list), maxBatch) {
-			if c.values, err = appendMembers(c.values, list[n], eventFields[:], events[n][:]); err != nil {
+		for n = range min(len(list), wire.MaxBatch) {
+			if c.values, err = wire.AppendMembers(c.values, list[n], wire.TriggerFields[:], events[n][:]); err != nil {
 				return fmt.Errorf("event %d of the batch: %w", n, err)
 			}
 		}
@@ -491,45 +327,45 @@ func (c *call) parseBatch() (events [maxBatch][len(eventFields)]value, n int, er
 		return nil
 	})
 	if err != nil {
-		err = badRequest("Invalid request body: %v", err)
+		err = wire.BadRequest("Invalid request body: %v", err)
 	}
 	return events, n, err
 }
 
 // appendBatch appends the answer to a batch: empty unless an event asked for something, else one object for each event.
-func (c *call) appendBatch(dst []byte, triggers []trigger, asked info) []byte {
+func (c *call) appendBatch(dst []byte, triggers []wire.Trigger, asked wire.Info) []byte {
 	if asked == 0 {
 		return append(dst, "{}"...)
 	}
 	dst = append(dst, `{"batch":[`...)
 	for _, t := range triggers {
-		dst = append(appendComma(dst), '{')
-		dst = append(appendAttributes(dst, t.info&^infoCache, t.kinds[0], c.app.channelInfo(t.channels[0])), '}')
+		dst = append(wire.AppendComma(dst), '{')
+		dst = append(appendAttributes(dst, t.Info&^wire.InfoCache, t.Kinds[0], c.app.channelInfo(t.Channels[0])), '}')
 	}
 	return append(dst, "]}"...)
 }
 
 // getChannels lists the occupied channels: {"channels":{"a":{},…}}, an object even when there is none.
 func (c *call) getChannels() error {
-	prefix, i := c.params.get("filter_by_prefix"), parseInfo(c.params.get("info"))
-	if i&infoUserCount != 0 && !strings.HasPrefix(prefix, "presence-") {
-		return badRequest("user_count may only be requested for presence channels - please supply filter_by_prefix begining with presence-")
+	prefix, i := c.params.Get("filter_by_prefix"), wire.ParseInfo(c.params.Get("info"))
+	if i&wire.InfoUserCount != 0 && !strings.HasPrefix(prefix, "presence-") {
+		return wire.BadRequest("user_count may only be requested for presence channels - please supply filter_by_prefix begining with presence-")
 	}
 	c.out = append(c.out, `{"channels":{`...)
-	c.app.occupied(prefix, func(name string, k kind, ci channelInfo) {
-		c.out = append(appendString(appendComma(c.out), name), ":{"...)
-		c.out = append(appendAttributes(c.out, i&^infoCache, k, ci), '}')
+	c.app.occupied(prefix, func(name string, k wire.Kind, ci channelInfo) {
+		c.out = append(wire.AppendString(wire.AppendComma(c.out), name), ":{"...)
+		c.out = append(appendAttributes(c.out, i&^wire.InfoCache, k, ci), '}')
 	})
 	c.out = append(c.out, "}}"...)
 	return nil
 }
 
 // channel returns the name and kind of the channel in the path.
-func (c *call) channel() (name string, k kind, err error) {
+func (c *call) channel() (name string, k wire.Kind, err error) {
 	name = c.PathValue("channel")
-	k, ok := parseChannel(name, c.app.limits().channelName)
+	k, ok := wire.ParseChannel(name, c.app.limits().channelName)
 	if !ok {
-		return "", 0, badRequest("Invalid channel name: %q", name)
+		return "", 0, wire.BadRequest("Invalid channel name: %q", name)
 	}
 	return name, k, nil
 }
@@ -540,12 +376,12 @@ func (c *call) getChannel() error {
 	if err != nil {
 		return err
 	}
-	i := parseInfo(c.params.get("info"))
+	i := wire.ParseInfo(c.params.Get("info"))
 	switch {
-	case i&infoUserCount != 0 && k&kindPresence == 0:
-		return badRequest("Cannot retrieve the user count unless the channel is a presence channel")
-	case i&infoCache != 0 && k&kindCache == 0:
-		return badRequest("Cannot retrieve the cache unless the channel is a cache channel")
+	case i&wire.InfoUserCount != 0 && k&wire.KindPresence == 0:
+		return wire.BadRequest("Cannot retrieve the user count unless the channel is a presence channel")
+	case i&wire.InfoCache != 0 && k&wire.KindCache == 0:
+		return wire.BadRequest("Cannot retrieve the cache unless the channel is a cache channel")
 	}
 	ci := c.app.channelInfo(name)
 	c.out = strconv.AppendBool(append(c.out, `{"occupied":`...), ci.subscriptions > 0)
@@ -559,8 +395,8 @@ func (c *call) getUsers() error {
 	if err != nil {
 		return err
 	}
-	if k&kindPresence == 0 {
-		return badRequest("Users can only be retrieved for presence channels")
+	if k&wire.KindPresence == 0 {
+		return wire.BadRequest("Users can only be retrieved for presence channels")
 	}
 	var ids []string
 	if ch := c.app.channel(name); ch != nil {
@@ -568,7 +404,7 @@ func (c *call) getUsers() error {
 	}
 	c.out = append(c.out, `{"users":[`...)
 	for _, id := range ids {
-		c.out = append(appendString(append(appendComma(c.out), `{"id":`...), id), '}')
+		c.out = append(wire.AppendString(append(wire.AppendComma(c.out), `{"id":`...), id), '}')
 	}
 	c.out = append(c.out, "]}"...)
 	return nil

@@ -3,6 +3,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"edge/internal/edgetest"
+	"edge/internal/sign"
+	"edge/internal/wire"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -96,7 +99,7 @@ func readAll(c *client) (frames []string) {
 	return frames
 }
 
-// enter subscribes c without looking at the answer; channelData is for presence channels.
+// enter subscribes c without looking at the answer; ChannelData is for presence channels.
 func enter(c *client, channel, channelData string) {
 	c.t.Helper()
 	c.subscribe(channel, channelData)
@@ -105,9 +108,9 @@ func enter(c *client, channel, channelData string) {
 
 func signIn(c *client, user string) {
 	c.t.Helper()
-	id, _ := parseSocketID(c.id)
+	id, _ := wire.ParseSocketID(c.id)
 	userData := fmt.Appendf(nil, `{"id":%s}`, quote(user))
-	c.send(`{"event":"pusher:signin","data":{"auth":"key:%s","user_data":%s}}`, testKey.sign(nil, userText(nil, id.String(), userData)), quote(string(userData)))
+	c.send(`{"event":"pusher:signin","data":{"auth":"key:%s","user_data":%s}}`, testKey.Sign(nil, sign.UserText(nil, id.String(), userData)), quote(string(userData)))
 	c.expect(fmt.Sprintf(`{"event":"pusher:signin_success","data":{"user_data":%s}}`, quote(string(userData))))
 }
 
@@ -920,7 +923,7 @@ func TestAPIVectors(t *testing.T) {
 
 // Every failure names the part that is wrong, and none gives the right signature away.
 func TestAPIAuthentication(t *testing.T) {
-	key := newKey(docKey, docSecret)
+	key := sign.NewKey(docKey, docSecret)
 	const stamp = "&auth_timestamp=1353088179&auth_version=1.0"
 	const k = "auth_key=" + docKey
 	for _, c := range []struct {
@@ -977,12 +980,12 @@ func TestAPIAuthentication(t *testing.T) {
 		t.Run(c.desc, func(t *testing.T) {
 			query := c.query
 			if !strings.Contains(query, "auth_signature") {
-				ps, _ := parseParams(nil, query)
+				ps, _ := sign.ParseParams(nil, query)
 				signer := key
-				if ps.get("auth_key") == "other" {
-					signer = newKey("other", "another")
+				if ps.Get("auth_key") == "other" {
+					signer = sign.NewKey("other", "another")
 				}
-				query += "&auth_signature=" + string(signer.sign(nil, requestText(nil, "POST", "/apps/3/events", ps)))
+				query += "&auth_signature=" + string(signer.Sign(nil, sign.RequestText(nil, "POST", "/apps/3/events", ps)))
 			}
 			status, answer := recordAPI(t, docAPI(c.skew), "POST", "/apps/3/events?"+query, c.body)
 			wantAnswer(t, status, answer, c.status, c.want)
@@ -1027,7 +1030,7 @@ func (d *discardWriter) WriteHeader(status int)      { d.status = status }
 func (d *discardWriter) Write(b []byte) (int, error) { return len(b), nil }
 
 func TestPostEventsAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector empties pools")
 	}
 	const most = 6 // the last is ServeMux's

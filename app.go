@@ -13,6 +13,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -32,13 +35,13 @@ type App struct {
 
 	channels sync.Map // name → *Channel; read without a lock
 
-	socketsMu sync.Mutex           // guards the following
-	sockets   map[socketID]*Socket // every connection that was established and has not left
-	trimmedAt int                  // how many there were when trim was last called
-	trimming  bool                 // a timer runs that will call it
-	open      int                  // connections that have not ended, the refused ones too
-	closing   bool                 // no more are let in
-	ended     chan struct{}        // closed when closing and no connection is left
+	socketsMu sync.Mutex                // guards the following
+	sockets   map[wire.SocketID]*Socket // every connection that was established and has not left
+	trimmedAt int                       // how many there were when trim was last called
+	trimming  bool                      // a timer runs that will call it
+	open      int                       // connections that have not ended, the refused ones too
+	closing   bool                      // no more are let in
+	ended     chan struct{}             // closed when closing and no connection is left
 
 	usersMu   sync.Mutex                      // guards the following
 	users     map[string]map[*Socket]struct{} // connections signed in, by user id
@@ -51,7 +54,7 @@ type App struct {
 type appConfig struct {
 	id       string // "" accepts any in API paths
 	limits   Limits
-	keys     Keys
+	keys     sign.Keys
 	webhooks *webhooks // nil if there never were any
 }
 
@@ -93,7 +96,7 @@ var (
 func newApp(o appOptions, memory *budget, w *watch) *App {
 	a := &App{
 		watch:    w,
-		sockets:  make(map[socketID]*Socket),
+		sockets:  make(map[wire.SocketID]*Socket),
 		users:    make(map[string]map[*Socket]struct{}),
 		watchers: make(map[string]map[*Socket]struct{}),
 	}
@@ -107,9 +110,9 @@ func (a *App) configure(o appOptions) {
 	c := &appConfig{id: o.id, limits: o.limits}
 	old := a.config.Load()
 	for _, pair := range o.keys() {
-		k := newKey(pair.key, pair.secret)
+		k := sign.NewKey(pair.key, pair.secret)
 		if old != nil {
-			k = old.keys.same(k)
+			k = old.keys.Same(k)
 		}
 		c.keys = append(c.keys, k)
 	}
@@ -120,7 +123,7 @@ func (a *App) configure(o appOptions) {
 		c.webhooks = newWebhooks(a.tell)
 	}
 	if c.webhooks != nil {
-		c.webhooks.configure(o.hooks, c.keys[0], o.webhooks)
+		c.webhooks.configure(o.hooks, c.keys[0], o.webhookGrace)
 	}
 	a.bounds.queue.Store(int64(o.limits.sendBuffer))
 	a.config.Store(c)
@@ -132,7 +135,7 @@ func (a *App) id() string { return a.config.Load().id }
 func (a *App) limits() *Limits { return &a.config.Load().limits }
 
 // keys are the app's keys at this moment.
-func (a *App) keys() Keys { return a.config.Load().keys }
+func (a *App) keys() sign.Keys { return a.config.Load().keys }
 
 func (a *App) webhooks() *webhooks { return a.config.Load().webhooks }
 
@@ -156,7 +159,7 @@ func (a *App) addSocket(s *Socket, welcome bool) (err error, crowded bool) {
 	case !a.bounds.memory.enter():
 		return errCapacity, crowded
 	}
-	for s.id = newSocketID(); a.sockets[s.id] != nil; s.id = newSocketID() {
+	for s.id = wire.NewSocketID(); a.sockets[s.id] != nil; s.id = wire.NewSocketID() {
 	}
 	a.sockets[s.id] = s
 	a.trimLaterLocked()
@@ -207,7 +210,7 @@ func (a *App) later(d time.Duration, f func()) {
 // shrink.
 func (a *App) trim() {
 	a.socketsMu.Lock()
-	here := make(map[socketID]*Socket, len(a.sockets))
+	here := make(map[wire.SocketID]*Socket, len(a.sockets))
 	maps.Copy(here, a.sockets)
 	a.sockets, a.trimmedAt, a.trimming = here, len(here), false
 	a.socketsMu.Unlock()
@@ -215,7 +218,7 @@ func (a *App) trim() {
 }
 
 // socket returns the connection with this id, or nil.
-func (a *App) socket(id socketID) *Socket {
+func (a *App) socket(id wire.SocketID) *Socket {
 	a.socketsMu.Lock()
 	defer a.socketsMu.Unlock()
 	return a.sockets[id]
@@ -242,7 +245,7 @@ func (a *App) channel(name string) *Channel {
 }
 
 // openChannel finds or makes the channel. It may be gone by the time it is used: then the caller drops it and tries again.
-func (a *App) openChannel(name string, k kind) *Channel {
+func (a *App) openChannel(name string, k wire.Kind) *Channel {
 	if c := a.channel(name); c != nil {
 		return c
 	}
@@ -255,7 +258,7 @@ func (a *App) dropChannel(c *Channel) { a.channels.CompareAndDelete(c.name, c) }
 
 // subscribe subscribes s, which must not be subscribed already, and returns when the subscription has been answered; see
 // Channel.subscribe.
-func (a *App) subscribe(s *Socket, name string, k kind, m *Member, answer []byte) (*Subscription, error) {
+func (a *App) subscribe(s *Socket, name string, k wire.Kind, m *Member, answer []byte) (*Subscription, error) {
 	for {
 		c := a.openChannel(name, k)
 		sub, ch, err := c.subscribe(s, m, a.limits(), answer)
@@ -284,7 +287,7 @@ func (a *App) note(c *Channel, m *Member, ch change) {
 		a.later(ch.countIn, func() { a.note(c, nil, c.sendCount()) })
 	}
 	w := a.webhooks()
-	if w == nil || c.kind&kindUser != 0 {
+	if w == nil || c.kind&wire.KindUser != 0 {
 		return
 	}
 	if ch.hooked && ch.occupied {
@@ -319,7 +322,7 @@ type Event struct {
 // trigger is the one door to fan-out: it gives the event to the subscriptions the channel has now, in the order in which
 // trigger is called for this channel, and returns how many these are. It returns before the event is delivered, but may wait
 // while the channel has more pending than it can send. The event's slices may be reused afterwards.
-func (a *App) trigger(name string, k kind, e Event) (reached int) {
+func (a *App) trigger(name string, k wire.Kind, e Event) (reached int) {
 	if e.keep {
 		a.counts.published.Add(1)
 	} else {
@@ -334,15 +337,37 @@ func (a *App) trigger(name string, k kind, e Event) (reached int) {
 	return reached
 }
 
+// publish triggers events of callers, all or none of them, and returns how many subscriptions they are given to. An error is
+// errShort, or one of what carries events to other machines. It returns before the events are delivered.
+func (a *App) publish(triggers ...wire.Trigger) (reached int, err error) {
+	for _, t := range triggers {
+		if slices.ContainsFunc(t.Kinds, func(k wire.Kind) bool { return k&wire.KindCache != 0 }) && a.bounds.memory.refuses() {
+			return 0, errShort
+		}
+	}
+	for _, t := range triggers {
+		e := Event{name: t.Name, data: t.Data, keep: true}
+		if t.Except != (wire.SocketID{}) {
+			e.except = a.socket(t.Except)
+		}
+		for i, name := range t.Channels {
+			reached += a.trigger(name, t.Kinds[i], e)
+		}
+	}
+	return reached, nil
+}
+
+var errShort = &wire.Error{Status: 503, Text: textShortOfMemory + " and keeps no more events for cache channels"}
+
 // fanOut is trigger without what is told of it.
-func (a *App) fanOut(name string, k kind, e Event) (reached int) {
-	keep := e.keep && k&kindCache != 0
+func (a *App) fanOut(name string, k wire.Kind, e Event) (reached int) {
+	keep := e.keep && k&wire.KindCache != 0
 	c := a.channel(name)
 	if c == nil && !keep {
 		return 0
 	}
-	buffer := frameBuffers.Get().(*[]byte)
-	frame := appendEvent((*buffer)[:0], e.name, name, e.data, e.userID)
+	buffer := wire.Buffers.Get().(*[]byte)
+	frame := wire.AppendEvent((*buffer)[:0], e.name, name, e.data, e.userID)
 	var cached *cachedEvent
 	if keep {
 		cached = a.cachedEvent(frame, e.data)
@@ -362,7 +387,7 @@ func (a *App) fanOut(name string, k kind, e Event) (reached int) {
 		c = a.channel(name)
 	}
 	*buffer = frame
-	freeFrameBuffer(&buffer)
+	wire.FreeBuffer(&buffer)
 	return reached
 }
 
@@ -381,7 +406,7 @@ func (a *App) reached(c *Channel, e Event, n int) int {
 }
 
 // clientEvent triggers an event that the connection e.except has sent.
-func (a *App) clientEvent(name string, k kind, e Event) {
+func (a *App) clientEvent(name string, k wire.Kind, e Event) {
 	a.trigger(name, k, e)
 	if w := a.webhooks(); w != nil {
 		w.tellClientEvent(name, e, e.except.id)
@@ -427,10 +452,10 @@ func (a *App) channelInfo(name string) channelInfo {
 
 // occupied calls f for every channel with a subscription whose name begins with prefix, in the order of the names.
 // The channels of signed-in users are not among them.
-func (a *App) occupied(prefix string, f func(name string, k kind, info channelInfo)) {
+func (a *App) occupied(prefix string, f func(name string, k wire.Kind, info channelInfo)) {
 	var found []*Channel
 	a.channels.Range(func(name, c any) bool {
-		if c := c.(*Channel); c.kind&kindUser == 0 && strings.HasPrefix(c.name, prefix) {
+		if c := c.(*Channel); c.kind&wire.KindUser == 0 && strings.HasPrefix(c.name, prefix) {
 			found = append(found, c)
 		}
 		return true
@@ -446,17 +471,30 @@ func (a *App) occupied(prefix string, f func(name string, k kind, info channelIn
 // signIn makes s a connection of the user: it gets the events sent to the user, can be terminated, is told which of the
 // users it watches are online, and those who watch the user are told that he is. All this is in force when success, the
 // answer to the client, goes out.
-func (a *App) signIn(s *Socket, u *User, success []byte) *Subscription {
-	a.usersMu.Lock()
-	if addTo(a.users, u.id, s); len(a.users[u.id]) == 1 {
-		a.tellWatchersLocked(u.id, appendWatchlist(nil, []string{u.id}, nil))
-	}
-	a.usersMu.Unlock()
+func (a *App) signIn(s *Socket, u *wire.User, success []byte) *Subscription {
+	a.enterUser(s, u)
 	// Events for the user reach every signed-in connection, whether it subscribes to #server-to-user-{id} or not.
-	sub, _ := a.subscribe(s, userChannelPrefix+u.id, kindUser, nil, success) // fails only on presence channels
+	sub, _ := a.subscribe(s, wire.UserChannelPrefix+u.ID, wire.KindUser, nil, success) // fails only on presence channels
+	a.enterWatcher(s, u)
+	a.writeWatchFrames()
+	return sub
+}
+
+// enterUser enters s among the user's connections.
+func (a *App) enterUser(s *Socket, u *wire.User) {
 	a.usersMu.Lock()
+	defer a.usersMu.Unlock()
+	if addTo(a.users, u.ID, s); len(a.users[u.ID]) == 1 {
+		a.tellWatchersLocked(u.ID, wire.AppendWatchlist(nil, []string{u.ID}, nil))
+	}
+}
+
+// enterWatcher enters s among those who watch the users of u's watchlist, and queues for it who of them is online.
+func (a *App) enterWatcher(s *Socket, u *wire.User) {
+	a.usersMu.Lock()
+	defer a.usersMu.Unlock()
 	var online, offline []string
-	for _, id := range u.watchlist {
+	for _, id := range u.Watchlist {
 		addTo(a.watchers, id, s)
 		if len(a.users[id]) > 0 {
 			online = append(online, id)
@@ -464,27 +502,29 @@ func (a *App) signIn(s *Socket, u *User, success []byte) *Subscription {
 			offline = append(offline, id)
 		}
 	}
-	if frame := appendWatchlist(nil, online, offline); frame != nil {
+	if frame := wire.AppendWatchlist(nil, online, offline); frame != nil {
 		a.watchOut = append(a.watchOut, watchFrame{s, frame})
 	}
-	a.usersMu.Unlock()
-	a.writeWatchFrames()
-	return sub
 }
 
 // signOut undoes signIn when the connection is gone.
-func (a *App) signOut(s *Socket, u *User, sub *Subscription) {
+func (a *App) signOut(s *Socket, u *wire.User, sub *Subscription) {
 	a.unsubscribe(sub)
+	a.leaveUser(s, u)
+	a.writeWatchFrames()
+}
+
+// leaveUser undoes enterUser and enterWatcher.
+func (a *App) leaveUser(s *Socket, u *wire.User) {
 	a.usersMu.Lock()
-	for _, id := range u.watchlist {
+	defer a.usersMu.Unlock()
+	for _, id := range u.Watchlist {
 		removeFrom(a.watchers, id, s)
 	}
-	removeFrom(a.users, u.id, s)
-	if len(a.users[u.id]) == 0 {
-		a.tellWatchersLocked(u.id, appendWatchlist(nil, nil, []string{u.id}))
+	removeFrom(a.users, u.ID, s)
+	if len(a.users[u.ID]) == 0 {
+		a.tellWatchersLocked(u.ID, wire.AppendWatchlist(nil, nil, []string{u.ID}))
 	}
-	a.usersMu.Unlock()
-	a.writeWatchFrames()
 }
 
 // tellWatchersLocked queues a watchlist event about the user with this id. The caller holds usersMu.
@@ -497,22 +537,29 @@ func (a *App) tellWatchersLocked(id string, frame []byte) {
 // writeWatchFrames writes what is queued, in the order in which it was queued, without holding usersMu while it writes.
 // If another goroutine is at it already, that one writes ours too.
 func (a *App) writeWatchFrames() {
-	for {
-		a.usersMu.Lock()
-		out := a.watchOut
-		if a.watchBusy || len(out) == 0 {
-			a.usersMu.Unlock()
-			return
-		}
-		a.watchOut, a.watchBusy = nil, true
-		a.usersMu.Unlock()
+	for out := a.takeWatchFrames(false); len(out) > 0; out = a.takeWatchFrames(true) {
 		for _, w := range out {
-			w.to.deliver(w.frame)
+			w.write()
 		}
-		a.usersMu.Lock()
-		a.watchBusy = false
-		a.usersMu.Unlock()
 	}
+}
+
+// takeWatchFrames takes what is queued; nothing if another goroutine writes. mine says that the caller has until now.
+func (a *App) takeWatchFrames(mine bool) (out []watchFrame) {
+	a.usersMu.Lock()
+	defer a.usersMu.Unlock()
+	if a.watchBusy && !mine {
+		return nil
+	}
+	out, a.watchOut = a.watchOut, nil
+	a.watchBusy = len(out) > 0
+	return out
+}
+
+// write sends the frame. A panic ends the connection it is for, not that of whoever happens to write.
+func (w watchFrame) write() {
+	defer w.to.recovered()
+	w.to.write(w.frame)
 }
 
 // terminate closes every connection that is signed in as the user, and returns how many there were.
@@ -527,7 +574,7 @@ func (a *App) terminate(id string) int {
 // disconnect closes connections because the app wants it.
 func disconnect(sockets []*Socket) {
 	for _, s := range sockets {
-		s.close(codeUnauthorized, "You got disconnected by the app.")
+		s.close(wire.CodeUnauthorized, "You got disconnected by the app.")
 	}
 }
 

@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/wire"
 )
 
 func TestAllowsOrigin(t *testing.T) {
@@ -143,7 +146,7 @@ func TestCacheLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testApp(t)
 		trigger := func(data string) {
-			a.trigger("cache-x", kindCache, Event{name: []byte("e"), data: quote(data), keep: true})
+			a.trigger("cache-x", wire.KindCache, Event{name: []byte("e"), data: quote(data), keep: true})
 		}
 		expect := func(data string) {
 			t.Helper()
@@ -167,7 +170,7 @@ func TestCacheLife(t *testing.T) {
 		trigger("third")
 		time.Sleep(30*time.Minute - 1)
 		expect("third")
-		a.trigger("cache-x", kindCache, Event{name: []byte("client-e"), data: quote("of a client")})
+		a.trigger("cache-x", wire.KindCache, Event{name: []byte("client-e"), data: quote("of a client")})
 		expect("third")
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
@@ -175,4 +178,45 @@ func TestCacheLife(t *testing.T) {
 			t.Fatal("the channel outlives its cached event")
 		}
 	})
+}
+
+// TestReached: what counts as given to nobody, to the last subscriber.
+func TestReached(t *testing.T) {
+	s := startServer(t)
+	a, b := connect(t, s.addr), connect(t, s.addr)
+	for _, c := range []*client{a, b} {
+		c.join("private-two")
+	}
+	a.join("private-one")
+	id := func(c *client) *Socket {
+		n, _ := wire.ParseSocketID(c.id)
+		return s.app.socket(n)
+	}
+	for _, watched := range []bool{false, true} {
+		if watched {
+			s.watch.on.Or(watchVerbose)
+			s.logTo(io.Discard)
+		}
+		for _, test := range []struct {
+			channel string
+			kind    wire.Kind
+			except  *Socket
+			keep    bool
+			want    int
+		}{
+			{"none", wire.KindPublic, nil, true, 0}, {"private-one", wire.KindPrivate, nil, true, 1}, {"private-two", wire.KindPrivate, nil, true, 2},
+			{"private-one", wire.KindPrivate, id(a), true, 0}, {"private-one", wire.KindPrivate, id(b), true, 1}, {"private-one", wire.KindPrivate, id(a), false, 0},
+			{"private-two", wire.KindPrivate, id(a), false, 1}, {"cache-one", wire.KindCache, nil, true, 0}, {"cache-one", wire.KindCache, nil, true, 0},
+			{wire.UserChannelPrefix + "x", wire.KindUser, nil, true, 0},
+		} {
+			unheard := s.app.counts.unheard.Load()
+			got := s.app.trigger(test.channel, test.kind, Event{name: []byte("e"), data: benchData, except: test.except, keep: test.keep})
+			if got != test.want || (s.app.counts.unheard.Load() > unheard) != (got == 0) {
+				t.Errorf("%+v: %d", test, got)
+			}
+		}
+		if got := s.app.trigger("private-two", wire.KindPrivate, Event{name: []byte("e"), data: benchData, except: id(a), keep: true}); watched && got != 1 {
+			t.Errorf("looked at closely: %d", got)
+		}
+	}
 }

@@ -8,21 +8,58 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
+
+// access is what a secret opens in the console: an app.
+type access struct {
+	app   *App
+	key   string      // the name of the secret's key
+	still func() bool // reports whether it is valid; nil if it never was
+}
+
+func (a access) valid() bool { return a.still != nil && a.still() }
+
+func (s *server) access(a *App, k *sign.Key) access {
+	return access{a, k.Name, func() bool { return s.apps.Load().has(a) && slices.Contains(a.keys(), k) }}
+}
+
+// firstAccess is that of the first app, with its first key.
+func (s *server) firstAccess() access {
+	a := s.apps.Load().all[0]
+	return s.access(a, a.keys()[0])
+}
+
+// signIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
+// compares all secrets, each in constant time.
+func (s *server) signIn(secret, app string) (first access) {
+	given := sign.NewKey("", secret)
+	for _, a := range s.apps.Load().all {
+		for _, k := range a.keys() {
+			if k.SameSecret(given) && first.still == nil && (app == "" || app == a.id() || app == k.Name) {
+				first = s.access(a, k)
+			}
+		}
+	}
+	return first
+}
 
 // checkToken checks the auth of a subscription or signin, "KEY:SIGNATURE", made over text. It returns "" or what is
 // wrong, cut to a length that is worth nobody's while to ask for. The expected signature is never part of it.
-func checkToken(keys Keys, auth, text []byte) string {
+func checkToken(keys sign.Keys, auth, text []byte) string {
 	name, signature, ok := strings.Cut(string(auth), ":")
-	key := keys.find(name)
+	key := keys.Find(name)
 	switch {
 	case !ok || key == nil:
 		return fmt.Sprintf("Invalid key in subscription auth data: '%.100s'", name)
-	case !key.valid(signature, text):
+	case !key.Valid(signature, text):
 		return fmt.Sprintf("Invalid signature: Expected HMAC SHA256 hex digest of %.300s, but got %.100s", text, signature)
 	}
 	return ""
@@ -55,19 +92,19 @@ func (c *clock) read(window time.Duration) (time.Time, time.Duration) {
 // checkRequest authenticates an API request but for its body, which checkBodyMD5 is for. paths are the spellings of
 // the path that may have been signed. With a window of 0 the age does not count. The error says which part failed, in
 // the words of Pusher's own library where it has any.
-func checkRequest(keys Keys, method string, paths []string, ps params, now time.Time, window time.Duration) error {
-	key := keys.find(ps.get("auth_key"))
+func checkRequest(keys sign.Keys, method string, paths []string, ps sign.Params, now time.Time, window time.Duration) error {
+	key := keys.Find(ps.Get("auth_key"))
 	switch {
-	case !ps.has("auth_key"):
+	case !ps.Has("auth_key"):
 		return errors.New("Missing parameter: auth_key")
 	case key == nil:
-		return fmt.Errorf("Unknown auth_key %q", ps.get("auth_key"))
-	case !ps.has("auth_version"):
+		return fmt.Errorf("Unknown auth_key %q", ps.Get("auth_key"))
+	case !ps.Has("auth_version"):
 		return errors.New("Version required: auth_version=1.0")
-	case ps.get("auth_version") != "1.0":
-		return fmt.Errorf("Version not supported: auth_version=%q, only 1.0 is", ps.get("auth_version"))
+	case ps.Get("auth_version") != "1.0":
+		return fmt.Errorf("Version not supported: auth_version=%q, only 1.0 is", ps.Get("auth_version"))
 	}
-	if err := checkTimestamp(ps.get("auth_timestamp"), now, window); err != nil {
+	if err := checkTimestamp(ps.Get("auth_timestamp"), now, window); err != nil {
 		return err
 	}
 	return checkSignature(key, method, paths, ps)
@@ -92,29 +129,29 @@ func checkTimestamp(stamp string, now time.Time, window time.Duration) error {
 }
 
 // checkSignature tells a caller exactly what it should have signed, which is not secret: it came from the caller.
-func checkSignature(key *Key, method string, paths []string, ps params) error {
-	signature := ps.get("auth_signature")
-	buffer := frameBuffers.Get().(*[]byte)
-	defer freeFrameBuffer(&buffer)
+func checkSignature(key *sign.Key, method string, paths []string, ps sign.Params) error {
+	signature := ps.Get("auth_signature")
+	buffer := wire.Buffers.Get().(*[]byte)
+	defer wire.FreeBuffer(&buffer)
 	for i, path := range paths {
 		if i > 0 && path == paths[0] {
 			continue
 		}
-		*buffer = requestText((*buffer)[:0], method, path, ps)
-		if key.valid(signature, *buffer) {
+		*buffer = sign.RequestText((*buffer)[:0], method, path, ps)
+		if key.Valid(signature, *buffer) {
 			return nil
 		}
 	}
-	text := requestText(nil, method, paths[0], ps)
+	text := sign.RequestText(nil, method, paths[0], ps)
 	return fmt.Errorf("Invalid signature: you should have sent HmacSHA256Hex(%q, your_secret_key), but you sent %q",
 		text, signature)
 }
 
 // checkBodyMD5 compares body_md5, which is signed, with the body, which is not. The Python library sends it with an
 // empty body too.
-func checkBodyMD5(ps params, body []byte) error {
-	given := ps.get("body_md5")
-	if !ps.has("body_md5") {
+func checkBodyMD5(ps sign.Params, body []byte) error {
+	given := ps.Get("body_md5")
+	if !ps.Has("body_md5") {
 		if len(body) == 0 {
 			return nil
 		}

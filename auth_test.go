@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"edge/internal/edgetest"
+	"edge/internal/sign"
 	"fmt"
 	"log"
 	"strings"
@@ -9,82 +11,56 @@ import (
 	"time"
 )
 
-// The vectors are V1 to V17 of the protocol reference: samples of Pusher's documentation and of its libraries' tests, each
-// computed again with openssl.
 const (
-	vectorName   = "278d425bdf160c739803"
-	vectorSecret = "7ad3773142a6692b25b8"
-	vectorTime   = 1353088179
-	vectorPrefix = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0"
+	vectorName   = edgetest.VectorKey
+	vectorSecret = edgetest.VectorSecret
+	vectorTime   = edgetest.VectorTime
+	vectorPrefix = edgetest.VectorQuery
 	authWindow   = 600 * time.Second
 )
 
-var vectorKeys = Keys{newKey("other", "other secret"), newKey(vectorName, vectorSecret)}
-
-var vectorSocket = socketID{1234, 1234}
-
-type tokenVector struct {
-	name, channel, data, digest string // no channel: a signin
-}
-
-var tokenVectors = []tokenVector{
-	{"V1", "private-foobar", "", "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"},
-	{"V2", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Channels"}}`, "31935e7d86dba64c2a90aed31fdc61869f9b22ba9d8863bba239c03ca481bc80"},
-	{"V3", "presence-foobar", `{"user_id":10,"user_info":{"name":"Mr. Pusher"}}`, "afaed3695da2ffd16931f457e338e6c9f2921fa133ce7dac49f529792be6304c"},
-	{"V4", "presence-foobar", `{"user_id":"10","user_info":{"name":"Mr. Channels"}}`, "4c6d8fc42a207ba96a0779844171b0bb819d96ffceef9609f5cce596ab17a800"},
-	{"V5", "presence-foobar", "", "71506e66e7fdca106571b8999a849ad34245bc653772e51e0026c1a2475b92ba"},
-	{"V6", "private-encrypted-foobar", "", "e6a18892d037c5d5e76a2265df4f086ffc38631605530dfd214aa5bff495f533"},
-	{"V7", "private-foobar", `{"a":1}`, "3f4243af5e27f47d11116e80a4b762a3b672c9b83f9e82645a0ba883c2592b09"},
-	{"V8", "", `{"id":"12345"}`, "4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba"},
-}
-
-func (v tokenVector) text(id socketID) []byte {
-	if v.channel == "" {
-		return userText(nil, id.String(), []byte(v.data))
-	}
-	return channelText(nil, id.String(), []byte(v.channel), []byte(v.data))
-}
+var vectorKeys = sign.Keys{sign.NewKey("other", "other secret"), sign.NewKey(vectorName, vectorSecret)}
 
 func TestTokenVectors(t *testing.T) {
-	for _, v := range tokenVectors {
-		text := v.text(vectorSocket)
-		if got := string(vectorKeys[1].sign(nil, text)); got != v.digest {
-			t.Errorf("%s: the signature of %s is %s, want %s", v.name, text, got, v.digest)
+	for _, v := range edgetest.TokenVectors {
+		text := v.Text(edgetest.VectorSocket)
+		if got := string(vectorKeys[1].Sign(nil, text)); got != v.Digest {
+			t.Errorf("%s: the signature of %s is %s, want %s", v.Name, text, got, v.Digest)
 		}
-		good := vectorName + ":" + v.digest
+		good := vectorName + ":" + v.Digest
 		if got := checkToken(vectorKeys, []byte(good), text); got != "" {
-			t.Errorf("%s: refused: %s", v.name, got)
+			t.Errorf("%s: refused: %s", v.Name, got)
 		}
 		refuse := func(auth string, text []byte, part string) {
 			t.Helper()
 			got := checkToken(vectorKeys, []byte(auth), text)
-			if !strings.Contains(got, part) || strings.Contains(got, vectorSecret) || strings.Contains(got, v.digest) && !strings.Contains(auth, v.digest) {
-				t.Errorf("%s: auth %q for %q: got %q, want the text %q and no secret", v.name, auth, text, got, part)
+			if !strings.Contains(got, part) || strings.Contains(got, vectorSecret) || strings.Contains(got, v.Digest) && !strings.Contains(auth, v.Digest) {
+				t.Errorf("%s: auth %q for %q: got %q, want the text %q and no secret", v.Name, auth, text, got, part)
 			}
 		}
 		const badKey, badSignature = "Invalid key", "Invalid signature"
-		for i := range v.digest {
-			refuse(vectorName+":"+v.digest[:i]+string(v.digest[i]^1)+v.digest[i+1:], text, badSignature)
+		for i := range v.Digest {
+			refuse(vectorName+":"+v.Digest[:i]+string(v.Digest[i]^1)+v.Digest[i+1:], text, badSignature)
 		}
 		refuse("", text, badKey)
 		refuse(":", text, badKey)
-		refuse(v.digest, text, badKey)
-		refuse(":"+v.digest, text, badKey)
+		refuse(v.Digest, text, badKey)
+		refuse(":"+v.Digest, text, badKey)
 		refuse(vectorName, text, badKey)
-		refuse(vectorName+v.digest, text, badKey)
-		refuse(strings.ToUpper(vectorName[:5])+"X"+vectorName[6:]+":"+v.digest, text, badKey)
+		refuse(vectorName+v.Digest, text, badKey)
+		refuse(strings.ToUpper(vectorName[:5])+"X"+vectorName[6:]+":"+v.Digest, text, badKey)
 		refuse(" "+good, text, badKey)
-		refuse("other:"+v.digest, text, badSignature) // a key of the app, but not the one that signed
+		refuse("other:"+v.Digest, text, badSignature) // a key of the app, but not the one that signed
 		refuse(vectorName+":", text, badSignature)
-		refuse(vectorName+"::"+v.digest, text, badSignature)
-		refuse(vectorName+":"+strings.ToUpper(v.digest), text, badSignature)
+		refuse(vectorName+"::"+v.Digest, text, badSignature)
+		refuse(vectorName+":"+strings.ToUpper(v.Digest), text, badSignature)
 		refuse(good+" ", text, badSignature)
 		refuse(good+"\x00", text, badSignature)
 		refuse(good+":", text, badSignature)
 		refuse(good[:len(good)-1], text, badSignature)
 		refuse(good+"0", text, badSignature)
-		refuse(good, v.text(socketID{1234, 1235}), badSignature)
-		refuse(good, v.text(socketID{12341, 234}), badSignature)
+		refuse(good, v.Text("1234.1235"), badSignature)
+		refuse(good, v.Text("12341.234"), badSignature)
 		refuse(good, text[:len(text)-1], badSignature)
 		refuse(good, append(text, ' '), badSignature)
 		refuse(good, append(text, ':'), badSignature)
@@ -94,9 +70,9 @@ func TestTokenVectors(t *testing.T) {
 
 // TestTokenTrap: the documentation prints the digest of "Mr. Pusher" next to the text with "Mr. Channels".
 func TestTokenTrap(t *testing.T) {
-	v2, v3 := tokenVectors[1], tokenVectors[2]
-	if checkToken(vectorKeys, []byte(vectorName+":"+v3.digest), v2.text(vectorSocket)) == "" {
-		t.Errorf("%s… passes for %s", v3.digest[:8], v2.data)
+	v2, v3 := edgetest.TokenVectors[1], edgetest.TokenVectors[2]
+	if checkToken(vectorKeys, []byte(vectorName+":"+v3.Digest), v2.Text(edgetest.VectorSocket)) == "" {
+		t.Errorf("%s… passes for %s", v3.Digest[:8], v2.Data)
 	}
 }
 
@@ -107,7 +83,7 @@ type apiRequest struct {
 }
 
 func (r apiRequest) check() error {
-	ps, err := parseParams(nil, r.query)
+	ps, err := sign.ParseParams(nil, r.query)
 	if err != nil {
 		return err
 	}
@@ -119,11 +95,11 @@ func (r apiRequest) check() error {
 
 // sign adds the signature that the vectors' key makes.
 func (r apiRequest) sign() apiRequest {
-	ps, err := parseParams(nil, r.query)
+	ps, err := sign.ParseParams(nil, r.query)
 	if err != nil {
 		panic(err)
 	}
-	r.query += "&auth_signature=" + string(vectorKeys[1].sign(nil, requestText(nil, r.method, r.path, ps)))
+	r.query += "&auth_signature=" + string(vectorKeys[1].Sign(nil, sign.RequestText(nil, r.method, r.path, ps)))
 	return r
 }
 
@@ -280,15 +256,15 @@ func inQuery(old, new string) func(*apiRequest) {
 func TestRequestVectors(t *testing.T) {
 	for _, v := range requestVectors {
 		t.Run(v.name, func(t *testing.T) {
-			ps, err := parseParams(nil, vectorPrefix+v.query)
+			ps, err := sign.ParseParams(nil, vectorPrefix+v.query)
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := requestText([]byte("x"), v.method, v.path, ps)
+			text := sign.RequestText([]byte("x"), v.method, v.path, ps)
 			if want := "x" + v.method + "\n" + v.path + "\n" + vectorPrefix + v.query; string(text) != want {
 				t.Errorf("signed text: got %q, want %q", text, want)
 			}
-			if got := string(vectorKeys[1].sign(nil, text[1:])); got != v.digest {
+			if got := string(vectorKeys[1].Sign(nil, text[1:])); got != v.digest {
 				t.Fatalf("signature of %q: got %s, want %s", text[1:], got, v.digest)
 			}
 			good := apiRequest{v.method, v.path, vectorPrefix + v.query + "&auth_signature=" + v.digest, v.body, 0}
@@ -392,8 +368,8 @@ func TestArrayParams(t *testing.T) {
 		query += fmt.Sprintf("&c[]=%d&b%d=", i*7%50, i)
 		want += fmt.Sprintf("&c[]=%d", i*7%50)
 	}
-	ps, err := parseParams(nil, query)
-	if text := string(requestText(nil, "GET", "/x", ps)); err != nil || !strings.HasSuffix(text, want) {
+	ps, err := sign.ParseParams(nil, query)
+	if text := string(sign.RequestText(nil, "GET", "/x", ps)); err != nil || !strings.HasSuffix(text, want) {
 		t.Errorf("got %q, %v, want it to end with %q", text, err, want)
 	}
 }
@@ -402,7 +378,7 @@ func TestArrayParams(t *testing.T) {
 func TestPaths(t *testing.T) {
 	for _, signed := range []string{"/apps/3/users/a%20b", "/apps/3/users/a b", "/apps/3/users/a+b"} {
 		r := apiRequest{"GET", signed, vectorPrefix, "", 0}.sign()
-		ps, _ := parseParams(nil, r.query)
+		ps, _ := sign.ParseParams(nil, r.query)
 		err := checkRequest(vectorKeys, "GET", []string{"/apps/3/users/a%20b", "/apps/3/users/a b"}, ps, time.Unix(vectorTime, 0), authWindow)
 		if ok := !strings.Contains(signed, "+"); ok != (err == nil) {
 			t.Errorf("signed over %q: got %v, want it to pass: %v", signed, err, ok)
@@ -414,21 +390,21 @@ func TestPaths(t *testing.T) {
 func TestSignedQuery(t *testing.T) {
 	for _, c := range []struct {
 		method, path string
-		ps           params
+		ps           sign.Params
 		body, digest string
 	}{
 		{"POST", "/apps/3/events", nil, docBody, "da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c"},
-		{"GET", "/apps/3/channels", params{{"filter_by_prefix", "presence-"}, {"info", "user_count,subscription_count"}}, "", "ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d"},
+		{"GET", "/apps/3/channels", sign.Params{{Name: "filter_by_prefix", Value: "presence-"}, {Name: "info", Value: "user_count,subscription_count"}}, "", "ff97d40ab3fbbd15394386a29c12998c33635305357b2e2abd18dc67efe3f87d"},
 		{"GET", "/apps/3/channels", nil, "", "1cafa6382331c976588eb6bd3925a988e4158402be06c4626d0e97d2981f5382"},
 		{"POST", "/apps/3/users/12345/terminate_connections", nil, "{}", "01fa634edeb0cae84115307cad5c23f65a46cd286461b1c89637a3b5871a8f0e"},
-		{"GET", "/apps/3/channels", params{{"x", "a b+c&d=e%20/é#;"}}, "", ""},
+		{"GET", "/apps/3/channels", sign.Params{{Name: "x", Value: "a b+c&d=e%20/é#;"}}, "", ""},
 	} {
 		now := time.Unix(vectorTime, 0)
-		query := vectorKeys[1].signedQuery(c.method, c.path, c.ps, []byte(c.body), vectorTime)
+		query := vectorKeys[1].SignedQuery(c.method, c.path, c.ps, []byte(c.body), vectorTime)
 		if !strings.Contains(query, "&auth_signature="+c.digest) {
 			t.Errorf("%s %s: %s, want the signature %s", c.method, c.path, query, c.digest)
 		}
-		ps, err := parseParams(nil, query)
+		ps, err := sign.ParseParams(nil, query)
 		if err == nil {
 			err = checkRequest(vectorKeys, c.method, []string{c.path}, ps, now, authWindow)
 		}
@@ -439,8 +415,8 @@ func TestSignedQuery(t *testing.T) {
 			t.Errorf("%s %s: %s is refused: %v", c.method, c.path, query, err)
 		}
 		for _, p := range c.ps {
-			if got := ps.get(p.name); got != p.value {
-				t.Errorf("%s is %q", p.name, got)
+			if got := ps.Get(p.Name); got != p.Value {
+				t.Errorf("%s is %q", p.Name, got)
 			}
 		}
 	}

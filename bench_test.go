@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"edge/internal/wire"
 )
 
 var benchData = quote(`{"text":"` + fmt.Sprintf("%0170d", 7) + `"}`)
@@ -20,27 +22,16 @@ func BenchmarkFrame(b *testing.B) {
 	name, buf := []byte("App\\Events\\OrderShipped"), make([]byte, 0, 1024)
 	b.ReportAllocs()
 	for b.Loop() {
-		buf = appendEvent(buf[:0], name, "private-orders.12345", benchData, "")
-	}
-}
-
-func BenchmarkParse(b *testing.B) {
-	frame := []byte(`{"event":"client-typing","data":{"x":1,"y":[1,2,3],"who":"someone"},"channel":"presence-foobar"}`)
-	buffer := new([]byte)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := readMessage(buffer, frame); err != nil {
-			b.Fatal(err)
-		}
+		buf = wire.AppendEvent(buf[:0], name, "private-orders.12345", benchData, "")
 	}
 }
 
 func BenchmarkSignature(b *testing.B) {
 	text := []byte("1234.1234:presence-foobar:{\"user_id\":10,\"user_info\":{\"name\":\"Mr. Channels\"}}")
-	signature := testKey.sign(nil, text)
+	signature := testKey.Sign(nil, text)
 	b.ReportAllocs()
 	for b.Loop() {
-		if !testKey.valid(string(signature), text) {
+		if !testKey.Valid(string(signature), text) {
 			b.Fatal()
 		}
 	}
@@ -118,7 +109,7 @@ func BenchmarkChannelTable(b *testing.B) {
 		app := testApp(b)
 		before := liveHeap()
 		for i := range n {
-			app.openChannel(fmt.Sprintf("private-orders.%d", i), kindPrivate)
+			app.openChannel(fmt.Sprintf("private-orders.%d", i), wire.KindPrivate)
 		}
 		b.ReportMetric(float64(liveHeap()-before)/n, "B/channel")
 		runtime.KeepAlive(app)
@@ -146,7 +137,7 @@ func BenchmarkPublish(b *testing.B) {
 	for _, n := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			s := startServer(b)
-			want := len(appendEvent(nil, "event", "room", benchData, ""))
+			want := len(wire.AppendEvent(nil, "event", "room", benchData, ""))
 			arrived := make(chan struct{}, 4*n)
 			for range n {
 				c := connect(b, s.addr)
@@ -158,7 +149,7 @@ func BenchmarkPublish(b *testing.B) {
 			outstanding := 0
 			b.ReportAllocs()
 			for b.Loop() {
-				s.app.trigger("room", kindPublic, e)
+				s.app.trigger("room", wire.KindPublic, e)
 				if outstanding++; outstanding == 4 {
 					receive(arrived, n)
 					outstanding--
@@ -247,7 +238,7 @@ func BenchmarkClientEvent(b *testing.B) {
 				}
 				hook := httptest.NewServer(r)
 				b.Cleanup(hook.Close)
-				args = []string{"-webhook", hook.URL, "-webhook-queue", "100"}
+				args = []string{"-webhook", hook.URL}
 			}
 			s := startServer(b, args...)
 			const others = 10
@@ -257,11 +248,11 @@ func BenchmarkClientEvent(b *testing.B) {
 				c := connect(b, s.addr)
 				c.join("private-room")
 				c.conn.SetDeadline(time.Time{})
-				go countFrames(c, len(appendEvent(nil, e.name, "private-room", e.data, "")), arrived) // ends with the connection
+				go countFrames(c, len(wire.AppendEvent(nil, e.name, "private-room", e.data, "")), arrived) // ends with the connection
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				s.app.clientEvent("private-room", kindPrivate, e)
+				s.app.clientEvent("private-room", wire.KindPrivate, e)
 				receive(arrived, others)
 			}
 			up.Store(true) // so that shutting down has nothing to complain of

@@ -12,12 +12,16 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"iter"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -38,7 +42,7 @@ var (
 type Channel struct {
 	// Static after construction.
 	name string
-	kind kind
+	kind wire.Kind
 
 	// Guarded by mu.
 	gone         bool // out of use: look the name up again
@@ -73,7 +77,7 @@ type Channel struct {
 	lastEnd  int64         // and when that was done
 }
 
-func newChannel(name string, k kind) *Channel { return &Channel{name: name, kind: k} }
+func newChannel(name string, k wire.Kind) *Channel { return &Channel{name: name, kind: k} }
 
 // change is what happened to a channel, for the App to tell whom it concerns.
 type change struct {
@@ -104,12 +108,6 @@ func (sub *Subscription) userID() string {
 		return ""
 	}
 	return sub.member.id
-}
-
-// closeBroken ends the connection whose delivery has panicked.
-func (sub *Subscription) closeBroken() {
-	defer recovered("delivery") // what is broken may be the subscription itself
-	sub.socket.closeBroken()
 }
 
 // Member is a user of a presence channel, who may have several connections.
@@ -160,6 +158,14 @@ type join struct {
 	done   chan struct{} // closed when the answer is written; nil if nobody waits
 }
 
+// round is what the pump has taken, and has not delivered yet.
+type round struct {
+	batch   *batch // nil if there is nothing
+	subs    []*Subscription
+	joining []join
+	deflate bool // a subscriber has negotiated compression
+}
+
 var (
 	batches = sync.Pool{New: func() any { return new(batch) }}
 	packs   = sync.Pool{New: func() any { return new(packed) }}
@@ -170,18 +176,31 @@ var (
 // already keeps his first info. The error is errGone, or errFull if the channel has as many other members as the limits
 // allow.
 func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte) (sub *Subscription, ch change, err error) {
-	c.mu.Lock()
-	if c.gone {
-		err = errGone
-	} else if m != nil {
-		m, err = c.joinMemberLocked(m, limits.presenceMembers)
-	}
-	if err != nil {
-		c.mu.Unlock()
+	j, ch, err := c.join(s, m, limits, answer)
+	switch {
+	case err != nil:
 		return nil, ch, err
+	case j.done != nil:
+		<-j.done // the pump never blocks, so this is at most two of its rounds
+	case c.round(): // the usual case: nobody else has anything to be told, and the answer goes out from here
+		c.goPump()
 	}
-	sub = &Subscription{socket: s, channel: c, member: m}
-	j := join{sub: sub, answer: answer, at: c.pendingLocked()}
+	return j.sub, ch, nil
+}
+
+// join enters a subscription that the pump is to answer. Without done the caller is the pump.
+func (c *Channel) join(s *Socket, m *Member, limits *Limits, answer []byte) (j join, ch change, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone {
+		return j, ch, errGone
+	}
+	if m != nil {
+		if m, err = c.joinMemberLocked(m, limits.presenceMembers); err != nil {
+			return j, ch, err
+		}
+	}
+	j = join{sub: &Subscription{socket: s, channel: c, member: m}, answer: answer, at: c.pendingLocked()}
 	if answer == nil {
 		j.answer, ch.cacheMiss = c.answerLocked()
 	}
@@ -200,18 +219,11 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte)
 	}
 	c.joining = append(c.joining, j)
 	if alone {
-		// The usual case: nobody else has anything to be told, and the answer goes out from here.
 		c.pumping = true
-		c.mu.Unlock()
-		if c.round() {
-			c.goPump()
-		}
-		return sub, ch, nil
+	} else {
+		c.startLocked()
 	}
-	c.startLocked()
-	c.mu.Unlock()
-	<-j.done // the pump never blocks, so this is at most two of its rounds
-	return sub, ch, nil
+	return j, ch, nil
 }
 
 // joinMemberLocked counts one more connection of the member and returns the one that represents the user.
@@ -228,7 +240,7 @@ func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
 	m.connections = 1
 	c.members = append(c.members, m)
 	if c.count > 0 {
-		c.batchLocked(appendMemberAdded(nil, c.name, m.id, m.info))
+		c.batchLocked(wire.AppendMemberAdded(nil, c.name, m.id, m.info))
 	}
 	return m, nil
 }
@@ -236,20 +248,20 @@ func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
 // answerLocked builds what a new subscriber is sent first. miss says that for the first time since the cache was filled
 // there was no event in it.
 func (c *Channel) answerLocked() (answer []byte, miss bool) {
-	answer = appendSucceeded(nil, c.name, c.eachMemberLocked())
+	answer = wire.AppendSucceeded(nil, c.name, c.eachMemberLocked())
 	switch {
-	case c.kind&kindCache == 0:
+	case c.kind&wire.KindCache == 0:
 		return answer, false
 	case c.cached != nil && time.Now().Before(c.cached.expires):
 		return append(answer, c.cached.frame...), false
 	}
 	miss, c.missed = !c.missed, true
-	return appendEvent(answer, eventCacheMiss, c.name, emptyData, ""), miss
+	return wire.AppendEvent(answer, wire.EventCacheMiss, c.name, wire.EmptyData, ""), miss
 }
 
 // eachMemberLocked walks the members, in the order they joined; nil unless it is a presence channel.
 func (c *Channel) eachMemberLocked() iter.Seq2[string, []byte] {
-	if c.kind&kindPresence == 0 {
+	if c.kind&wire.KindPresence == 0 {
 		return nil
 	}
 	return func(yield func(string, []byte) bool) {
@@ -277,7 +289,7 @@ func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
 			i := slices.Index(c.members, m)
 			c.members = slices.Delete(c.members, i, i+1)
 			if c.count > 0 {
-				c.batchLocked(appendMemberRemoved(nil, c.name, m.id))
+				c.batchLocked(wire.AppendMemberRemoved(nil, c.name, m.id))
 			}
 		}
 	}
@@ -394,21 +406,17 @@ func (c *Channel) pump() {
 
 // round delivers what is pending and reports whether more is. If not, the caller is no longer the pump.
 func (c *Channel) round() (more bool) {
-	defer c.recovered()
-	b, subs, joining, deflate := c.take()
-	if b != nil {
-		if deflate {
-			b.pack()
-		}
-		began := monotonic()
-		b.deliverAll(subs)
-		c.several, c.lastEnd = b.count > 1, monotonic()
-		c.lastTook = time.Duration(c.lastEnd - began)
+	var r round
+	defer c.recovered(&r)
+	c.take(&r)
+	if r.batch != nil {
+		c.deliver(&r)
 	}
-	for _, j := range joining {
-		j.end(b)
+	for ; len(r.joining) > 0; r.joining = r.joining[1:] {
+		r.joining[0].end(r.batch)
 	}
-	if b != nil {
+	if b := r.batch; b != nil {
+		r.batch = nil
 		b.end()
 	}
 	c.mu.Lock()
@@ -417,47 +425,48 @@ func (c *Channel) round() (more bool) {
 	return c.pumping
 }
 
+// deliver gives the batch of a round to its subscriptions, and notes how long that took.
+func (c *Channel) deliver(r *round) {
+	if r.deflate {
+		r.batch.pack()
+	}
+	began := monotonic()
+	r.batch.deliverAll(r.subs)
+	c.several, c.lastEnd = r.batch.count > 1, monotonic()
+	c.lastTook = time.Duration(c.lastEnd - began)
+}
+
 // end answers a subscription, and gives it what is in b, which may be nil, since then.
 func (j join) end(b *batch) {
-	defer func() {
-		if p := recover(); p != nil {
-			logPanic("subscription", p)
-			j.sub.closeBroken()
+	if j.sub != nil {
+		j.sub.socket.write(j.answer)
+		if b != nil {
+			b.deliver(j.sub.socket, j.at)
 		}
-		if j.done != nil {
-			close(j.done)
-		}
-	}()
-	if j.sub == nil {
-		return
 	}
-	j.sub.socket.deliver(j.answer)
-	if b != nil {
-		b.deliver(j.sub.socket, j.at)
+	if j.done != nil {
+		close(j.done)
 	}
 }
 
-// recovered catches a panic of a round; it is deferred. Who subscribes to the channel may have missed something, so their connections
-// end, and no others.
-func (c *Channel) recovered() {
+// recovered catches a panic of a round; it is deferred. Any subscriber may have missed something, so the connections of
+// all end, and no others.
+func (c *Channel) recovered(r *round) {
 	p := recover()
 	if p == nil {
 		return
 	}
 	logPanic("channel", p)
-	c.mu.Lock()
-	subs, joining, taken := c.subs, c.joining, c.taken
-	c.pumping, c.batch, c.joining, c.taken = false, nil, nil, nil
-	c.mu.Unlock()
-	if taken != nil {
-		close(taken)
+	if r.batch != nil {
+		r.batch.end()
 	}
+	subs, joining := c.reset()
 	for _, sub := range subs {
-		sub.closeBroken()
+		sub.socket.closeBroken()
 	}
-	for _, j := range joining {
+	for _, j := range append(r.joining, joining...) {
 		if j.sub != nil {
-			j.sub.closeBroken()
+			j.sub.socket.closeBroken()
 		}
 		if j.done != nil {
 			close(j.done)
@@ -465,22 +474,36 @@ func (c *Channel) recovered() {
 	}
 }
 
-// take takes everything that is pending, and lets publishers go on. deflate says that a subscriber has negotiated compression.
-func (c *Channel) take() (b *batch, subs []*Subscription, joining []join, deflate bool) {
+// reset drops what is pending, and returns the subscriptions and those to come. The caller is no longer the pump.
+func (c *Channel) reset() (subs []*Subscription, joining []join) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b, subs, joining = c.batch, c.subs, c.joining
-	c.batch, c.joining = nil, nil
-	for _, j := range joining {
-		if j.sub != nil {
-			c.subs = append(c.subs, j.sub) // beyond the length of subs, so that this round does not see it there
-		}
-	}
+	joining = c.joining
+	c.pumping, c.batch, c.joining = false, nil, nil
+	c.releaseLocked()
+	return c.subs, joining
+}
+
+// releaseLocked lets publishers that wait go on.
+func (c *Channel) releaseLocked() {
 	if taken := c.taken; taken != nil {
 		c.taken = nil
 		close(taken)
 	}
-	return b, subs, joining, c.deflating > 0
+}
+
+// take takes everything that is pending, and lets publishers go on.
+func (c *Channel) take(r *round) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.batch, r.subs, r.joining, r.deflate = c.batch, c.subs, c.joining, c.deflating > 0
+	c.batch, c.joining = nil, nil
+	for _, j := range r.joining {
+		if j.sub != nil {
+			c.subs = append(c.subs, j.sub) // beyond the length of r.subs, so that this round does not see it there
+		}
+	}
+	c.releaseLocked()
 }
 
 // deliverAll writes b to all of subs, on a large channel with as many goroutines as there are processors, and returns when it
@@ -492,37 +515,37 @@ func (b *batch) deliverAll(subs []*Subscription) {
 		return
 	}
 	var others sync.WaitGroup
-	for some := range slices.Chunk(subs[part:], part) {
-		others.Go(func() { b.deliverPart(some) })
+	var broken atomic.Pointer[string]
+	deliver := func(some []*Subscription) {
+		defer func() {
+			if p := recover(); p != nil {
+				text := fmt.Sprintf("%v\n%s", p, debug.Stack())
+				broken.Store(&text)
+			}
+		}()
+		b.deliverPart(some)
 	}
-	b.deliverPart(subs[:part])
+	for some := range slices.Chunk(subs[part:], part) {
+		others.Go(func() { deliver(some) })
+	}
+	deliver(subs[:part])
 	others.Wait()
+	if text := broken.Load(); text != nil {
+		panic(*text) // for the pump, when nobody uses b any more
+	}
 }
 
 func (b *batch) deliverPart(subs []*Subscription) {
-	for len(subs) > 0 {
-		subs = subs[b.deliverSome(subs):]
-	}
-}
-
-// deliverSome writes b to all of subs, or up to one for which something panics, whose connection ends. It returns how many that are.
-func (b *batch) deliverSome(subs []*Subscription) (n int) {
-	defer func() {
-		if p := recover(); p != nil {
-			logPanic("delivery", p)
-			subs[n].closeBroken()
-			n++
-		}
-	}()
 	reached := 0
-	for ; n < len(subs); n++ {
-		if sub := subs[n]; !sub.left.Load() {
+	for _, sub := range subs {
+		if !sub.left.Load() {
 			b.deliver(sub.socket, 0)
 			reached++
 		}
 	}
-	subs[0].socket.app.counts.sent.Add(uint64(reached * b.count))
-	return n
+	if reached > 0 {
+		subs[0].socket.app.counts.sent.Add(uint64(reached * b.count))
+	}
 }
 
 // deliver writes the frames from at on to s, without those that s must not get.
@@ -564,7 +587,7 @@ func (p *packed) at(plain int) int {
 
 // recycle gives p, which nobody needs any more, back to the pool.
 func (p *packed) recycle() {
-	if cap(p.bytes) > maxBatchBuf {
+	if cap(p.bytes) > wire.MaxBuffer {
 		return
 	}
 	p.bytes, p.frames = p.bytes[:0], p.frames[:0]
@@ -584,7 +607,7 @@ func (b *batch) end() {
 
 // recycle gives b, which nobody needs any more, back to the pool.
 func (b *batch) recycle() {
-	if cap(b.bytes) > maxBatchBuf {
+	if cap(b.bytes) > wire.MaxBuffer {
 		return
 	}
 	b.bytes, b.count = b.bytes[:0], 0
@@ -608,14 +631,14 @@ func (c *Channel) flush() {
 // noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
 // that at most every five seconds, the last change always included. ch says what became of it.
 func (c *Channel) noteCountLocked(ch *change, limits *Limits) {
-	if !limits.subscriptionCount || c.kind&(kindPresence|kindUser) != 0 {
+	if !limits.subscriptionCount || c.kind&(wire.KindPresence|wire.KindUser) != 0 {
 		return
 	}
-	if c.count > allOfSubscriptionCountUpTo {
+	if c.count > wire.AllOfSubscriptionCountUpTo {
 		if c.countPending {
 			return
 		}
-		if wait := subscriptionCountEvery - time.Duration(monotonic()-c.countSent); c.countSent != 0 && wait > 0 {
+		if wait := wire.SubscriptionCountEvery - time.Duration(monotonic()-c.countSent); c.countSent != 0 && wait > 0 {
 			c.countPending, ch.countIn = true, wait
 			return
 		}
@@ -639,7 +662,7 @@ func (c *Channel) sendCountLocked(ch *change) {
 	c.countTold, c.countSent = int32(c.count), monotonic()
 	ch.counted, ch.count, ch.countAt = true, c.count, c.countSent
 	if c.count > 0 {
-		c.batchLocked(appendSubscriptionCount(nil, c.name, c.count))
+		c.batchLocked(wire.AppendSubscriptionCount(nil, c.name, c.count))
 	}
 }
 

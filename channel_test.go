@@ -1,6 +1,8 @@
 package main
 
 import (
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -41,11 +43,11 @@ func (v *view) apply(frame string) error {
 		}
 	}
 	json.Unmarshal([]byte(e.Data), &data)
-	if e.Event != eventSubscriptionSucceeded && !v.subscribed {
+	if e.Event != wire.EventSubscriptionSucceeded && !v.subscribed {
 		return fmt.Errorf("before subscription_succeeded")
 	}
 	switch e.Event {
-	case eventSubscriptionSucceeded:
+	case wire.EventSubscriptionSucceeded:
 		*v = view{self: v.self, subscribed: true, members: map[string]bool{}, next: map[string]int{}}
 		for _, id := range data.Presence.IDs {
 			v.members[id] = true
@@ -53,12 +55,12 @@ func (v *view) apply(frame string) error {
 		if len(v.members) != data.Presence.Count {
 			return fmt.Errorf("count %d, ids %v", data.Presence.Count, data.Presence.IDs)
 		}
-	case eventMemberAdded:
+	case wire.EventMemberAdded:
 		if v.members[data.UserID] {
 			return fmt.Errorf("was a member already")
 		}
 		v.members[data.UserID] = true
-	case eventMemberRemoved:
+	case wire.EventMemberRemoved:
 		if !v.members[data.UserID] {
 			return fmt.Errorf("was not a member")
 		}
@@ -116,7 +118,7 @@ func TestChurn(t *testing.T) {
 						if !churnFrame(t, c, v, seed) {
 							return
 						}
-						if v.subscribed && sent < maxClientEvents && random.IntN(4) == 0 {
+						if v.subscribed && sent < wire.MaxClientEvents && random.IntN(4) == 0 {
 							c.send(`{"event":"client-number","channel":%q,"data":{"from":%q,"n":%d}}`, channel, c.id, sent)
 							sent++
 						}
@@ -195,12 +197,12 @@ func TestExclusion(t *testing.T) {
 	for i := range clients {
 		clients[i] = connect(t, s.addr)
 		clients[i].join("room")
-		id, _ := parseSocketID(clients[i].id)
+		id, _ := wire.ParseSocketID(clients[i].id)
 		sockets[i] = s.app.socket(id)
 	}
 	go func() { // ends after the last event
 		for n := range events {
-			s.app.trigger("room", kindPublic, Event{name: []byte("n"), data: quote(strconv.Itoa(n)), except: sockets[n%readers]})
+			s.app.trigger("room", wire.KindPublic, Event{name: []byte("n"), data: quote(strconv.Itoa(n)), except: sockets[n%readers]})
 		}
 	}()
 	for i, c := range clients {
@@ -268,7 +270,7 @@ func needsExactAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.close()
-	if raceEnabled || p == nil {
+	if edgetest.Race || p == nil {
 		t.Skip("something else allocates")
 	}
 }
@@ -294,7 +296,7 @@ func TestPublishAllocations(t *testing.T) {
 		ch := s.app.channel("room")
 		e := Event{name: []byte("hello"), data: benchData}
 		if n := testing.AllocsPerRun(200, func() {
-			s.app.trigger("room", kindPublic, e)
+			s.app.trigger("room", wire.KindPublic, e)
 			for ch.busy() {
 				runtime.Gosched()
 			}
@@ -315,9 +317,9 @@ func (c *Channel) busy() bool {
 func TestLeaveWaitsForThePump(t *testing.T) {
 	s := startServer(t)
 	c := connect(t, s.addr)
-	id, _ := parseSocketID(c.id)
+	id, _ := wire.ParseSocketID(c.id)
 	socket := s.app.socket(id)
-	sub, err := s.app.subscribe(socket, "room", kindPublic, nil, nil)
+	sub, err := s.app.subscribe(socket, "room", wire.KindPublic, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +332,7 @@ func TestLeaveWaitsForThePump(t *testing.T) {
 	}))
 	s.watch.setVerbose(true)
 	socket.conn.mu.Lock() // as if another channel were writing to it
-	s.app.trigger("room", kindPublic, Event{name: []byte("e"), data: benchData})
+	s.app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: benchData})
 	for line := range writing { // what is shown comes right before it is written
 		if line == "sent" {
 			break
@@ -353,7 +355,7 @@ func TestJoinInTheMiddle(t *testing.T) {
 	s := startServer(t)
 	first, late := connect(t, s.addr), connect(t, s.addr)
 	first.join("room")
-	id, _ := parseSocketID(first.id)
+	id, _ := wire.ParseSocketID(first.id)
 	socket, ch := s.app.socket(id), s.app.channel("room")
 	pending := func(what string, is func() bool) {
 		waitUntil(t, what, func() bool {
@@ -362,7 +364,9 @@ func TestJoinInTheMiddle(t *testing.T) {
 			return is()
 		})
 	}
-	trigger := func(name string) { s.app.trigger("room", kindPublic, Event{name: []byte(name), data: []byte(`"x"`)}) }
+	trigger := func(name string) {
+		s.app.trigger("room", wire.KindPublic, Event{name: []byte(name), data: []byte(`"x"`)})
+	}
 	socket.conn.mu.Lock() // as if another channel were writing to it
 	trigger("e0")
 	pending("the pump is under way", func() bool { return ch.batch == nil })
@@ -383,7 +387,7 @@ func TestClientEventAllocations(t *testing.T) {
 	from, to := connect(t, s.addr), connect(t, s.addr)
 	from.join("private-room")
 	to.join("private-room")
-	id, _ := parseSocketID(from.id)
+	id, _ := wire.ParseSocketID(from.id)
 	socket, ch := s.app.socket(id), s.app.channel("private-room")
 	frame := maskedFrame(0x80|opText, []byte(`{"event":"client-move","channel":"private-room","data":"{\"x\":1,\"y\":2}"}`))
 	p, buf := make([]byte, len(frame)), make([]byte, 64<<10)
@@ -402,7 +406,7 @@ func TestClientEventAllocations(t *testing.T) {
 
 // TestExpireWhilePumping: a channel that is empty goes after its last frames, or they could come after those of the next.
 func TestExpireWhilePumping(t *testing.T) {
-	c := newChannel("cache-x", kindCache)
+	c := newChannel("cache-x", wire.KindCache)
 	c.cached, c.pumping = &cachedEvent{expires: time.Now().Add(-time.Hour)}, true
 	if wait, gone := c.expire(); wait == 0 || gone {
 		t.Errorf("a pump runs: again after %s, gone: %t", wait, gone)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"edge/internal/edgetest"
 	"fmt"
 	"net"
 	"net/http"
@@ -22,7 +23,7 @@ type clientTest struct {
 	setup   setup
 	command []string // its first word, like those of programs, is on the PATH or in the setup's dir
 	webhook bool     // edge tells it what happens, at EDGE_WEBHOOK_PORT
-	tls     bool     // edge speaks it, with a certificate of edge cert
+	tls     bool     // edge speaks it, with a certificate of edgetest.CertDir
 	args    []string // more of edge's
 }
 
@@ -95,8 +96,8 @@ func TestClients(t *testing.T) {
 			}
 			var env []string
 			if client.tls {
-				dir, _ := certDir(t)
-				args = append(args, tlsArgs(dir)...)
+				dir, _ := edgetest.CertDir(t)
+				args = append(args, edgetest.TLSArgs(dir)...)
 				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
 			}
 			s, control := startRestartable(t, args...)

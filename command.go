@@ -7,21 +7,28 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
+	"maps"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 	"unicode/utf8"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
-const maxInput = 1 << 20 // bytes of data, or of a line: more than any server takes
+const (
+	maxInput = 1 << 20                  // bytes of data, or of a line: more than any server takes
+	forever  = time.Duration(1<<63 - 1) // a timeout of 0
+)
 
 // shellCommands are those that are about a running server.
 func shellCommands() []command {
@@ -36,21 +43,19 @@ func shellCommands() []command {
 }
 
 const (
-	aboutTrigger = `Publishes an event. DATA is sent as it is written: clients that can read it as JSON get that, others the text. Without it {} is
-sent; - stands for all of standard input, without the line break at its end. -lines sends each line of standard input, as it
-comes, as an event: up to ten travel together while a request is under way, their order stays, and a server that cannot be
-reached or has a problem of its own (5xx) is tried again, so that nothing is lost while it restarts (an event may arrive twice
-if the answer to it was lost). A line that the server refuses ends it with exit code 1, naming the line.
+	aboutTrigger = `Publishes an event. DATA is sent as written: clients decode it if it is JSON. Without it {} is sent;
+- reads standard input. -lines sends each line of standard input as an event, in order; up to ten that came together
+share a request. While the server cannot be reached or answers 5xx, it tries again, and an event may arrive twice.
+If the server rejects a request, none of its lines is published: edge ends with exit code 1 and their numbers.
 
   edge trigger news hello '{"text":"It works."}'
   edge trigger -channel sports news hello '{"text":"to two channels"}'
   ping localhost | edge trigger -lines sensors ping
 `
-	aboutSubscribe = `Prints each event of the channels as one line: {"channel":…,"event":…,"data":…[,"user_id":…]}, with data decoded if it is JSON.
-It signs for private and presence channels by itself, and signs in for #server-to-user-ID. Data of encrypted channels is
-printed as it comes, encrypted. A lost connection is made again. It says on standard error when it is subscribed. What cannot
-become better by waiting, like a wrong key or a refused subscription, ends it with exit code 1, and so does a server that is
-not there at the start.
+	aboutSubscribe = `Prints each event as one line: {"channel":…,"event":…,"data":…[,"user_id":…]}, with data decoded if
+it is JSON. Signs for private and presence channels, and signs in for #server-to-user-ID. Data of encrypted channels
+stays encrypted. Connects again when the connection is lost. A wrong key, a rejected subscription, and no server at the
+start end it with exit code 1.
 
   edge subscribe news private-orders presence-room
   edge subscribe news | jq -r 'select(.event == "hello") | .data.text'
@@ -80,13 +85,26 @@ not there at the start.
 // errEnough is the error of writing to someone who does not read any more, as in edge channels | head -1: no reason to complain.
 var errEnough = errors.New("nobody reads this any more")
 
-// print writes to standard output.
-func (p *program) print(b []byte) error {
-	_, err := p.stdout.Write(b)
+// print writes values to standard output, each as a line of JSON.
+func (p *program) print(values ...any) error {
+	var lines []byte
+	for _, v := range values {
+		lines = append(append(lines, encode(v)...), '\n')
+	}
+	_, err := p.stdout.Write(lines)
 	if errors.Is(err, syscall.EPIPE) {
 		return errEnough
 	}
 	return err
+}
+
+// encode is v in JSON, with characters like < as they are. v must be one that can be encoded.
+func encode(v any) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
 }
 
 // say tells a person something.
@@ -109,12 +127,7 @@ func (p *program) commandOptions(own []option) (o *options, args []string, err e
 	if err == nil {
 		err = o.chooseApp()
 	}
-	if err = p.misread(err, p.command.helpText(own)+helpOfServer); err == nil {
-		if shown := shownSecret(*o); shown != "" {
-			p.say("%s", shown)
-		}
-	}
-	return o, args, err
+	return o, args, p.misread(err, p.command.helpText(own)+helpOfServer)
 }
 
 // misread makes an error of reading options one of usage; if it is that help was asked for, help is the text.
@@ -126,15 +139,6 @@ func (p *program) misread(err error, help string) error {
 		err = usageError{err}
 	}
 	return err
-}
-
-// ownOptions reads the options of a command that has none of the server's. args is what is no option.
-func (p *program) ownOptions(own []option) (args []string, err error) {
-	g := given{}
-	if args, err = g.readFlags(p.args, own); err == nil {
-		err = g.apply(own, true)
-	}
-	return args, p.misread(err, p.command.helpText(own))
 }
 
 const helpOfServer = `
@@ -154,21 +158,34 @@ func (c command) helpText(own []option) string {
 
 // chooseApp makes app the one that is meant.
 func (o *options) chooseApp() error {
-	if len(o.apps) == 1 && (o.app.id == "" || o.apps[0].id == o.app.id) {
-		o.app = o.apps[0]
-	} else if i := slices.IndexFunc(o.apps, func(a appOptions) bool { return a.id == o.app.id }); i >= 0 {
-		o.app = o.apps[i]
-	} else {
-		var ids []string
-		for _, a := range o.apps {
-			ids = append(ids, a.id)
+	var ids []string
+	for _, a := range o.apps {
+		if ids = append(ids, a.id); a.id == o.app.id || o.app.id == "" && len(o.apps) == 1 {
+			if o.app = a; a.madeKey || a.madeSecret {
+				return errors.New("which app? -key and -secret say it, EDGE_KEY and EDGE_SECRET, or the -config of the server")
+			}
+			return nil
 		}
-		return fmt.Errorf("which app? -id is one of %s", strings.Join(ids, ", "))
 	}
-	if o.app.madeKey || o.app.madeSecret {
-		return errors.New("which app? -key and -secret say it, EDGE_KEY and EDGE_SECRET, or the -config of the server")
+	return fmt.Errorf("which app? -id is one of %s", strings.Join(ids, ", "))
+}
+
+// atServer runs a command that calls a server and has from least to most arguments.
+func (p *program) atServer(own []option, least, most int, run func(r *remote, args []string) error) error {
+	var w whereabouts
+	o, args, err := p.commandOptions(append(own, w.table()...))
+	if err != nil {
+		return err
 	}
-	return nil
+	if len(args) < least || len(args) > most {
+		return p.misused()
+	}
+	r, err := newRemote(o, w)
+	if err != nil {
+		return err
+	}
+	defer r.client.CloseIdleConnections()
+	return run(r, args)
 }
 
 // publication is edge trigger.
@@ -182,49 +199,57 @@ type publication struct {
 	patience time.Duration // 0 for that of call, with lines for ever
 }
 
+// triggered is an event as the HTTP API takes it, with one channel in a batch.
+type triggered struct {
+	Name     string   `json:"name"`
+	Data     string   `json:"data"`
+	Channel  string   `json:"channel,omitempty"`
+	Channels []string `json:"channels,omitempty"`
+	SocketID string   `json:"socket_id,omitempty"`
+}
+
 func (p *program) triggerCommand() error {
-	var w whereabouts
 	t := &publication{p: p}
-	o, args, err := p.commandOptions(append([]option{
-		{"channel", "", "a further channel, may be repeated", onlyFlag | repeats, add(&t.channels, func(string) error { return nil }), forget(&t.channels)},
+	return p.atServer([]option{
+		{"channel", "", "a further channel, may be repeated", onlyFlag | repeats,
+			add(&t.channels, func(string) error { return nil }), forget(&t.channels)},
 		{"socket-id", "", "connection that does not get the event", onlyFlag, text(&t.socketID), nil},
 		{"lines", "false", "send each line of standard input as an event", onlyFlag, boolean(&t.lines), nil},
-		{"timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; without it after 30s, with -lines never", onlyFlag, duration(&t.patience, 0), nil},
-	}, w.table()...))
-	if err != nil {
-		return err
-	}
-	if len(args) < 2 || len(args) > 3 || t.lines && len(args) == 3 && args[2] != "-" {
-		return p.misused()
-	}
-	if t.remote, err = newRemote(o, w); err != nil {
-		return err
-	}
-	defer t.client.CloseIdleConnections()
-	t.channels, t.event = append([]string{args[0]}, t.channels...), args[1]
-	if t.lines {
-		return t.sendLines(p.stdin)
-	}
-	data := "{}"
-	if len(args) == 3 {
-		data = args[2]
-	}
-	if data == "-" {
-		b, err := io.ReadAll(io.LimitReader(p.stdin, maxInput+1))
-		if err != nil {
-			return fmt.Errorf("cannot read standard input: %w", err)
+		{"timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; " +
+			"without it after 30s, with -lines never", onlyFlag, duration(&t.patience, 0), nil},
+	}, 2, 3, func(r *remote, args []string) error {
+		t.remote = r
+		t.channels, t.event = append([]string{args[0]}, t.channels...), args[1]
+		data := strings.Join(args[2:], "")
+		switch {
+		case t.lines && data != "" && data != "-":
+			return p.misused()
+		case t.lines:
+			return t.sendLines(p.stdin)
+		case len(args) == 2:
+			data = "{}"
+		case data == "-":
+			b, err := io.ReadAll(io.LimitReader(p.stdin, maxInput+1))
+			if err != nil {
+				return fmt.Errorf("cannot read standard input: %w", err)
+			}
+			data = withoutBreak(b)
 		}
-		data = strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
-	}
-	if problem := t.check(data); problem != nil {
-		return problem
-	}
-	return t.persist([]string{data})
+		if err := t.check(data); err != nil {
+			return err
+		}
+		return t.persist([]string{data})
+	})
+}
+
+// withoutBreak is text without the line break at its end.
+func withoutBreak(b []byte) string {
+	return strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 }
 
 var errTooLong = fmt.Errorf("the data has more than %d bytes", maxInput)
 
-// check refuses data that would not arrive as it is.
+// check rejects data that would not arrive as it is.
 func (t *publication) check(data string) error {
 	switch {
 	case len(data) > maxInput:
@@ -232,271 +257,147 @@ func (t *publication) check(data string) error {
 	case !utf8.ValidString(data):
 		return errors.New("the data is not UTF-8")
 	}
+	var sealed struct{ Nonce, Ciphertext string }
+	json.Unmarshal([]byte(data), &sealed) // stays empty if it is something else
 	for _, channel := range t.channels {
-		if strings.HasPrefix(channel, "private-encrypted-") && !encrypted([]byte(data)) {
+		if strings.HasPrefix(channel, "private-encrypted-") && (sealed.Nonce == "" || sealed.Ciphertext == "") {
 			return fmt.Errorf(`%s is an encrypted channel, whose data must come encrypted: {"nonce":…,"ciphertext":…}`, channel)
 		}
 	}
 	return nil
 }
 
-// encrypted reports whether data is what the clients of encrypted channels can read.
-func encrypted(data []byte) bool {
-	var all map[string]any
-	json.Unmarshal(data, &all) // nothing, if it is no object
-	_, nonce := all["nonce"].(string)
-	_, text := all["ciphertext"].(string)
-	return nonce && text
-}
-
-// send publishes an event for each data, of which there is one unless there is one channel.
+// send publishes an event for each data. There is only one if there are several channels.
 func (t *publication) send(ctx context.Context, all []string) error {
-	path, body := "/events", []byte{'{'}
-	if len(all) > 1 {
-		path, body = "/batch_events", []byte(`{"batch":[`)
+	batch := make([]triggered, len(all))
+	for i, data := range all {
+		batch[i] = triggered{Name: t.event, Data: data, Channel: t.channels[0], SocketID: t.socketID}
 	}
-	for _, data := range all {
-		if len(all) > 1 {
-			body = append(appendComma(body), '{')
-		}
-		body = t.appendEvent(body, data, len(all) > 1)
-		body = append(body, '}')
+	path, body := "/batch_events", any(map[string]any{"batch": batch})
+	if len(all) == 1 {
+		batch[0].Channel, batch[0].Channels = "", t.channels
+		path, body = "/events", batch[0]
 	}
-	if len(all) > 1 {
-		body = append(body, "]}"...)
-	}
-	_, err := t.call(ctx, "POST", path, nil, body)
-	return err
+	return t.call(ctx, "POST", path, nil, encode(body), &struct{}{})
 }
 
-func (t *publication) appendEvent(dst []byte, data string, batch bool) []byte {
-	dst = appendString(append(dst, `"name":`...), t.event)
-	dst = appendString(append(dst, `,"data":`...), data)
-	if t.socketID != "" {
-		dst = appendString(append(dst, `,"socket_id":`...), t.socketID)
-	}
-	if batch {
-		return appendString(append(dst, `,"channel":`...), t.channels[0])
-	}
-	dst = append(dst, `,"channels":[`...)
-	for _, channel := range t.channels {
-		dst = appendString(appendComma(dst), channel)
-	}
-	return append(dst, ']')
-}
-
-// sendLines publishes each line as it comes, or several together that came while a request was under way.
+// sendLines publishes each line as it comes, or several together that came together.
 func (t *publication) sendLines(in io.Reader) error {
-	lines, done := make(chan string, maxBatch), make(chan struct{})
-	defer close(done)
-	var failed error // set before lines is closed
-	go func() {      // ends with in, or with the program
-		failed = t.readLines(in, lines, done)
-		close(lines)
-	}()
-	most := maxBatch
-	if len(t.channels) > 1 {
-		most = 1 // an event of a batch has one channel
-	}
-	sent := 0
-	for line := range lines {
-		batch := []string{line}
-		for more := true; more && len(batch) < most; {
-			select {
-			case line, more = <-lines:
-				if more {
-					batch = append(batch, line)
-				}
-			default:
-				more = false
-			}
+	lines := bufio.NewReaderSize(in, maxInput+2) // with a line break of two bytes
+	for next := 1; ; {
+		batch, bad := t.nextBatch(lines)
+		if err := t.persist(batch); err != nil && len(batch) == 1 {
+			return fmt.Errorf("line %d: %w", next, err)
+		} else if err != nil {
+			return fmt.Errorf("lines %d to %d: %w", next, next+len(batch)-1, err)
 		}
-		if err := t.sendBatch(batch, sent); err != nil {
-			return err
-		}
-		sent += len(batch)
-	}
-	return failed
-}
-
-// readLines hands on lines until in ends, one is bad, or nobody takes them any more.
-func (t *publication) readLines(in io.Reader, lines chan<- string, done <-chan struct{}) error {
-	s := bufio.NewScanner(in)
-	s.Buffer(nil, maxInput+1)
-	n := 1
-	for ; s.Scan(); n++ {
-		if err := t.check(s.Text()); err != nil {
-			return fmt.Errorf("line %d: %w", n, err)
-		}
-		select {
-		case lines <- s.Text():
-		case <-done:
+		next += len(batch)
+		switch {
+		case bad == io.EOF:
 			return nil
+		case bad != nil:
+			return fmt.Errorf("line %d: %w", next, bad)
 		}
 	}
-	switch err := s.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return fmt.Errorf("line %d: %w", n, errTooLong)
-	case err != nil:
-		return fmt.Errorf("cannot read line %d: %w", n, err)
-	}
-	return nil
 }
 
-// sendBatch publishes lines, of which before is the number of the line before.
-func (t *publication) sendBatch(batch []string, before int) error {
-	err := t.persist(batch)
-	if err == nil {
+// nextBatch reads a line, and those that have come with it. err is about the line after them; io.EOF if there is none.
+func (t *publication) nextBatch(lines *bufio.Reader) (batch []string, err error) {
+	for more := true; more && len(batch) < wire.MaxBatch; {
+		line, err := lines.ReadSlice('\n')
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			return batch, errTooLong
+		case err == io.EOF && len(line) == 0:
+			return batch, err
+		case err != nil && err != io.EOF:
+			return batch, fmt.Errorf("cannot read it: %w", err)
+		}
+		text := withoutBreak(line)
+		if err := t.check(text); err != nil {
+			return batch, err
+		}
+		batch = append(batch, text)
+		waiting, _ := lines.Peek(lines.Buffered())
+		more = bytes.IndexByte(waiting, '\n') >= 0 && len(t.channels) == 1 // an event of a batch has one channel
+	}
+	return batch, nil
+}
+
+// persist publishes a batch, if there is anything in it; lines are tried again while that may help.
+func (t *publication) persist(batch []string) error {
+	if len(batch) == 0 {
 		return nil
 	}
-	if len(batch) == 1 || passing(err) {
-		return fmt.Errorf("line %d: %w", before+1, err)
-	}
-	for i := range batch { // of a batch that is refused nothing is published: those before the line that is to blame can be
-		if err := t.sendBatch(batch[i:i+1], before+i); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// persist is send, with lines tried again while that may help.
-func (t *publication) persist(batch []string) error {
-	ctx, cancel := context.Background(), func() {}
-	if t.patience > 0 {
-		ctx, cancel = context.WithTimeoutCause(ctx, t.patience, fmt.Errorf("no answer within %s", t.patience))
-	}
+	late := fmt.Errorf("no answer within %s", t.patience)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), cmp.Or(t.patience, forever), late)
 	defer cancel()
 	for try := 0; ; try++ {
 		err := t.send(ctx, batch)
 		if err == nil && try > 0 {
-			t.p.say("the server at %s takes events again", t.api)
+			t.p.say("the server at %s takes events again", t.addr)
 		}
-		if err == nil || !t.lines || !passing(err) || ctx.Err() != nil {
+		var rejected *wire.Error
+		final := errors.As(err, &rejected) && rejected.Status < 500
+		if err == nil || final || !t.lines || ctx.Err() != nil {
 			return err
 		}
 		if try == 0 {
 			t.p.say("%v: trying again", err)
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, backoff(try)) {
 			return err
-		case <-time.After(backoff(try)):
 		}
 	}
-}
-
-// list prints the items of a member of an answer, each as what line makes of it.
-func (p *program) list(answer []byte, name string, each func(of []byte) [][]byte) error {
-	var all map[string]json.RawMessage
-	json.Unmarshal(answer, &all) // it is an object
-	if of := string(all[name]); of == "" || of == "null" {
-		return fmt.Errorf("the server's answer has no %q: %s", name, oneLine(answer))
-	}
-	return p.print(bytes.Join(append(each(all[name]), nil), []byte{'\n'}))
-}
-
-// compact returns JSON without the space between its tokens.
-func compact(b []byte) []byte {
-	var out bytes.Buffer
-	json.Compact(&out, b)
-	return out.Bytes()
 }
 
 func (p *program) channelsCommand() error {
-	var w whereabouts
 	var prefix string
-	o, args, err := p.commandOptions(append([]option{
+	return p.atServer([]option{
 		{"prefix", "", "only channels whose names begin so", onlyFlag, text(&prefix), nil},
-	}, w.table()...))
-	if err != nil {
-		return err
-	}
-	if len(args) > 0 {
-		return p.misused()
-	}
-	r, err := newRemote(o, w)
-	if err != nil {
-		return err
-	}
-	defer r.client.CloseIdleConnections()
-	var ps params
-	infos := []params{{{"info", "subscription_count"}}, nil} // a server may not count subscriptions here
-	if prefix != "" {
-		ps = params{{"filter_by_prefix", prefix}}
-	}
-	if strings.HasPrefix(prefix, "presence-") {
-		infos = []params{{{"info", "subscription_count,user_count"}}, {{"info", "user_count"}}, nil}
-	}
-	var answer []byte
-	for _, info := range infos {
-		answer, err = r.call(context.Background(), "GET", "/channels", append(info, ps...), nil)
-		var refused *apiError
-		if !errors.As(err, &refused) || refused.status != http.StatusBadRequest {
-			break
+	}, 0, 0, func(r *remote, _ []string) error {
+		ps := sign.Params{{Name: "info", Value: "subscription_count"}}
+		if strings.HasPrefix(prefix, "presence-") {
+			ps[0].Value += ",user_count"
 		}
-	}
-	if err != nil {
-		return err
-	}
-	return p.list(answer, "channels", func(of []byte) (lines [][]byte) {
-		all, _ := members(of)
-		for _, channel := range all {
-			line := appendString([]byte(`{"name":`), channel.name)
-			about, _ := members(channel.value)
-			for _, f := range about {
-				line = append(appendString(append(line, ','), f.name), ':')
-				line = append(line, compact(f.value)...)
-			}
-			lines = append(lines, append(line, '}'))
+		if prefix != "" {
+			ps = append(ps, sign.Param{Name: "filter_by_prefix", Value: prefix})
 		}
-		slices.SortFunc(lines, bytes.Compare)
-		return lines
+		var answer struct{ Channels map[string]map[string]any }
+		if err := r.call(context.Background(), "GET", "/channels", ps, nil, &answer); err != nil {
+			return err
+		}
+		if answer.Channels == nil {
+			return errors.New(`the server's answer has no "channels"`)
+		}
+		var lines []any
+		for _, name := range slices.Sorted(maps.Keys(answer.Channels)) {
+			line := map[string]any{"name": name}
+			maps.Copy(line, answer.Channels[name])
+			lines = append(lines, line)
+		}
+		return p.print(lines...)
 	})
 }
 
 func (p *program) usersCommand() error {
-	r, args, err := p.oneArgument()
-	if err != nil {
-		return err
-	}
-	defer r.client.CloseIdleConnections()
-	answer, err := r.call(context.Background(), "GET", "/channels/"+args+"/users", nil, nil)
-	if err != nil {
-		return err
-	}
-	return p.list(answer, "users", func(of []byte) (lines [][]byte) {
-		var all []json.RawMessage
-		json.Unmarshal(of, &all) // nothing, if it is no list
-		for _, user := range all {
-			lines = append(lines, compact(user))
+	return p.atServer(nil, 1, 1, func(r *remote, args []string) error {
+		var answer struct{ Users []any }
+		if err := r.call(context.Background(), "GET", "/channels/"+args[0]+"/users", nil, nil, &answer); err != nil {
+			return err
 		}
-		return lines
+		if answer.Users == nil {
+			return errors.New(`the server's answer has no "users"`)
+		}
+		return p.print(answer.Users...)
 	})
 }
 
 func (p *program) terminateCommand() error {
-	r, user, err := p.oneArgument()
-	if err != nil {
-		return err
-	}
-	defer r.client.CloseIdleConnections()
-	_, err = r.call(context.Background(), "POST", "/users/"+user+"/terminate_connections", nil, []byte("{}"))
-	return err
-}
-
-// oneArgument reads what there is to read for a command with one argument, which becomes part of a path.
-func (p *program) oneArgument() (r *remote, argument string, err error) {
-	var w whereabouts
-	o, args, err := p.commandOptions(w.table())
-	if err != nil {
-		return nil, "", err
-	}
-	if len(args) != 1 || args[0] == "" || strings.Contains(args[0], "/") {
-		return nil, "", p.misused()
-	}
-	r, err = newRemote(o, w)
-	return r, args[0], err
+	return p.atServer(nil, 1, 1, func(r *remote, args []string) error {
+		path := "/users/" + args[0] + "/terminate_connections"
+		return r.call(context.Background(), "POST", path, nil, []byte("{}"), &struct{}{})
+	})
 }
 
 func (p *program) signCommand() error {
@@ -507,8 +408,8 @@ func (p *program) signCommand() error {
 	if err != nil {
 		return err
 	}
-	key := newKey(o.app.key, o.app.secret)
-	var answer []byte
+	key := sign.NewKey(o.app.key, o.app.secret)
+	var answer authAnswer
 	switch {
 	case userData != "" && len(args) == 1:
 		answer, err = signUser(key, args[0], userData)
@@ -520,54 +421,52 @@ func (p *program) signCommand() error {
 	if err != nil {
 		return usageError{err}
 	}
-	return p.print(append(answer, '\n'))
+	return p.print(answer)
 }
 
-// signChannel is what an auth endpoint answers for a channel: {"auth":…[,"channel_data":…]}.
-func signChannel(key *Key, socket, channel, channelData string) ([]byte, error) {
+// authAnswer is the answer of an auth endpoint, and what a client sends on.
+type authAnswer struct {
+	Auth        string `json:"auth,omitempty"`
+	ChannelData string `json:"channel_data,omitempty"`
+	UserData    string `json:"user_data,omitempty"`
+}
+
+// signChannel is the answer of an auth endpoint for a channel.
+func signChannel(key *sign.Key, socket, channel, channelData string) (answer authAnswer, err error) {
 	if _, err := checkSocketID(socket); err != nil {
-		return nil, err
+		return answer, err
 	}
-	k, ok := parseChannel(channel, maxInput)
+	k, ok := wire.ParseChannel(channel, maxInput)
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("%.200q is not the name of a channel", channel)
-	case k&kindPrivate == 0:
-		return nil, fmt.Errorf("%.200s is not a private channel: it needs no signature", channel)
+		return answer, fmt.Errorf("%.200q is not the name of a channel", channel)
+	case k&wire.KindPrivate == 0:
+		return answer, fmt.Errorf("%.200s is not a private channel: it needs no signature", channel)
 	case !utf8.ValidString(channelData):
-		return nil, errors.New("channel_data is not UTF-8")
-	case k&kindPresence != 0 && channelData != "": // without, the user is the one who has signed in
-		if _, _, err := parseMember([]byte(channelData)); err != nil {
-			return nil, err
+		return answer, errors.New("channel_data is not UTF-8")
+	case k&wire.KindPresence != 0 && channelData != "": // without, the user is the one who has signed in
+		if _, _, err := wire.ParseMember([]byte(channelData)); err != nil {
+			return answer, err
 		}
 	}
-	answer := appendSigned(key, channelText(nil, socket, []byte(channel), []byte(channelData)))
-	if channelData != "" {
-		answer = appendString(append(answer, `,"channel_data":`...), channelData)
-	}
-	return append(answer, '}'), nil
+	text := sign.ChannelText(nil, socket, []byte(channel), []byte(channelData))
+	return authAnswer{Auth: string(key.Token(nil, text)), ChannelData: channelData}, nil
 }
 
-// signUser is what an auth endpoint answers for signing in: {"auth":…,"user_data":…}.
-func signUser(key *Key, socket, userData string) ([]byte, error) {
-	if _, err := checkSocketID(socket); err != nil {
-		return nil, err
+// signUser is the answer of an auth endpoint for signing in.
+func signUser(key *sign.Key, socket, userData string) (answer authAnswer, err error) {
+	if _, err = checkSocketID(socket); err == nil {
+		_, _, err = wire.ParseUser([]byte(userData))
 	}
-	if _, _, err := parseUser([]byte(userData)); err != nil {
-		return nil, err
+	if err != nil {
+		return answer, err
 	}
-	answer := appendSigned(key, userText(nil, socket, []byte(userData)))
-	answer = appendString(append(answer, `,"user_data":`...), userData)
-	return append(answer, '}'), nil
+	return authAnswer{Auth: string(key.Token(nil, sign.UserText(nil, socket, []byte(userData)))), UserData: userData}, nil
 }
 
-func appendSigned(key *Key, text []byte) []byte {
-	return appendString([]byte(`{"auth":`), key.token(nil, text))
-}
-
-// checkSocketID is parseSocketID for ids that are to be signed, as they are written.
-func checkSocketID(s string) (socketID, error) {
-	id, ok := parseSocketID(s)
+// checkSocketID is wire.ParseSocketID for ids that are to be signed, as they are written.
+func checkSocketID(s string) (wire.SocketID, error) {
+	id, ok := wire.ParseSocketID(s)
 	if !ok || id.String() != s {
 		return id, fmt.Errorf("%.100q is not the socket_id of a connection: two numbers with a point between", s)
 	}

@@ -1,11 +1,10 @@
 package main
 
-// Tests of the configuration file, of what other servers' deployments have set, and of edge config.
+// Tests of the configuration file, of other servers' credentials, of suggestions, and of edge config.
 
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -124,7 +123,7 @@ func TestConfigApps(t *testing.T) {
 	}
 }
 
-// TestConfigAppsOfAUnit: the command of edge unit names a file with a secret. Apps that have none of their own have that.
+// TestConfigAppsOfAUnit: edge.service names a file with a secret. Apps that have none of their own have that.
 func TestConfigAppsOfAUnit(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("credential\n"), 0o600); err != nil {
@@ -134,17 +133,6 @@ func TestConfigAppsOfAUnit(t *testing.T) {
 		{"id": "1", "key": "a"}, {"id": "2", "key": "b", "secret": "own"}]}`)})
 	if len(o.apps) != 2 || o.apps[0].secret != "credential" || o.apps[1].secret != "own" {
 		t.Errorf("the apps are %+v", o.apps)
-	}
-}
-
-// A secret that another server's variable has counts only where nothing else names one.
-func TestOthersSecret(t *testing.T) {
-	secret := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(secret, []byte("ours\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if o := mustParse(t, []string{"-secret-file", secret}, "PUSHER_APP_SECRET=theirs"); o.app.secret != "ours" {
-		t.Errorf("the secret is %q", o.app.secret)
 	}
 }
 
@@ -173,6 +161,7 @@ func TestConfigRefused(t *testing.T) {
 		{"{\n\"id\": 7\n\"key\": 8}", []string{"line 3", "expecting ','"}},
 		{"{\n\n\"activty-timeout\": 5}", []string{"line 3", `"activty-timeout"`, "did you mean activity-timeout?"}},
 		{`{"Addr": ":1"}`, []string{`"Addr"`, "did you mean addr?"}},
+		{`{"port": 8080}`, []string{`"port"; did you mean addr?`}},
 		{`{"nothing-like-it-at-all": ":1"}`, []string{`"nothing-like-it-at-all"`, "edge -help"}},
 		{`{"config": "x"}`, []string{`"config" cannot stand in a file`}},
 		{`{"version": true}`, []string{`"version" cannot stand in a file`}},
@@ -201,7 +190,7 @@ func TestConfigRefused(t *testing.T) {
 		{`{"tls-cert": "/nothing/a", "tls-key": "/nothing/b"}`, []string{"/nothing/a"}},
 		{`{"secret-file": "/nothing"}`, []string{"/nothing"}},
 		{`{"secret-file": "/nothing", "secret": "sesame"}`, []string{"two secrets"}},
-		{`{"log": "xml"}`, []string{`"xml"`, "text, logfmt, json"}},
+		{`{"log": "xml"}`, []string{`"xml"`, "text, json"}},
 		{`{"metrics-addr": ":6001"}`, []string{"-metrics-addr", ":6001"}},
 		{`{"metrics-addr": "x"}`, []string{`"x"`, `"metrics-addr"`}},
 		{`{"apps": []}`, []string{`"apps"`, "one app at least"}},
@@ -225,11 +214,11 @@ func TestConfigRefused(t *testing.T) {
 		{"{\n\"key\": \"sesame\n\"}", []string{"line 2", "invalid string"}},
 		{"{\n\"key\": sesame}", []string{"line 2", "invalid string, number or word"}},
 		{`{"origins":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`, []string{"a list cannot stand in a list"}},
-		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000), []string{"line 2", "nested too deep"}}, // the stack is smaller
+		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000), []string{"more than 100000 lists"}}, // the stack is smaller
 		{`{"id": "x" /* no end`, []string{"line 1"}},
 	} {
 		file := configOf(t, c.file)
-		for _, args := range [][]string{{"-config", file}, {"config", "-config", file}, {"config", "-check", "-config", file}, {"reload", "999999999", "-config", file}} {
+		for _, args := range [][]string{{"-config", file}, {"config", "-config", file}, {"config", "-check", "-config", file}} {
 			code, stdout, stderr := runCommand(t, args, "EDGE_SECRET=")
 			if code != 2 || stdout != "" {
 				t.Errorf("%s: exit code %d, want 2; %q", c.file, code, stdout)
@@ -306,88 +295,66 @@ func TestConfigComments(t *testing.T) {
 	}
 }
 
-// TestOthers: what a deployment of another server has set is understood, unless something of ours says otherwise.
+// TestOthers: the first complete credentials of other servers count without own ones, and the banner names them.
 func TestOthers(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("ours\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own, apps := configOf(t, `{"id": "7"}`), configOf(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)
+	const all, names = "PUSHER_APP_ID=12 PUSHER_APP_KEY=k PUSHER_APP_SECRET=s ", "PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"
 	for _, c := range []struct {
-		variables []string
-		args      []string // that say the same
+		variables, args string
+		id, key, secret string // "" for a key or a secret that is made up
+		found           string
 	}{
-		{[]string{"PUSHER_APP_ID=12", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s", "PUSHER_APP_CLUSTER=mt1"}, []string{"-id", "12", "-key", "k", "-secret", "s"}},
-		{[]string{`PUSHER_APP_ID="12"`, "PUSHER_APP_KEY='k'", "PUSHER_APP_SECRET=s"}, []string{"-id", "12", "-key", "k", "-secret", "s"}},
-		{[]string{"REVERB_APP_ID=12", "REVERB_APP_KEY=k", "REVERB_APP_SECRET=s"}, []string{"-id", "12", "-key", "k", "-secret", "s", "-addr", ":8080"}},
-		{[]string{"REVERB_APP_KEY=k", "REVERB_APP_SECRET=s", "REVERB_SERVER_HOST=0.0.0.0", "REVERB_SERVER_PORT=9000", "REVERB_SERVER_PATH=/ws",
-			"REVERB_APP_ACTIVITY_TIMEOUT=30", "REVERB_APP_MAX_CONNECTIONS=10"},
-			[]string{"-key", "k", "-secret", "s", "-addr", ":9000", "-path", "ws", "-activity-timeout", "30s", "-max-connections", "10"}},
-		{[]string{"SOKETI_DEFAULT_APP_ID=a", "SOKETI_DEFAULT_APP_KEY=k", "SOKETI_DEFAULT_APP_SECRET=s", "SOKETI_HOST=127.0.0.1", "SOKETI_PORT=6002",
-			"SOKETI_DEFAULT_APP_MAX_CONNS=-1", "SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES=false", "SOKETI_EVENT_MAX_SIZE_IN_KB=100",
-			"SOKETI_PRESENCE_MAX_MEMBERS=50", "SOKETI_PRESENCE_MAX_MEMBER_SIZE=2", "SOKETI_DEBUG=1", "SOKETI_METRICS_ENABLED=1"},
-			[]string{"-id", "a", "-key", "k", "-secret", "s", "-addr", "127.0.0.1:6002", "-client-events=false", "-event-size", "102400",
-				"-presence-members", "50", "-presence-user-size", "2048", "-verbose", "-metrics-addr", ":9601"}},
-		{[]string{"SOKETI_METRICS_ENABLED=true", "SOKETI_METRICS_SERVER_PORT=9700", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s", "SOKETI_DEFAULT_APP_MAX_CONNS=7"},
-			[]string{"-metrics-addr", ":9700", "-key", "k", "-secret", "s", "-max-connections", "7"}},
-		{[]string{"SOKETI_METRICS_ENABLED=1", "SOKETI_METRICS_SERVER_PORT=tcp://10.0.0.1:9601", "SOKETI_PORT=tcp://10.0.0.1:6001", "REVERB_SERVER_PORT=udp://[fd00::1]:80",
-			"REVERB_APP_KEY=k", "PUSHER_APP_SECRET=s"}, []string{"-metrics-addr", ":9601", "-addr", ":8080", "-key", "k", "-secret", "s"}},
-		{[]string{"SOKETI_METRICS_ENABLED=false", "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s"}, []string{"-key", "k", "-secret", "s"}},
-		{[]string{"PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s",
-			`SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a","event_types":["channel_occupied","nonsense"]},{"url":"http://b","filter":{"channel_name_starts_with":"private-"}}]`},
-			[]string{"-key", "k", "-secret", "s", "-webhook", "http://a#events=channel_occupied http://b#prefix=private-"}},
-		{[]string{"PUSHER_APP_KEY=", "REVERB_APP_KEY=", "SOKETI_DEFAULT_APP_KEY=k", "EDGE_SECRET=s", "PUSHER_APP_SECRET=other"}, []string{"-key", "k", "-secret", "s"}},
+		{all, "", "12", "k", "s", names},
+		{`PUSHER_APP_KEY="k" PUSHER_APP_SECRET='s'`, "", "", "k", "s", "PUSHER_APP_KEY, PUSHER_APP_SECRET"},
+		{all + "REVERB_APP_KEY=r REVERB_APP_SECRET=r", "", "12", "k", "s", names},
+		{"PUSHER_APP_ID=1 PUSHER_APP_KEY=k REVERB_APP_KEY=r REVERB_APP_SECRET=s", "",
+			"", "r", "s", "REVERB_APP_KEY, REVERB_APP_SECRET"},
+		{"PUSHER_APP_KEY= PUSHER_APP_SECRET=s SOKETI_DEFAULT_APP_KEY=k SOKETI_DEFAULT_APP_SECRET=t SOKETI_PORT=7", "",
+			"", "k", "t", "SOKETI_DEFAULT_APP_KEY, SOKETI_DEFAULT_APP_SECRET"},
+		{"PUSHER_APP_ID=12 PUSHER_APP_SECRET=s REVERB_APP_KEY=k", "", "", "", "", ""},
+		{all + "EDGE_KEY=ours", "", "", "ours", "", ""},
+		{all, "-id 7", "7", "", "", ""},
+		{all, "-config " + own, "7", "", "", ""},
+		{all, "-secret-file " + secret, "", "", "ours", ""},
+		{all, "-config " + apps, "1", "a", "b", ""},
 	} {
-		o, want := mustParse(t, nil, c.variables...), mustParse(t, c.args)
-		o.given, want.given, want.secretShown = nil, nil, false
-		if !reflect.DeepEqual(o, want) {
-			t.Errorf("%q\ngot  %+v\nwant %+v", c.variables, o, want)
+		o := mustParse(t, strings.Fields(c.args), strings.Fields(c.variables)...)
+		a := o.apps[0]
+		for _, v := range []struct {
+			got, want string
+			made      bool
+		}{{a.id, c.id, false}, {a.key, c.key, a.madeKey}, {a.secret, c.secret, a.madeSecret}} {
+			if v.made != (v.want == "" && v.got != "") || !v.made && v.got != v.want {
+				t.Errorf("%s %s: %q, want %q", c.variables, c.args, v.got, v.want)
+			}
+		}
+		found := strings.Join(o.found, ", ")
+		named := strings.Contains(banner(o, listenersOf(o)), "\n  found      "+found+"\n")
+		if found != c.found || named != (found != "") {
+			t.Errorf("%s %s: found %s; in the banner: %t", c.variables, c.args, found, named)
 		}
 	}
-	for _, variable := range []string{"PUSHER_APP_KEY=a b", "SOKETI_PORT=:x", "SOKETI_EVENT_MAX_SIZE_IN_KB=lots", "SOKETI_DEFAULT_APP_WEBHOOKS=[{]", "SOKETI_DEFAULT_APP_WEBHOOKS=[5]"} {
-		name, value, _ := strings.Cut(variable, "=")
-		if name == "SOKETI_PORT" {
-			value = "::x" // as an address
-		}
-		code, _, stderr := runCommand(t, nil, variable)
-		if oneSentence(t, stderr, name, strings.Trim(fmt.Sprintf("%q", value), `"`)); code != 2 {
-			t.Errorf("%s: exit code %d", variable, code)
-		}
-	}
-	if code, _, stderr := runCommand(t, nil, `SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a","event_types":["nonsense","b&c"]}]`); code != 2 {
-		t.Errorf("a webhook of unknown events only: exit code %d", code)
-	} else {
-		oneSentence(t, stderr, "SOKETI_DEFAULT_APP_WEBHOOKS", `there is no event "nonsense"`)
-	}
-	if _, _, stderr := runCommand(t, nil, `SOKETI_DEFAULT_APP_WEBHOOKS=[{"lambda":"x","headers":{"X-Token":"sesame"}}]`); stderr == "" {
-		t.Error("a webhook without an URL is taken")
-	} else {
-		oneSentence(t, stderr, "SOKETI_DEFAULT_APP_WEBHOOKS")
-	}
-	o := mustParse(t, nil, "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=sesame")
-	if text := banner(o, listenersOf(o)); !strings.Contains(text, "k (from PUSHER_APP_KEY)") || !strings.Contains(text, "(from PUSHER_APP_SECRET)") || strings.Contains(text, "sesame") {
-		t.Errorf("the banner does not say where they are from:\n%s", text)
+	code, _, stderr := runCommand(t, nil, "EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame")
+	if oneSentence(t, stderr, "PUSHER_APP_KEY", `"a b"`); code != 2 {
+		t.Errorf("exit code %d", code)
 	}
 }
 
-// TestForeign: what came from other servers' variables is named, and what of webhooks is not ours, but no value.
-func TestForeign(t *testing.T) {
-	o := mustParse(t, []string{"-event-size", "5"}, "PUSHER_APP_SECRET=sesame", "SOKETI_DEFAULT_APP_MAX_CONNS=7", "SOKETI_EVENT_MAX_SIZE_IN_KB=1", "REVERB_APP_KEY=k", "EDGE_ID=1",
-		`SOKETI_DEFAULT_APP_WEBHOOKS=[{"url":"http://a/sesame","headers":{"X-Token":"sesame"},"event_types":["nonsense","cache_miss"]},{"url":"http://b","event_types":[]},
-		{"url":"http://c","headers":{},"filter":{"channel_name_ends_with":"-x"}},{"url":"http://d","headers":{"a":"b"},"filter":{"channel_name_ends_with":""}}]`)
-	want := []string{"addr from REVERB_APP_KEY", "key from REVERB_APP_KEY", "secret from PUSHER_APP_SECRET", "max-connections from SOKETI_DEFAULT_APP_MAX_CONNS",
-		"webhook from SOKETI_DEFAULT_APP_WEBHOOKS without headers, some event_types, channel_name_ends_with"}
-	if got := o.foreign(); !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+// TestUnusedVariables: one line names the variables without an effect that look like ours or another server's.
+func TestUnusedVariables(t *testing.T) {
+	environment := []string{"EDGE_SECRTE=x", "EDGE_SECRET=x", "EDGE_PORT=tcp://10.0.0.1:80", "EDGE_NOTHING=", "EDGES=x",
+		"PUSHER=x", "PATH=/", "MY_PUSHER_HOST=x",
+		"SOKETI_PORT=6001", "REVERB_HOST=a", "PUSHER_APP_CLUSTER=mt1", "PUSHER_APP_KEY=k"}
+	const names = "EDGE_SECRTE, PUSHER_APP_CLUSTER, REVERB_HOST, SOKETI_PORT:"
+	got := unusedVariables(options{found: []string{"PUSHER_APP_KEY"}}, environment)
+	if !strings.Contains(got, " "+names) || strings.Contains(got, "\n") {
+		t.Errorf("%q", got)
 	}
-	if want := []string{"http://a/sesame#events=cache_miss", "http://c", "http://d"}; !slices.Equal(o.app.hooks, want) {
-		t.Errorf("the webhooks are %q, want %q", o.app.hooks, want)
-	}
-	if o := mustParse(t, nil, "EDGE_KEY=k", "SOKETI_DEFAULT_APP_WEBHOOKS="); o.foreign() != nil {
-		t.Errorf("got %q, want none", o.foreign())
-	}
-}
-
-// TestAlmostOurs: a variable that was meant for us and is misspelt is complained of, one that only begins like ours is not.
-func TestAlmostOurs(t *testing.T) {
-	got := almostOurs([]string{"EDGE_SECRTE=x", "EDGE_MAX_CONECTIONS=5", "EDGE_SECRET=x", "EDGE_PORT=tcp://10.0.0.1:80", "EDGE_SERVICE_HOST=a", "EDGE_HOME=/", "PATH=/"})
-	want := []string{"there is no variable EDGE_SECRTE; did you mean EDGE_SECRET?", "there is no variable EDGE_MAX_CONECTIONS; did you mean EDGE_MAX_CONNECTIONS?"}
-	if !slices.Equal(got, want) {
+	if got := unusedVariables(options{}, environment[1:8]); got != "" {
 		t.Errorf("%q", got)
 	}
 }
@@ -398,12 +365,12 @@ func TestConfigCommand(t *testing.T) {
   "event-size": 500,
   "webhook": ["http://user:sesame@a.example/x"]
 }`)
-	code, stdout, stderr := runCommand(t, []string{"config", "-key", "k", "-config", file, "-more-keys", "old:sesame"}, "EDGE_ORIGINS=a.example", "PUSHER_APP_ID=9")
+	code, stdout, stderr := runCommand(t, []string{"config", "-key", "k", "-config", file, "-more-keys", "old:sesame"}, "EDGE_ORIGINS=a.example", "EDGE_ID=9")
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d, %q", code, stderr)
 	}
 	for _, want := range [][]string{
-		{"key", "k", "# option -key"}, {"secret", "***", "# EDGE_SECRET"}, {"more-keys", "***", "# option -more-keys"}, {"id", "9", "# PUSHER_APP_ID"},
+		{"key", "k", "# option -key"}, {"secret", "***", "# EDGE_SECRET"}, {"more-keys", "***", "# option -more-keys"}, {"id", "9", "# EDGE_ID"},
 		{"event-size", "500", "# " + file + " line 2"}, {"origins", "a.example", "# EDGE_ORIGINS"}, {"webhook", "http://a.example/x", "# " + file + " line 3"},
 		{"cache-ttl", "30m", "# the default"}, {"memory", "B", "# the system"}, {"max-connections", "", "# memory and open files"},
 	} {
@@ -444,13 +411,28 @@ func TestConfigExample(t *testing.T) {
 	}
 }
 
-func TestDistance(t *testing.T) {
+func TestNear(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
 		want int
 	}{{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"addr", "addr", 0}, {"adr", "addr", 1}, {"addrr", "addr", 1}, {"kitten", "sitting", 3}, {"ab", "ba", 2}} {
-		if got := distance(c.a, c.b); got != c.want {
-			t.Errorf("%q, %q: %d, want %d", c.a, c.b, got, c.want)
+		if !near(c.a, c.b, c.want) || c.want > 0 && near(c.a, c.b, c.want-1) {
+			t.Errorf("%q, %q: not %d", c.a, c.b, c.want)
+		}
+	}
+}
+
+// TestSuggestions: well-known misnomers are understood, for other unknown names the nearest is suggested.
+func TestSuggestions(t *testing.T) {
+	for written, meant := range map[string]string{
+		"-port 8080": "-addr :8080", "-port=8080": "-addr :8080", "--port": "-addr :PORT", "-port x": "-addr :PORT",
+		"-host ::1": "-addr HOST:6001", "-app-key k": "-key", "-app-secret=sesame": "-secret", "-cert x": "-tls-cert",
+		"-debug": "-verbose", "-addr 6001": ":6001", "-orgins x": "-origins", "-Addr :1": "-addr",
+		"start": "edge", "serve": "edge", "version": "edge -version", "confg": "edge config",
+	} {
+		code, _, stderr := runCommand(t, strings.Fields(written))
+		if oneSentence(t, stderr, "did you mean "+meant+"?"); code != 2 {
+			t.Errorf("%s: exit code %d", written, code)
 		}
 	}
 }

@@ -22,6 +22,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/lxzan/gws"
+
+	"edge/internal/wire"
 )
 
 const pingMessage = `{"event":"pusher:ping"}`
@@ -248,7 +250,7 @@ func (e *echo) receive(p []byte) {
 		} else if frames != nil {
 			var m *gws.Message
 			if m, ok = link.read(frames, e); m != nil {
-				b := sealFrame(append(openFrame(nil), m.Bytes()...), 0)
+				b := wire.SealFrame(append(wire.OpenFrame(nil), m.Bytes()...), 0)
 				b[0] = 0x80 | byte(m.Opcode)
 				e.write(b)
 				endMessage(m)
@@ -660,7 +662,7 @@ func TestAutobahnRelayed(t *testing.T) {
 	from, to := connect(t, s.addr), connect(t, s.addr)
 	from.join("private-room")
 	to.join("private-room")
-	id, _ := parseSocketID(from.id)
+	id, _ := wire.ParseSocketID(from.id)
 	socket := s.app.socket(id)
 	for _, n := range []int{0, 1, 60, 125, 126, 127, 128, 1000, 4096, 10_240, 31_997} {
 		data := strings.Repeat("é", n/2) + strings.Repeat("\U0001f600", n%2)

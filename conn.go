@@ -171,12 +171,15 @@ func below(nc net.Conn) net.Conn {
 // start begins to read. Whatever is to be received first must have been by now.
 func (c *conn) start(above consumer) {
 	c.above = above
-	if c.wrapped == nil {
+	switch nc := c.wrapped.(type) {
+	case nil:
 		if c.seal != nil {
 			c.seal.receive(nil, c) // what TLS has read already
 		}
 		c.watch()
-	} else {
+	case *session:
+		go nc.deliver() // ends with the session
+	default:
 		go c.readLoop() // ends when the connection is closed
 	}
 }

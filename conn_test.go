@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"edge/internal/edgetest"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -534,7 +535,7 @@ func TestConnPinsNoLargeBuffer(t *testing.T) {
 // TestConnTLSStalled: where there is no poller, the last record of a TLS connection that does not move keeps nobody waiting, who
 // wants to send it something or has to end it.
 func TestConnTLSStalled(t *testing.T) {
-	dir, trust := certDir(t)
+	dir, trust := edgetest.CertDir(t)
 	cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
 	if err != nil {
 		t.Fatal(err)

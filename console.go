@@ -1,24 +1,23 @@
 package main
 
-// The debug console: GET /console, a page that shows what happens while it happens, what there is, and sends events.
+// The debug console: GET /console, a page with a feed of everything that happens, lists of what there is, and an
+// event creator.
 //
-// Whoever opens it gives the secret of an app, once, or comes by a link that was printed on a terminal. For that there is a
-// session, which lives in a cookie and in memory only; it sees its app and no other. A page is sent lines by its feed, which takes
-// what it can and counts the rest: nobody ever waits for a page.
+// A visitor signs in with the secret of an app, or once with a link that was printed on a terminal. The session is a
+// cookie here and in memory only, and sees its app alone. A page gets its lines from its feed, which drops and counts
+// what the page does not read: nobody ever waits for a page.
 
 import (
 	"cmp"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	_ "embed"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"hash/maphash"
 	"io"
-	"iter"
 	"maps"
 	"mime"
 	"net"
@@ -27,6 +26,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -40,54 +41,37 @@ const (
 //go:embed console.html
 var consolePage string
 
-// console serves the page and what it asks for.
+// console serves the page and its requests.
 type console struct {
 	// Static after construction.
 	server *server
 	seed   maphash.Seed
-	over   chan struct{} // closed when the server ends
+	over   context.Context // ends all sessions' feeds, so that the server does not wait for them
+	end    context.CancelFunc
 
-	mu       sync.Mutex // guards the following
-	ended    bool       // over is closed
-	guesses  [64]rate   // wrong secrets, each at a place that its address decides: who guesses holds up few others
-	sessions map[[sha256.Size]byte]*signedIn
-	once     [sha256.Size]byte // of the link's token, until it is used
-	onceEnds int64             // on the clock of monotonic
-	feeds    []*feed           // never changes, another takes its place
-	history  map[*App]*history // of the apps that were watched lately
-	ticking  *time.Timer       // calls tick while there is one; nil if not
-	watched  int64             // when somebody last was, on the clock of monotonic
+	mu       sync.Mutex  // guards the following
+	guesses  [64]rate    // wrong secrets, by a hash of the address: who guesses keeps out few others
+	sessions []*signedIn // the oldest first
+	once     signedIn    // what the link opens, with the hash of its token, until it is used
+	onceEnds int64       // on the clock of monotonic
 }
 
-// signedIn is someone who has shown that he knows a secret.
+// signedIn is a session.
 type signedIn struct {
-	// Static after construction.
-	app   *App
-	key   *Key // whose secret it was: the session ends with it
-	began int64
-	ended chan struct{} // closed when it ends, by who takes it out of the table
+	access
+	hash [sha256.Size]byte // of its token
+	over context.Context
+	end  context.CancelFunc
 }
 
 func newConsole(s *server) *console {
-	return &console{server: s, seed: maphash.MakeSeed(), over: make(chan struct{}),
-		sessions: make(map[[sha256.Size]byte]*signedIn), history: make(map[*App]*history)}
+	c := &console{server: s, seed: maphash.MakeSeed()}
+	c.over, c.end = context.WithCancel(context.Background())
+	s.watch.feeds.Store(new([]*feed))
+	return c
 }
 
-// end ends all feeds, so that the server does not wait for them.
-func (c *console) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ended {
-		return
-	}
-	c.ended = true
-	close(c.over)
-	if c.ticking != nil {
-		c.ticking.Stop()
-	}
-}
-
-// newToken makes what cannot be guessed, and its hash, which is all that is kept of it.
+// newToken makes a token that nobody can guess, and its hash, which is all that is kept of it.
 func newToken() (token string, hash [sha256.Size]byte) {
 	b := make([]byte, 32)
 	rand.Read(b) // never fails (crypto/rand)
@@ -95,12 +79,12 @@ func newToken() (token string, hash [sha256.Size]byte) {
 	return token, sha256.Sum256([]byte(token))
 }
 
-// link is what follows the path of the console in a link that can be used once. Browsers keep what stands behind a # to themselves.
+// link is what follows the console's path in a link that signs in once. Browsers send nothing of what is behind a #.
 func (c *console) link() string {
+	token, hash := newToken()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var token string
-	token, c.once = newToken()
+	c.once = signedIn{access: c.server.firstAccess(), hash: hash}
 	c.onceEnds = monotonic() + int64(linkTime)
 	return "#once=" + token
 }
@@ -109,61 +93,47 @@ func (c *console) link() string {
 func (c *console) routes(mux *http.ServeMux) {
 	base := c.server.began.path + "/console"
 	mux.HandleFunc("GET "+base, servePage)
-	mux.HandleFunc("GET "+base+"/{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Location", "../console") // http.Redirect would make it absolute, without what a proxy has before it
-		w.WriteHeader(http.StatusMovedPermanently)
-	})
-	mux.HandleFunc("POST "+base+"/login", c.answer(c.login))
-	for _, route := range []struct {
-		path   string
-		handle func(*visit) error
-	}{
-		{"POST /logout", c.logout},
-		{"POST /trigger", (*visit).trigger},
-		{"POST /terminate", (*visit).terminate},
-		{"GET /state", c.state},
-		{"GET /feed", c.serveFeed},
+	mux.HandleFunc("GET "+base+"/{$}", servePage)
+	for path, handle := range map[string]func(*visit) error{
+		"POST login": c.login, "POST logout": c.logout, "POST trigger": (*visit).trigger, "POST terminate": (*visit).terminate,
+		"GET state": c.state, "GET feed": c.serveFeed,
 	} {
-		method, path, _ := strings.Cut(route.path, " ")
-		mux.HandleFunc(method+" "+base+path, c.answer(func(v *visit) error {
-			if v.session = c.session(v.Request); v.session == nil {
-				return &apiError{http.StatusUnauthorized, "Sign in first: the session has ended, or there was none"}
-			}
-			v.app = v.session.app
-			return route.handle(v)
-		}))
+		mux.HandleFunc(strings.Replace(path, " ", " "+base+"/", 1), c.answer(handle))
 	}
 }
 
 // visit is a request of the page.
 type visit struct {
-	*http.Request
+	call
 	w       http.ResponseWriter
-	session *signedIn
-	app     *App
+	session *signedIn // nil before login
 }
 
-// answer is the way to every handler but that of the page, which anyone may have. What changes something must come from our
-// own page: a form elsewhere cannot send JSON, and a script elsewhere is not of this origin.
+// answer wraps every handler but that of the page, which anyone may have. All but login need a session, and requests
+// must come from our own page: a form elsewhere cannot send JSON, and a script elsewhere has another origin.
 func (c *console) answer(handle func(*visit) error) http.HandlerFunc {
 	sameOrigin := http.NewCrossOriginProtection()
 	return func(w http.ResponseWriter, r *http.Request) {
 		setSafe(w.Header())
+		v := &visit{call: call{Request: r}, w: w, session: c.session(r)}
+		if v.session != nil {
+			v.app = v.session.app
+		}
 		kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		var err error
 		switch {
 		case sameOrigin.Check(r) != nil:
-			err = &apiError{http.StatusForbidden, "This request comes from another page than the console"}
+			err = &wire.Error{Status: http.StatusForbidden, Text: "This request comes from another page than the console"}
 		case r.Method == http.MethodPost && kind != "application/json":
-			err = &apiError{http.StatusUnsupportedMediaType, "Send application/json"}
+			err = &wire.Error{Status: http.StatusUnsupportedMediaType, Text: "Send application/json"}
+		case v.session == nil && !strings.HasSuffix(r.Pattern, "/login"):
+			err = &wire.Error{Status: http.StatusUnauthorized, Text: "Sign in first: the session has ended, or there was none"}
 		default:
-			err = handle(&visit{Request: r, w: w})
+			err = handle(v)
 		}
 		if err != nil {
-			e := asAPIError(err, http.StatusInternalServerError)
-			w.Header()["Content-Type"] = textType
-			w.WriteHeader(e.status)
-			io.WriteString(w, e.text+"\n")
+			e := wire.AsError(err, http.StatusInternalServerError)
+			http.Error(w, e.Text, e.Status)
 		}
 	}
 }
@@ -192,8 +162,8 @@ var pagePolicy = sync.OnceValue(func() string {
 		sum := sha256.Sum256([]byte(text))
 		return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 	}
-	return "default-src 'none'; script-src " + source("script") + "; style-src " + source("style") +
-		"; connect-src 'self'; require-trusted-types-for 'script'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	return "default-src 'none'; script-src " + source("script") + "; style-src " + source("style") + "; connect-src 'self'" +
+		"; require-trusted-types-for 'script'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 })
 
 // cookieName has the port in it, which browsers do not tell cookies apart by.
@@ -204,8 +174,8 @@ func cookieName(r *http.Request) string {
 	return "edge-console"
 }
 
-// cookie is a cookie of ours. One without a value ends what the browser has. Its path is left to the browser, which takes the
-// console's: only there it is known with what a proxy has before it.
+// cookie is a cookie of ours. One without a value ends what the browser has. Its path is left to the browser, which
+// takes the console's: only there it is known with what a proxy has before it.
 func cookie(r *http.Request, value string) *http.Cookie {
 	k := &http.Cookie{Name: cookieName(r), Value: value, HttpOnly: true, SameSite: http.SameSiteStrictMode,
 		Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"}
@@ -215,36 +185,30 @@ func cookie(r *http.Request, value string) *http.Cookie {
 	return k
 }
 
-// session returns the session of a request, or nil. It has ended if its app or its key is gone.
+// session returns the session of a request, or nil. It has ended if its secret is no longer valid.
 func (c *console) session(r *http.Request) *signedIn {
 	cookie, err := r.Cookie(cookieName(r))
 	if err != nil {
 		return nil
 	}
+	hash := sha256.Sum256([]byte(cookie.Value))
 	c.mu.Lock()
-	s := c.sessions[sha256.Sum256([]byte(cookie.Value))]
-	c.mu.Unlock()
-	if s == nil || !c.holds(s) {
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.sessions, func(s *signedIn) bool { return s.hash == hash && s.valid() })
+	if i < 0 {
 		return nil
 	}
-	return s
+	return c.sessions[i]
 }
 
-// holds reports whether the secret that a session was begun with is still one.
-func (c *console) holds(s *signedIn) bool {
-	return c.server.apps.Load().has(s.app) && slices.Contains(s.app.keys(), s.key)
+// endLocked ends a session, and with it the feeds of its pages. The caller holds mu.
+func (c *console) endLocked(s *signedIn) {
+	c.sessions = slices.DeleteFunc(c.sessions, func(other *signedIn) bool { return other == s })
+	s.end()
 }
 
-// endLocked ends a session. The caller holds mu.
-func (c *console) endLocked(hash [sha256.Size]byte) {
-	if s := c.sessions[hash]; s != nil {
-		delete(c.sessions, hash)
-		close(s.ended)
-	}
-}
-
-// login begins a session for who knows a secret: {"secret":…[,"app":…]}, or {"once":…} with the token of the link. Nothing of it is
-// told to anyone who watches.
+// login begins a session: {"secret":…[,"app":…]}, or {"once":…} with the token of the link. The feed shows nothing of
+// it.
 func (c *console) login(v *visit) error {
 	said, err := v.read()
 	if err != nil {
@@ -256,212 +220,177 @@ func (c *console) login(v *visit) error {
 		return err
 	}
 	http.SetCookie(v.w, cookie(v.Request, token))
-	return v.reply([]byte("{}"))
+	return v.reply(object{})
 }
 
 // address is where a request comes from, without the port.
 func (c *console) address(r *http.Request) string {
-	if a := clientAddr(r, c.server.began.proxies); a.IsValid() {
-		return a.String()
+	address := callerAddr(r, c.server.began.proxies)
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
 	}
-	host, _, _ := net.SplitHostPort(r.RemoteAddr)
-	return host
+	return address
 }
 
-// begin begins a session and returns its token. A wrong secret uses up one of the few guesses that this place has, and while it has
-// none no secret is looked at: the answer is the same whether it is right.
-func (c *console) begin(place uint64, secret, once, id string) (token string, err error) {
+// begin begins a session and returns its token. A wrong secret uses up one of the few guesses of its place, and while
+// it has none the answer is the same for a right one.
+func (c *console) begin(place uint64, secret, once, app string) (token string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	guesses := c.guesses[place]
 	if !guesses.allow(monotonic(), guessRate, guessBurst) {
-		return "", &apiError{http.StatusTooManyRequests, "Too many wrong secrets: wait a second and try again"}
+		return "", &wire.Error{Status: http.StatusTooManyRequests, Text: "Too many wrong secrets: wait a second and try again"}
 	}
-	found := c.matchLocked(secret, once)
-	if found == nil {
-		c.guesses[place] = guesses
-		if once != "" {
-			return "", &apiError{http.StatusForbidden, "This link has been used or has expired"}
+	s, problem := new(signedIn), "This is not the secret of an app on this server"
+	if once == "" {
+		s.access = c.server.signIn(secret, app)
+	} else {
+		problem = "This link has been used or has expired"
+		if sha256.Sum256([]byte(once)) == c.once.hash && monotonic() < c.onceEnds {
+			s.access, c.once = c.once.access, signedIn{}
 		}
-		return "", &apiError{http.StatusForbidden, "This is not the secret of an app on this server"}
 	}
-	if len(found) > 1 { // apps with the same secret
-		found = slices.DeleteFunc(found, func(s *signedIn) bool { return s.app.id() != id })
+	if !s.valid() {
+		c.guesses[place] = guesses
+		return "", &wire.Error{Status: http.StatusForbidden, Text: problem}
 	}
-	if len(found) != 1 {
-		return "", &apiError{http.StatusConflict, "Several apps have this secret: say which, by its id"}
+	if len(c.sessions) >= mostSessions {
+		c.endLocked(c.sessions[0])
 	}
-	for len(c.sessions) >= mostSessions {
-		oldest := slices.MinFunc(slices.Collect(maps.Keys(c.sessions)), func(a, b [sha256.Size]byte) int { return cmp.Compare(c.sessions[a].began, c.sessions[b].began) })
-		c.endLocked(oldest)
-	}
-	token, hash := newToken()
-	c.sessions[hash] = found[0]
+	token, s.hash = newToken()
+	s.over, s.end = context.WithCancel(c.over)
+	c.sessions = append(c.sessions, s)
 	return token, nil
 }
 
-// matchLocked returns the sessions that a secret, or the token of the link, would be good for. All secrets are compared, and each in
-// constant time.
-func (c *console) matchLocked(secret, once string) (found []*signedIn) {
-	add := func(a *App, k *Key) {
-		found = append(found, &signedIn{app: a, key: k, began: monotonic(), ended: make(chan struct{})})
-	}
-	apps := c.server.apps.Load()
-	hash := sha256.Sum256([]byte(once))
-	if subtle.ConstantTimeCompare(hash[:], c.once[:]) == 1 && monotonic() < c.onceEnds {
-		c.onceEnds = 0
-		add(apps.all[0], apps.all[0].keys()[0])
-		return found
-	}
-	given := newKey("", secret)
-	for _, a := range apps.all {
-		for _, k := range a.keys() {
-			if k.sameSecret(given) && !slices.ContainsFunc(found, func(s *signedIn) bool { return s.app == a }) {
-				add(a, k)
-			}
-		}
-	}
-	return found
-}
-
-// logout ends the session, and with it the feeds of its pages.
 func (c *console) logout(v *visit) error {
-	have, _ := v.Cookie(cookieName(v.Request))
 	c.mu.Lock()
-	c.endLocked(sha256.Sum256([]byte(have.Value)))
+	c.endLocked(v.session)
 	c.mu.Unlock()
 	http.SetCookie(v.w, cookie(v.Request, ""))
-	return v.reply([]byte("{}"))
+	return v.reply(object{})
 }
 
-// read reads the body if it is a JSON object of strings. One that is null counts as empty.
-func (v *visit) read() (map[string]string, error) {
-	c := call{Request: v.Request}
-	if err := c.readBody(loginSize); err != nil {
+// read reads the body, a JSON object of strings.
+func (v *visit) read() (said map[string]string, err error) {
+	if err := v.readBody(loginSize); err != nil {
 		return nil, err
 	}
-	all, err := members(c.body)
-	if err != nil {
-		return nil, badRequest("Invalid request body: %v", err)
-	}
-	said := make(map[string]string)
-	for _, f := range all {
-		var text string
-		if json.Unmarshal(f.value, &text) != nil {
-			return nil, badRequest("%.100q must be a string", f.name)
-		}
-		said[f.name] = text
+	if err := json.Unmarshal(v.body, &said); err != nil {
+		return nil, wire.BadRequest("Invalid request body: %v", err)
 	}
 	return said, nil
 }
 
-// reply writes a JSON object.
-func (v *visit) reply(b []byte) error {
-	v.w.Header()["Content-Type"] = jsonType
-	v.w.Write(b) // if it fails, nobody is there any more
-	return nil
+// object is a JSON object that is sent to the page.
+type object = map[string]any
+
+func (v *visit) reply(answer object) error {
+	b, err := json.Marshal(answer)
+	if err == nil {
+		v.w.Header()["Content-Type"] = jsonType
+		v.w.Write(b) // if it fails, nobody is there any more
+	}
+	return err
 }
 
-// trigger sends an event as the HTTP API does, whose body it has, and says how many subscriptions it is given to.
+// trigger sends an event as the HTTP API does, with the same body, and answers how many subscriptions it is given to.
 func (v *visit) trigger() error {
-	c := &call{Request: v.Request, app: v.app}
-	if err := c.readBody(v.app.limits().bodyLimit()); err != nil {
+	if err := v.readBody(v.app.limits().bodyLimit()); err != nil {
 		return err
 	}
-	var f [len(eventFields)]value
-	if err := c.parseBody(eventFields[:], f[:]); err != nil {
+	var f [len(wire.TriggerFields)]wire.Value
+	if err := v.parseBody(wire.TriggerFields[:], f[:]); err != nil {
 		return err
 	}
-	t, err := c.parseTrigger(f[:])
+	t, err := v.parseTrigger(f[:])
 	if err != nil {
 		return err
 	}
-	return v.reply(fmt.Appendf(nil, `{"reached":%d}`, c.publish(t)))
+	reached, err := v.app.publish(t)
+	if err != nil {
+		return err
+	}
+	return v.reply(object{"reached": reached})
 }
 
-// terminate closes the connections of a user, {"user":…}: those signed in as him, and with a "channel" those of this member; or the
-// one {"socket":…}. It says how many there were.
+// terminate closes connections and answers how many: those signed in as {"user":…}, and with a "channel" those of
+// this member; or the one of {"socket":…}.
 func (v *visit) terminate() error {
 	said, err := v.read()
 	if err != nil {
 		return err
 	}
 	user := said["user"]
-	number, known := parseSocketID(said["socket"])
-	if user == "" && !known {
-		return badRequest("Say who: a user or a socket")
-	}
-	closed := 0
-	if user != "" {
-		closed = v.app.terminate(user)
-	}
+	id, known := wire.ParseSocketID(said["socket"])
+	var closed int
 	var others []*Socket
-	if c := v.app.channel(said["channel"]); c != nil && user != "" {
-		others = c.subscribers(func(sub *Subscription) bool { return sub.userID() == user && !sub.socket.closing.Load() })
-	}
-	if s := v.app.socket(number); s != nil {
-		others = append(others, s)
+	switch {
+	case user != "":
+		closed = v.app.terminate(user)
+		if c := v.app.channel(said["channel"]); c != nil {
+			others = c.subscribers(func(s *Subscription) bool { return s.userID() == user && !s.socket.closing.Load() })
+		}
+	case known:
+		if s := v.app.socket(id); s != nil {
+			others = append(others, s)
+		}
+	default:
+		return wire.BadRequest("Say who: a user or a socket")
 	}
 	disconnect(others)
-	return v.reply(fmt.Appendf(nil, `{"closed":%d}`, closed+len(others)))
+	return v.reply(object{"closed": closed + len(others)})
 }
 
-// state tells what there is: ?channels=… and ?connections=… are what those listed have to contain, ?channel=… is the one whose members
-// are wanted. Of every list there are mostRows at most, and how many in all.
+// state answers what there is: ?channels=… and ?connections=… are parts of what is listed, ?channel=… is the one
+// whose members are wanted. A list has mostRows at most, and the number of all.
 func (c *console) state(v *visit) error {
 	a, query := v.app, v.URL.Query()
 	c.server.mu.Lock()
 	o := c.server.options
 	c.server.mu.Unlock()
-	b := appendString([]byte(`{"app":`), a.id())
-	b = appendString(append(b, `,"key":`...), v.session.key.name)
-	b = appendString(append(b, `,"version":`...), version)
-	b = fmt.Appendf(b, `,"up":%d,"eventSize":%d,"warnings":[`, monotonic()/int64(time.Second), a.limits().eventSize)
-	for _, w := range warnings(o) {
-		b = appendString(appendComma(b), w)
+	answer := object{
+		"app": a.id(), "key": v.session.key, "version": version, "up": monotonic() / int64(time.Second),
+		"eventSize": a.limits().eventSize, "warnings": append([]string{}, warnings(o)...),
+		"channels":    rows(a.channelsLike(query.Get("channels")), byName, channelRow),
+		"connections": rows(a.socketsLike(query.Get("connections")), newestFirst, socketRow),
 	}
-	b = a.appendChannelRows(append(b, `],"channels":`...), query.Get("channels"))
-	b = a.appendSocketRows(append(b, `,"connections":`...), query.Get("connections"))
 	if ch := a.channel(query.Get("channel")); ch != nil {
-		b = ch.appendRows(append(b, `,"channel":`...))
+		answer["channel"] = ch.audience()
 	}
-	return v.reply(append(b, '}'))
+	return v.reply(answer)
 }
 
-// least returns the first most items in the order of compare, and how many items there are.
-func least[T any](items iter.Seq[T], most int, compare func(a, b T) int) (list []T, all int) {
-	for x := range items {
-		if all++; len(list) == most {
-			if compare(x, list[most-1]) >= 0 {
-				continue
-			}
-			list = list[:most-1]
-		}
-		i, _ := slices.BinarySearchFunc(list, x, compare)
-		list = slices.Insert(list, i, x)
+// rows lists the first mostRows of all in the order of compare.
+func rows[T any](all []T, compare func(a, b T) int, row func(T) object) object {
+	slices.SortFunc(all, compare)
+	list := []object{}
+	for _, x := range all[:min(len(all), mostRows)] {
+		list = append(list, row(x))
 	}
-	return list, all
+	return object{"all": len(all), "rows": list}
 }
 
-// appendChannelRows appends the channels whose names contain find, in the order of the names.
-func (a *App) appendChannelRows(dst []byte, find string) []byte {
-	rows, all := least(func(yield func(*Channel) bool) {
-		a.channels.Range(func(_, c any) bool {
-			ch := c.(*Channel)
-			return ch.kind&kindUser != 0 || !strings.Contains(ch.name, find) || yield(ch)
-		})
-	}, mostRows, func(x, y *Channel) int { return strings.Compare(x.name, y.name) })
-	dst = fmt.Appendf(dst, `{"all":%d,"rows":[`, all)
-	for _, ch := range rows {
-		info := ch.info()
-		dst = appendString(append(appendComma(dst), `{"name":`...), ch.name)
-		dst = fmt.Appendf(dst, `,"subscriptions":%d`, info.subscriptions)
-		if ch.kind&kindPresence != 0 {
-			dst = fmt.Appendf(dst, `,"members":%d`, info.users)
+// channelsLike returns the channels with find in their names.
+func (a *App) channelsLike(find string) (found []*Channel) {
+	a.channels.Range(func(_, c any) bool {
+		if ch := c.(*Channel); ch.kind&wire.KindUser == 0 && strings.Contains(ch.name, find) {
+			found = append(found, ch)
 		}
-		dst = fmt.Appendf(dst, `,"cached":%t}`, info.cached != nil)
+		return true
+	})
+	return found
+}
+
+func byName(a, b *Channel) int { return strings.Compare(a.name, b.name) }
+
+func channelRow(c *Channel) object {
+	info := c.info()
+	row := object{"name": c.name, "subscriptions": info.subscriptions, "cached": info.cached != nil}
+	if c.kind&wire.KindPresence != 0 {
+		row["members"] = info.users
 	}
-	return append(dst, "]}"...)
+	return row
 }
 
 // allSockets returns the connections there are at this moment.
@@ -471,60 +400,48 @@ func (a *App) allSockets() []*Socket {
 	return slices.Collect(maps.Values(a.sockets))
 }
 
-// appendSocketRows appends the connections whose id, address or user contains find, the newest first.
-func (a *App) appendSocketRows(dst []byte, find string) []byte {
-	rows, all := least(func(yield func(*Socket) bool) {
-		for _, s := range a.allSockets() {
-			user, _ := s.who()
-			if (strings.Contains(s.id.String(), find) || strings.Contains(s.remote(), find) || strings.Contains(user, find)) && !yield(s) {
-				return
-			}
-		}
-	}, mostRows, func(x, y *Socket) int { return cmp.Compare(y.began, x.began) })
-	dst = fmt.Appendf(dst, `{"all":%d,"rows":[`, all)
-	for _, s := range rows {
-		user, channels := s.who()
-		dst = append(s.id.append(append(appendComma(dst), `{"socket":"`...)), '"')
-		dst = appendField(dst, "from", s.remote())
-		dst = appendField(dst, "user", user)
-		dst = fmt.Appendf(dst, `,"age":%d,"channels":%d}`, (monotonic()-s.began)/int64(time.Second), channels)
-	}
-	return append(dst, "]}"...)
+// socketsLike returns the connections with find in their id, address or user.
+func (a *App) socketsLike(find string) []*Socket {
+	return slices.DeleteFunc(a.allSockets(), func(s *Socket) bool {
+		user, _ := s.who()
+		return !strings.Contains(s.id.String()+"\n"+s.remote()+"\n"+user, find)
+	})
 }
 
-// who tells the user that is signed in, if there is one, and the number of channels; nothing while the connection is being served.
+func newestFirst(a, b *Socket) int { return cmp.Compare(b.began, a.began) }
+
+func socketRow(s *Socket) object {
+	user, channels := s.who()
+	age := (monotonic() - s.began) / int64(time.Second)
+	return object{"socket": s.id.String(), "from": s.remote(), "user": user, "age": age, "channels": channels}
+}
+
+// who returns the user that is signed in, if there is one, and the number of channels; nothing while the connection
+// is being served.
 func (s *Socket) who() (user string, channels int) {
 	if !s.mu.TryLock() {
 		return "", 0
 	}
 	defer s.mu.Unlock()
 	if s.user != nil {
-		user = s.user.id
+		user = s.user.ID
 	}
 	return user, len(s.subscriptions)
 }
 
-// appendRows appends the members of a presence channel, or the connections that subscribe to another.
-func (c *Channel) appendRows(dst []byte) []byte {
-	members, info := c.firstMembers(mostRows), c.info()
-	dst = appendString(append(dst, `{"name":`...), c.name)
-	if c.kind&kindPresence != 0 {
-		dst = fmt.Appendf(dst, `,"all":%d,"members":[`, info.users)
-		for _, m := range members {
-			dst = appendString(append(appendComma(dst), `{"user":`...), m.id)
-			dst = append(dst, `,"info":`...)
-			if m.info == nil {
-				dst = append(dst, "null"...)
-			}
-			dst = fmt.Appendf(append(dst, m.info...), `,"connections":%d}`, m.connections)
+// audience lists the members of a presence channel, or the connections that subscribe to another.
+func (c *Channel) audience() object {
+	info := c.info()
+	if c.kind&wire.KindPresence != 0 {
+		list := []object{}
+		for _, m := range c.firstMembers(mostRows) {
+			list = append(list, object{"user": m.id, "info": json.RawMessage(m.info), "connections": m.connections})
 		}
-		return append(dst, "]}"...)
+		return object{"name": c.name, "all": info.users, "members": list}
 	}
-	n := 0
-	sockets := c.subscribers(func(*Subscription) bool { n++; return n <= mostRows })
-	dst = fmt.Appendf(dst, `,"all":%d,"sockets":[`, info.subscriptions)
-	for _, s := range sockets {
-		dst = append(s.id.append(append(appendComma(dst), '"')), '"')
+	n, ids := 0, []string{}
+	for _, s := range c.subscribers(func(*Subscription) bool { n++; return n <= mostRows }) {
+		ids = append(ids, s.id.String())
 	}
-	return append(dst, "]}"...)
+	return object{"name": c.name, "all": info.subscriptions, "sockets": ids}
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"edge/internal/wire"
 )
 
 // agreedDeflate is the answer to every offer that is accepted.
@@ -113,7 +115,7 @@ func TestDeflateHandshake(t *testing.T) {
 func TestDeflateThreshold(t *testing.T) {
 	for n, want := range map[int]byte{0: 0x80 | opText, 1: 0x80 | opText, 199: 0x80 | opText, 200: 0xC0 | opText, 100_000: 0xC0 | opText} {
 		before := []byte("before")
-		plain := sealFrame(append(openFrame(nil), strings.Repeat("x", n)...), 0)
+		plain := wire.SealFrame(append(wire.OpenFrame(nil), strings.Repeat("x", n)...), 0)
 		all, next := appendDeflated(before, append(plain, "next"...))
 		frame := all[len(before):]
 		_, payload, rest := nextServerFrame(frame)

@@ -21,6 +21,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -67,7 +69,7 @@ func channelName(c int) string { return "numbers-" + strconv.Itoa(c) }
 // send publishes events k…k+9 of publisher p in one request, and returns when that is acknowledged.
 func (nb *numbering) send(p, k int) error {
 	body := []byte(`{"batch":[`)
-	for i := k; i < k+maxBatch; i++ {
+	for i := k; i < k+wire.MaxBatch; i++ {
 		c, n := numbered(i)
 		body = fmt.Appendf(body, `{"name":"n","channel":"%s","data":"%d %d"},`, channelName(c), p, n)
 		nb.begun[p][c].Store(int64(n + 1))
@@ -76,7 +78,7 @@ func (nb *numbering) send(p, k int) error {
 	if err := nb.post("/apps/1/batch_events", string(body)); err != nil {
 		return err
 	}
-	for i := k; i < k+maxBatch; i++ {
+	for i := k; i < k+wire.MaxBatch; i++ {
 		c, n := numbered(i)
 		nb.acked[p][c].Store(int64(n + 1))
 	}
@@ -101,7 +103,7 @@ func (nb *numbering) publish(t *testing.T, events int) {
 	var wg sync.WaitGroup
 	for p := range deliveryPublishers {
 		wg.Go(func() {
-			for k := 0; k < events*deliveryChannels; k += maxBatch {
+			for k := 0; k < events*deliveryChannels; k += wire.MaxBatch {
 				if err := nb.send(p, k); err != nil {
 					t.Errorf("publisher %d: %v", p, err)
 					return
@@ -385,7 +387,7 @@ var attacks = [...]struct {
 		return append(maskedFrame(opText, []byte("{")), bytes.Repeat(maskedFrame(opContinuation, nil), 1000)...)
 	}},
 	{"pings", false, closePolicy, func() []byte { return bytes.Repeat(maskedFrame(0x80|opPing, []byte("ping")), 1000) }},
-	{"hostile JSON", false, codeOverCapacity, func() []byte {
+	{"hostile JSON", false, wire.CodeOverCapacity, func() []byte {
 		deep := maskedFrame(0x80|opText, bytes.Repeat([]byte("["), 30_000))
 		wide := maskedFrame(0x80|opText, []byte(`{"event":"x","data":[`+strings.Repeat("0,", 15_000)+`0]}`))
 		return bytes.Repeat(slices.Concat(deep, wide, maskedFrame(0x80|opText, []byte(`{"event":`))), 10)
@@ -505,9 +507,9 @@ func (w *watcher) watch() {
 			return
 		}
 		switch {
-		case bytes.Contains(frame, []byte(eventMemberAdded)):
+		case bytes.Contains(frame, []byte(wire.EventMemberAdded)):
 			w.added++
-		case bytes.Contains(frame, []byte(eventMemberRemoved)):
+		case bytes.Contains(frame, []byte(wire.EventMemberRemoved)):
 			w.removed++
 		}
 	}

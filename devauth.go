@@ -5,16 +5,19 @@ package main
 // those that proxies have noted, and, since a page of any site can make the browser of a developer ask, by the page's origin.
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const maxAuthBody = 64 << 10 // bytes
@@ -25,7 +28,7 @@ var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustPa
 func signers(to *[]netip.Prefix) func(string) error {
 	return func(s string) error {
 		if on, err := strconv.ParseBool(s); err == nil {
-			if *to = nil; on {
+			if on {
 				*to = loopback
 			}
 			return nil
@@ -64,28 +67,28 @@ func (s *server) devAuthRoutes(mux *http.ServeMux) {
 }
 
 // answer makes the handler of an endpoint.
-func (d devAuth) answer(sign func(*authRequest, *Key) ([]byte, error)) http.HandlerFunc {
+func (d devAuth) answer(sign func(*authRequest, *sign.Key) (authAnswer, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		a := &authRequest{Request: r}
+		a := &authRequest{r, r.URL.Query()}
 		app, err := d.check(w, a)
 		if err == nil && r.Method == http.MethodOptions {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
-		var answer []byte
+		var answer authAnswer
 		if err == nil {
 			answer, err = sign(a, app.keys()[0])
 		}
 		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name"), event: r.Method + " " + r.URL.Path}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
-			e := asAPIError(err, http.StatusBadRequest)
-			what.what, what.code, what.reason = noticeRefused, e.status, e.text
-			http.Error(w, e.text, e.status)
+			e := wire.AsError(err, http.StatusBadRequest)
+			what.what, what.code, what.reason = noticeRefused, e.Status, e.Text
+			http.Error(w, e.Text, e.Status)
 		} else {
-			what.socket, _ = parseSocketID(a.get("socket_id"))
+			what.socket, _ = wire.ParseSocketID(a.get("socket_id"))
 			w.Header()["Content-Type"] = jsonType
-			w.Write(answer) // if it fails, the caller is gone
+			w.Write(encode(answer)) // if it fails, the caller is gone
 		}
 		app.tell(what)
 	}
@@ -118,13 +121,13 @@ func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err err
 	}
 	if a.Method != http.MethodPost && a.Method != http.MethodOptions {
 		w.Header().Set("Allow", "POST, OPTIONS")
-		return app, &apiError{http.StatusMethodNotAllowed, "Method Not Allowed: this is for POST"}
+		return app, &wire.Error{Status: http.StatusMethodNotAllowed, Text: "Method Not Allowed: this is for POST"}
 	}
 	return app, nil
 }
 
 func forbidden(format string, args ...any) error {
-	return &apiError{http.StatusForbidden, fmt.Sprintf(format, args...)}
+	return &wire.Error{Status: http.StatusForbidden, Text: fmt.Sprintf(format, args...)}
 }
 
 // allows judges the address of who asks. One that a header names as the client's own only ever takes away: whoever is not behind
@@ -194,84 +197,72 @@ func allowPage(h, asked http.Header, origin string) {
 	h.Add("Vary", "Origin")
 }
 
-// authRequest is what was asked: parameters in the query, and in the body as a form or as JSON.
+// authRequest is what was asked.
 type authRequest struct {
 	*http.Request
-	json map[string]string // nil for a form
+	values url.Values // of the query, and of the body, a form or JSON
 }
 
 // read reads the body.
 func (a *authRequest) read(w http.ResponseWriter) error {
 	a.Body = http.MaxBytesReader(w, a.Body, maxAuthBody)
-	if !strings.HasPrefix(a.Header.Get("Content-Type"), "application/json") {
-		return a.readError(a.ParseForm())
-	}
-	b, err := io.ReadAll(a.Body)
-	var all []field
-	if err == nil {
-		all, err = members(b)
-	}
-	a.json = make(map[string]string)
-	for _, f := range all {
-		var text string
-		if json.Unmarshal(f.value, &text) != nil { // it is no string: user_info may be an object
-			text = string(f.value)
-		}
-		if string(f.value) != "null" {
-			a.json[f.name] = text
-		}
-	}
-	return a.readError(err)
-}
-
-func (a *authRequest) readError(err error) error {
+	err := a.parse()
 	var large *http.MaxBytesError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &large):
-		return &apiError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", maxAuthBody)}
+		return &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("the body has more than %d bytes", maxAuthBody)}
 	}
-	return badRequest("the body cannot be read: %v", err)
+	return wire.BadRequest("the body cannot be read: %v", err)
+}
+
+// parse reads a form or JSON.
+func (a *authRequest) parse() error {
+	if !strings.HasPrefix(a.Header.Get("Content-Type"), "application/json") {
+		err := a.ParseForm()
+		a.values = a.Form
+		return err
+	}
+	var all map[string]json.RawMessage
+	err := json.NewDecoder(a.Body).Decode(&all)
+	for name, value := range all {
+		var text string
+		if json.Unmarshal(value, &text) != nil { // it is no string: user_info may be an object
+			text = string(value)
+		}
+		if string(value) != "null" {
+			a.values.Set(name, text)
+		}
+	}
+	return err
 }
 
 // get returns a parameter, or "".
-func (a *authRequest) get(name string) string {
-	if v, ok := a.json[name]; ok {
-		return v
-	}
-	if a.Form != nil {
-		return a.Form.Get(name)
-	}
-	return a.URL.Query().Get(name)
-}
+func (a *authRequest) get(name string) string { return a.values.Get(name) }
 
 // signChannel answers POST /pusher/auth. On a presence channel the user is whom the request says: channel_data, or user_id and
 // user_info.
-func (a *authRequest) signChannel(key *Key) ([]byte, error) {
+func (a *authRequest) signChannel(key *sign.Key) (answer authAnswer, err error) {
 	channel, data := a.get("channel_name"), a.get("channel_data")
 	if channel == "" || a.get("socket_id") == "" {
-		return nil, badRequest("Missing parameter: socket_id and channel_name, which pusher-js sends")
+		return answer, wire.BadRequest("Missing parameter: socket_id and channel_name, which pusher-js sends")
 	}
-	switch k, _ := parseChannel(channel, maxInput); {
-	case k&kindEncrypted != 0:
-		return nil, badRequest("an encrypted channel needs a master key, which -dev-auth has not: use an auth endpoint of your own")
-	case k&kindPresence != 0 && data == "":
+	switch k, _ := wire.ParseChannel(channel, maxInput); {
+	case k&wire.KindEncrypted != 0:
+		return answer, wire.BadRequest("an encrypted channel needs a master key, which -dev-auth has not: use an auth endpoint of your own")
+	case k&wire.KindPresence != 0 && data == "":
 		data = a.user("user_id")
 	}
 	return signChannel(key, a.get("socket_id"), channel, data)
 }
 
 // signUser answers POST /pusher/user-auth. The user is whom the request says: user_data, or user_id, user_info and watchlist.
-func (a *authRequest) signUser(key *Key) ([]byte, error) {
+func (a *authRequest) signUser(key *sign.Key) (answer authAnswer, err error) {
 	if a.get("socket_id") == "" {
-		return nil, badRequest("Missing parameter: socket_id, which pusher-js sends")
+		return answer, wire.BadRequest("Missing parameter: socket_id, which pusher-js sends")
 	}
-	data := a.get("user_data")
-	if data == "" {
-		data = a.user("id")
-	}
-	return signUser(key, a.get("socket_id"), data)
+	return signUser(key, a.get("socket_id"), cmp.Or(a.get("user_data"), a.user("id")))
 }
 
 // user describes the user that the request names, or one that is made up for the connection, with the id under this name.
@@ -281,14 +272,10 @@ func (a *authRequest) user(idName string) string {
 		number, _, _ := strings.Cut(a.get("socket_id"), ".")
 		id = "user-" + number[:min(len(number), 6)]
 	}
-	info := a.get("user_info")
-	if info == "" {
-		info = string(append(appendString([]byte(`{"name":`), id), '}'))
-	}
-	data := appendString([]byte(`{"`+idName+`":`), id)
-	data = append(append(data, `,"user_info":`...), info...)
+	info := cmp.Or(a.get("user_info"), string(encode(map[string]string{"name": id})))
+	data := fmt.Sprintf(`{%q:%s,"user_info":%s`, idName, encode(id), info)
 	if list := a.get("watchlist"); list != "" && idName == "id" {
-		data = append(append(data, `,"watchlist":`...), list...)
+		data += `,"watchlist":` + list
 	}
-	return string(append(data, '}'))
+	return data + "}"
 }

@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -28,6 +27,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const textTooMany = "Too many clients over HTTP, in all or from one address (behind a proxy: see -trusted-proxies)"
@@ -93,13 +94,13 @@ func requestNumber(r *http.Request) uint64 {
 
 // send answers xhr_send. The error is for people: clients do not look at it.
 func (f *fallback) send(w http.ResponseWriter, r *http.Request, name string) {
-	err := error(&apiError{http.StatusNotFound, "unknown session: it has ended, or never began"})
+	err := error(&wire.Error{Status: http.StatusNotFound, Text: "unknown session: it has ended, or never began"})
 	if s := f.find(name); s != nil {
 		err = s.send(r)
 	}
-	var e *apiError
+	var e *wire.Error
 	if errors.As(err, &e) {
-		http.Error(w, e.text, e.status)
+		http.Error(w, e.Text, e.Status)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -120,13 +121,14 @@ func (f *fallback) receive(w http.ResponseWriter, r *http.Request, key, name str
 	if s != nil {
 		s.attach(t)
 	} else if s = f.open(r, key, name, t); s == nil {
-		w.Write(appendEnd([]byte("o\n"), codeOverCapacity, textTooMany))
+		w.Write(appendEnd([]byte("o\n"), wire.CodeOverCapacity, textTooMany))
 		return
 	}
 	defer s.detach(t)
 	defer context.AfterFunc(r.Context(), s.wake)()
-	if nc, _ := r.Context().Value(callerKey{}).(net.Conn); nc != nil {
-		defer f.callers.lend(nc)() // it is a client's, for whom there is a descriptor
+	nc, back := f.callers.lend(r) // it is a client's, for whom there is a descriptor
+	defer back()
+	if nc != nil {
 		boundKernel(nc)
 	}
 	s.answer(w, t)
@@ -138,10 +140,9 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 	if t.stream {
 		control.Flush()
 	}
-	for more := true; more; {
-		var lines []byte
-		var last bool
-		if lines, more, last = s.await(t); lines == nil {
+	for more := true; more; more = t.stream {
+		lines, last := s.await(t)
+		if lines == nil {
 			return
 		}
 		control.SetWriteDeadline(time.Now().Add(writeTimeout))
@@ -149,12 +150,9 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 		if err == nil && t.stream {
 			err = control.Flush()
 		}
-		if err != nil {
-			s.broken(t)
+		if err != nil || last {
+			s.answered(t, err)
 			return
-		}
-		if last {
-			s.end()
 		}
 	}
 }
@@ -170,9 +168,8 @@ func (f *fallback) find(name string) *session {
 func (f *fallback) open(r *http.Request, key, name string, t *receiving) *session {
 	app, code, reason := f.up.welcome(key, r)
 	socket := &Socket{app: app}
-	s := &session{of: f, name: name, receiving: t, patience: earlyTimeout, held: holding{conn: &socket.conn}}
+	s := &session{of: f, name: name, socket: socket, receiving: t, held: holding{conn: &socket.conn}}
 	s.changed.L = &s.mu
-	s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
 	if t.n > 0 {
 		s.next = t.n + 1
 	}
@@ -184,8 +181,8 @@ func (f *fallback) open(r *http.Request, key, name string, t *receiving) *sessio
 	s.from = network(socket.conn.remote.Addr().Unmap())
 	switch there, ok := f.enter(s); {
 	case !ok:
-		app.counts.refuse("connection", strconv.Itoa(codeOverCapacity))
-		socket.tell(notice{what: noticeRefused, code: codeOverCapacity, reason: textTooMany})
+		app.counts.refuse("connection", strconv.Itoa(wire.CodeOverCapacity))
+		socket.tell(notice{what: noticeRefused, code: wire.CodeOverCapacity, reason: textTooMany})
 		return nil
 	case there != s: // another request was faster
 		there.attach(t)
@@ -193,13 +190,6 @@ func (f *fallback) open(r *http.Request, key, name string, t *receiving) *sessio
 	}
 	socket.serve(nil, nil, code, reason)
 	return s
-}
-
-// stopped is a timer that does not run yet.
-func stopped(f func()) *time.Timer {
-	t := time.AfterFunc(time.Hour, f)
-	t.Stop()
-	return t
 }
 
 // enter makes s the session of its name, unless there is one, which it returns, or there are too many.

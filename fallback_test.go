@@ -9,13 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,9 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf16"
+
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 )
 
 // page is a client over HTTP that numbers its requests as pusher-js does.
@@ -46,6 +50,11 @@ func newPage(t testing.TB, dial func() net.Conn, path string) *page {
 	pages.n++
 	app, args, _ := strings.Cut(path, "?")
 	return &page{t: t, dial: dial, base: fmt.Sprintf("/pusher%s/%d/%08d", app, pages.n%1000, pages.n), args: args}
+}
+
+// pageTo is newPage for a server.
+func pageTo(t testing.TB, addr string) *page {
+	return newPage(t, func() net.Conn { return dial(t, addr) }, keyPath)
 }
 
 var pages struct {
@@ -181,10 +190,7 @@ func (a *answer) rest() (lines []string) {
 func (a *answer) hangUp() { a.conn.Close() }
 
 // said is the line for a message.
-func said(message string) string {
-	b, _ := json.Marshal([]string{"x"})
-	return strings.Replace(string(b), `"x"`, string(quote(message)), 1)
-}
+func said(message string) string { return "a[" + string(quote(message)) + "]" }
 
 // established reads the first two lines.
 func (p *page) established(a *answer) {
@@ -211,6 +217,23 @@ func (p *page) poll() {
 	p.established(a)
 	a.expectEnd()
 	a.hangUp()
+}
+
+// streamOf opens the session with a stream, and subscribes.
+func (p *page) streamOf(channel string) *answer {
+	p.t.Helper()
+	a := p.stream()
+	p.say(p.subscribing(channel, ""))
+	a.expect(said(succeeded(channel)))
+	return a
+}
+
+// pollOf opens the session by polling, and subscribes.
+func (p *page) pollOf(channel string) {
+	p.t.Helper()
+	p.poll()
+	p.say(p.subscribing(channel, ""))
+	p.polled()
 }
 
 // polled is a whole answer to a poll.
@@ -243,7 +266,7 @@ func plainFrames(t testing.TB, line string) (frames []byte) {
 		}
 		for _, m := range messages {
 			start := len(frames)
-			frames = sealFrame(append(openFrame(frames), m...), start)
+			frames = wire.SealFrame(append(wire.OpenFrame(frames), m...), start)
 		}
 	case strings.HasPrefix(line, "c["):
 		var code int
@@ -286,7 +309,7 @@ func (p *page) client(what string) *client {
 		late.Stop()
 		if !tu.gone() { // a client that leaves without a word would be waited for
 			tu.lines.Close()
-			p.sendAs(0, "["+strings.Repeat(`"nonsense",`, maxMalformed)+`"nonsense"]`)
+			p.sendAs(0, "["+strings.Repeat(`"nonsense",`, wire.MaxMalformed)+`"nonsense"]`)
 			reading.Wait()
 		}
 		tu.Close()
@@ -390,53 +413,28 @@ func TestProtocolOverHTTP(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			for _, test := range protocolTests {
-				t.Run(test.name, func(t *testing.T) {
+				t.Run(runtime.FuncForPC(reflect.ValueOf(test).Pointer()).Name(), func(t *testing.T) {
 					t.Parallel()
-					test.run(t)
+					test(t)
 				})
 			}
 		})
 	}
 }
 
-var protocolTests = []struct {
-	name string
-	run  func(*testing.T)
-}{
-	{"Established", TestEstablished},
-	{"Subscribe", TestSubscribe},
-	{"SubscribeForms", TestSubscribeForms},
-	{"PrivateChannelData", TestPrivateChannelData},
-	{"SubscribeTwice", TestSubscribeTwice},
-	{"Unsubscribe", TestUnsubscribe},
-	{"ChannelNames", TestChannelNames},
-	{"EncryptedEvent", TestEncryptedEvent},
-	{"Presence", TestPresence},
-	{"PresenceData", TestPresenceData},
-	{"BadPresenceData", TestBadPresenceData},
-	{"PresenceOfUser", TestPresenceOfUser},
-	{"Cache", TestCache},
-	{"CacheOfExcludedSocket", TestCacheOfExcludedSocket},
-	{"ClientEvent", TestClientEvent},
-	{"ClientEventData", TestClientEventData},
-	{"RejectedClientEvents", TestRejectedClientEvents},
-	{"DisabledClientEvents", TestDisabledClientEvents},
-	{"Signin", TestSignin},
-	{"BadSignin", TestBadSignin},
-	{"ServerToUser", TestServerToUser},
-	{"LongWatchlist", TestLongWatchlist},
-	{"Terminate", TestTerminate},
-	{"Malformed", TestMalformed},
-	{"MalformedInARow", TestMalformedInARow},
-	{"UnknownEvents", TestUnknownEvents},
-	{"SubscribePace", TestSubscribePace},
-	{"MaxConnections", TestMaxConnections},
+var protocolTests = []func(*testing.T){
+	TestEstablished, TestSubscribe, TestSubscribeForms, TestPrivateChannelData, TestSubscribeTwice,
+	TestUnsubscribe, TestChannelNames, TestEncryptedEvent, TestPresence, TestPresenceData, TestBadPresenceData,
+	TestPresenceOfUser, TestCache, TestCacheOfExcludedSocket, TestClientEvent, TestClientEventData,
+	TestRejectedClientEvents, TestDisabledClientEvents, TestSignin, TestBadSignin, TestServerToUser,
+	TestLongWatchlist, TestTerminate, TestMalformed, TestMalformedInARow, TestUnknownEvents, TestSubscribePace,
+	TestMaxConnections,
 }
 
 func TestFallbackRequests(t *testing.T) {
 	s := startServer(t)
 	const session = "/pusher/app/key/1/abcdefgh"
-	open := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	open := pageTo(t, s.addr)
 	open.stream()
 	for _, test := range []struct {
 		method, path, body string
@@ -507,7 +505,7 @@ func TestFallbackRequests(t *testing.T) {
 func TestFallbackHeaders(t *testing.T) {
 	addr := startEdge(t)
 	for _, what := range []string{"xhr_streaming", "xhr"} {
-		p := newPage(t, func() net.Conn { return dial(t, addr) }, keyPath)
+		p := pageTo(t, addr)
 		a := p.receive(what)
 		for name, want := range map[string]string{
 			"Content-Type":                "application/javascript; charset=utf-8",
@@ -526,7 +524,7 @@ func TestFallbackHeaders(t *testing.T) {
 // TestFallbackRefusals: a code counts for pusher-js only after o, and only with status 200.
 func TestFallbackRefusals(t *testing.T) {
 	s := startServer(t, "-origins", "page.example", "-max-connections", "1")
-	newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
+	pageTo(t, s.addr).stream()
 	other := startServer(t, "-origins", "other.example")
 	for _, test := range []struct {
 		addr, path string
@@ -561,9 +559,9 @@ func TestFallbackAmongOthers(t *testing.T) {
 	s := startServer(t)
 	var log syncBuffer
 	s.logTo(&log)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p := pageTo(t, s.addr)
 	stream := p.stream()
-	q := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	q := pageTo(t, s.addr)
 	q.poll()
 	c := connect(t, s.addr)
 	c.subscribe("presence-x", `{"user_id":"c"}`)
@@ -573,9 +571,9 @@ func TestFallbackAmongOthers(t *testing.T) {
 	if got := stream.line(); !strings.Contains(got, `\"count\\\":2`) {
 		t.Errorf("the members are %s", got)
 	}
-	stream.expect("a" + said(succeeded("room")))
+	stream.expect(said(succeeded("room")))
 	q.say(q.subscribing("room", ""))
-	if got := q.polled(); len(got) != 1 || got[0] != "a"+said(succeeded("room")) {
+	if got := q.polled(); len(got) != 1 || got[0] != said(succeeded("room")) {
 		t.Errorf("polled %q", got)
 	}
 	p.say(`{"event":"client-x","channel":"presence-x","data":"hello"}`)
@@ -584,14 +582,14 @@ func TestFallbackAmongOthers(t *testing.T) {
 	}
 	for i := range 5 {
 		publish(t, s.addr, "room", "e", fmt.Sprint(i))
-		stream.expect("a" + said(event("e", "room", fmt.Sprint(i))))
+		stream.expect(said(event("e", "room", fmt.Sprint(i))))
 	}
 	var got []string
 	for len(got) < 5 {
 		got = append(got, q.polled()...)
 	}
 	for i, line := range got {
-		if line != "a"+said(event("e", "room", fmt.Sprint(i))) {
+		if line != said(event("e", "room", fmt.Sprint(i))) {
 			t.Errorf("polled %q", got)
 		}
 	}
@@ -691,28 +689,6 @@ func TestFallbackHeartbeat(t *testing.T) {
 	})
 }
 
-// TestFallbackPing: the Socket's pings reach the client, and are answered by asking again.
-func TestFallbackPing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, dial := serverInBubble(t, "-activity-timeout", "10s", "-pong-timeout", "4s")
-		q := newPage(t, dial, keyPath)
-		q.poll()
-		began := time.Now()
-		for i := range 10 {
-			if got := q.polled(); len(got) != 1 || got[0] != "h" {
-				t.Fatalf("polled %q", got)
-			}
-			if since := time.Since(began); since != time.Duration(i+1)*10*time.Second {
-				t.Fatalf("h after %s", since)
-			}
-		}
-		time.Sleep(4*time.Second + time.Millisecond)
-		if got := q.polled(); len(got) != 1 || got[0] != `c[4201,"Pong reply not received"]` {
-			t.Errorf("who was silent for too long polled %q", got)
-		}
-	})
-}
-
 // TestFallbackReopen: pusher-js reopens a stream at the end of the line with which it has more than 256 Ki UTF-16 units. What is
 // written behind that line would be lost.
 func TestFallbackReopen(t *testing.T) {
@@ -735,13 +711,13 @@ func TestFallbackReopen(t *testing.T) {
 		var publishing sync.WaitGroup
 		publishing.Go(func() {
 			for i := range events {
-				s.apps.Load().all[0].trigger("room", kindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
+				s.apps.Load().all[0].trigger("room", wire.KindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
 			}
 		})
 		defer publishing.Wait()
 		streams := 1
 		for i := range events {
-			if want, got := "a"+said(event(fmt.Sprint(i), "room", text)), line(); got != want {
+			if want, got := said(event(fmt.Sprint(i), "room", text)), line(); got != want {
 				t.Fatalf("event %d over stream %d: got %.100s", i, streams, got)
 			}
 			if read > 256<<10 {
@@ -768,17 +744,16 @@ func TestFallbackNotReopened(t *testing.T) {
 		stream := p.stream()
 		socket := onlySocket(t, s)
 		message := strings.Repeat("x", 300<<10)
-		frame := func(text string) []byte { return sealFrame(append(openFrame(nil), text...), 0) }
-		socket.deliver(frame(message))
-		socket.deliver(frame("next"))
-		socket.deliver(frame("and next"))
-		stream.expect("a" + said(message))
+		socket.write(frameOf(message))
+		socket.write(frameOf("next"))
+		socket.write(frameOf("and next"))
+		stream.expect(said(message))
 		began := time.Now()
-		stream.expect("a" + said("next"))
+		stream.expect(said("next"))
 		if since := time.Since(began); since != sessionGap {
 			t.Errorf("after %s", since)
 		}
-		stream.expect("a" + said("and next"))
+		stream.expect(said("and next"))
 		if since := time.Since(began); since != sessionGap {
 			t.Errorf("the one after that came after %s", since)
 		}
@@ -788,11 +763,11 @@ func TestFallbackNotReopened(t *testing.T) {
 		p := newPage(t, dial, keyPath)
 		p.poll()
 		message := strings.Repeat("x", 300<<10)
-		onlySocket(t, s).deliver(append(sealFrame(append(openFrame(nil), message...), 0), sealFrame(append(openFrame(nil), "next"...), 0)...))
-		if got := p.polled(); len(got) != 1 || got[0] != "a"+said(message) {
+		onlySocket(t, s).write(append(frameOf(message), frameOf("next")...))
+		if got := p.polled(); len(got) != 1 || got[0] != said(message) {
 			t.Errorf("polled %d lines", len(got))
 		}
-		if got := p.polled(); len(got) != 1 || got[0] != "a"+said("next") {
+		if got := p.polled(); len(got) != 1 || got[0] != said("next") {
 			t.Errorf("polled %.100q", got)
 		}
 	})
@@ -814,10 +789,8 @@ func onlySocket(t *testing.T, s *server) *Socket {
 // TestFallbackNewestWins: a request that receives takes the place of the one before, which ends in order and without a word.
 func TestFallbackNewestWins(t *testing.T) {
 	s := startServer(t)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-	stream := p.stream()
-	p.say(p.subscribing("room", ""))
-	stream.expect("a" + said(succeeded("room")))
+	p := pageTo(t, s.addr)
+	stream := p.streamOf("room")
 	for i, what := range []string{"xhr_streaming", "xhr_streaming", "xhr"} {
 		next := make(chan *answer)
 		go func() { // ends with the answer
@@ -827,7 +800,7 @@ func TestFallbackNewestWins(t *testing.T) {
 		stream.expectEnd()
 		publish(t, s.addr, "room", "e", "x")
 		stream = <-next
-		stream.expect("a" + said(event("e", "room", "x")))
+		stream.expect(said(event("e", "room", "x")))
 	}
 	stream.expectEnd()
 }
@@ -841,64 +814,26 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 		p.say(p.subscribing("room", ""))
 		first := p.receive("xhr").rest()
 		socket := onlySocket(t, s)
-		socket.deliver(sealFrame(append(openFrame(nil), "next"...), 0))
+		socket.write(frameOf("next"))
 		synctest.Wait()
-		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, "a"+said("next")); !slices.Equal(got, want) {
+		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, said("next")); !slices.Equal(got, want) {
 			t.Errorf("repeated: got %q, want %q", got, want)
 		}
-		socket.deliver(sealFrame(append(openFrame(nil), "last"...), 0))
-		if got := p.polled(); !slices.Equal(got, []string{"a" + said("last")}) {
+		socket.write(frameOf("last"))
+		if got := p.polled(); !slices.Equal(got, []string{said("last")}) {
 			t.Errorf("afterwards: %q", got)
 		}
 	})
 }
 
-// TestFallbackGapAgain: a request that came when the time without one was just over keeps the session, and the time begins again.
-func TestFallbackGapAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := bareSession()
-		poll := &receiving{}
-		s.receiving = poll
-		s.detach(poll)
-		time.Sleep(sessionGap - time.Second)
-		s.attach(poll)
-		s.detach(poll)
-		over := func() bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.over
-		}
-		s.lost() // which had been called before the poll, and waited for its turn
-		if over() {
-			t.Error("the session has ended")
-		}
-		time.Sleep(sessionGap + time.Second)
-		if !over() {
-			t.Error("it has not ended")
-		}
-	})
-}
-
-// bareSession is a session without a server.
-func bareSession() *session {
-	s := &session{of: &fallback{memory: newBudget(1 << 40)}, patience: earlyTimeout}
-	s.changed.L = &s.mu
-	s.gap, s.order = stopped(s.lost), stopped(s.giveUp)
-	return s
-}
-
 // TestFallbackMostEarly: only so many requests wait for an earlier one, however soon that may come.
 func TestFallbackMostEarly(t *testing.T) {
-	s := bareSession()
-	defer s.order.Stop()
-	s.next = 1
-	for n := range maxEarly + 1 {
+	s := &session{next: 1}
+	for n := range uint64(maxEarly + 1) {
 		if len(s.in) > 0 {
 			t.Fatalf("the one that is missing is given up for %d", n)
 		}
-		s.mu.Lock()
-		s.arrivedLocked(uint64(n+2), []byte{byte(n)})
-		s.mu.Unlock()
+		s.arrivedLocked(n+2, [][]byte{{byte(n)}})
 	}
 	if len(s.in) != maxEarly+1 || len(s.early) != 0 {
 		t.Errorf("%d have been handed on, %d wait", len(s.in), len(s.early))
@@ -908,8 +843,8 @@ func TestFallbackMostEarly(t *testing.T) {
 // TestFallbackSendersWait: while much has not been handled, those who have sent it wait for their answer, and so send no more.
 func TestFallbackSendersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := bareSession()
-		s.in = make([]byte, inboxFull)
+		s := &session{of: &fallback{memory: newBudget(1 << 40)}, in: [][]byte{make([]byte, inboxFull)}}
+		s.changed.L = &s.mu
 		answered := make(chan error, 1)
 		go func() { answered <- s.send(httptest.NewRequest("POST", "/?n=1", strings.NewReader(`["x"]`))) }()
 		synctest.Wait()
@@ -917,7 +852,7 @@ func TestFallbackSendersWait(t *testing.T) {
 			t.Error("it is answered at once")
 		}
 		began := time.Now()
-		s.Read(make([]byte, inboxFull))
+		s.nextMessage()
 		if err := <-answered; err != nil || time.Since(began) > 0 {
 			t.Errorf("answered after %s: %v", time.Since(began), err)
 		}
@@ -937,14 +872,14 @@ func TestFallbackOrder(t *testing.T) {
 		{"in time", "3....12", "123"},
 		{"too late", "3......12", "312"},
 		{"the others need not wait", "3.....45.12", "34512"},
-		{"two gaps at once", "24........1", "241"},
+		{"two gaps at once", "24......1", "241"},
+		{"a gap before what has waited for longer", "4..2....13", "2413"},
 		{"nor is it longer for those that come meanwhile", "3..4..5..12", "34512"},
 		{"a poll has a number too", "1p23", "13"},
 		{"a poll overtakes", "p312.4", "124"},
 		{"repeated", "1122.33", "123"},
 		{"repeated while early", "22113", "123"},
 		{"without a number", "0030012", "0000123"},
-		{"gaps have filled the page: less patience each time", "2.....4...6..8.9", "24689"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -952,9 +887,7 @@ func TestFallbackOrder(t *testing.T) {
 				c := connectInBubble(t, dial, nil)
 				c.join("private-x")
 				p := newPage(t, dial, keyPath)
-				p.poll()
-				p.say(p.subscribing("private-x", ""))
-				p.polled()
+				p.pollOf("private-x")
 				first, want := p.n, ""
 				for i, sent := 0, test.sent; i < len(sent); i++ {
 					switch {
@@ -993,12 +926,10 @@ func TestFallbackTooFew(t *testing.T) {
 		s, dial := serverInBubble(t, "-send-buffer", "100000")
 		app := s.apps.Load().all[0]
 		p := newPage(t, dial, keyPath)
-		p.poll()
-		p.say(p.subscribing("room", ""))
-		p.polled()
+		p.pollOf("room")
 		data := quote(strings.Repeat("x", 10_000))
 		for !app.empty() {
-			app.trigger("room", kindPublic, Event{name: []byte("e"), data: data, keep: true})
+			app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: data, keep: true})
 			time.Sleep(time.Millisecond) // others sleep too, and no time passes while someone runs
 			if held := s.memory.holds(); held > 600_000 {
 				t.Fatalf("%d bytes are held", held)
@@ -1020,7 +951,7 @@ func TestFallbackTooFew(t *testing.T) {
 // TestFallbackTooMany: nor may a client send without bounds.
 func TestFallbackTooMany(t *testing.T) {
 	s := startServer(t)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p := pageTo(t, s.addr)
 	stream := p.stream()
 	socket := onlySocket(t, s.server)
 	socket.mu.Lock() // it does not come to read
@@ -1037,25 +968,20 @@ func TestFallbackTooMany(t *testing.T) {
 	sending.Wait()
 }
 
-// TestFallbackStuck: one that does not read its stream goes, like any other.
-func TestFallbackStuck(t *testing.T) {
-	before := writeTimeout
-	t.Cleanup(func() { writeTimeout = before }) // when the server has ended
-	writeTimeout = 2 * time.Second
-	s := startServer(t, "-send-buffer", "100000000")
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-	stream := p.stream()
-	stream.conn.(*net.TCPConn).SetReadBuffer(4096)
-	p.say(p.subscribing("room", ""))
-	stream.expect("a" + said(succeeded("room")))
-	text := strings.Repeat("x", 10_000)
-	for end := time.Now().Add(patience); !s.app.empty(); {
-		publish(t, s.addr, "room", "e", text)
-		time.Sleep(time.Millisecond) // it is not to be for a full queue
-		if time.Now().After(end) {
-			t.Fatal("it stays")
+// TestFallbackSignsOfLife: those that say they are still here are bounded, like control frames.
+func TestFallbackSignsOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, dial := serverInBubble(t)
+		p := newPage(t, dial, keyPath)
+		stream := p.stream()
+		for range controlBurst + 1 {
+			p.send("[]") // no time passes
 		}
-	}
+		lines := stream.rest()
+		if last := lines[len(lines)-1]; last != `c[1008,"`+frameProblem(closePolicy)+`"]` {
+			t.Errorf("ended with %s", last)
+		}
+	})
 }
 
 // TestFallbackBrokenStream: who has missed lines of a stream has to begin anew.
@@ -1064,34 +990,16 @@ func TestFallbackBrokenStream(t *testing.T) {
 		s, dial := serverInBubble(t)
 		p := newPage(t, dial, keyPath)
 		p.stream()
-		onlySocket(t, s).deliver(sealFrame(append(openFrame(nil), "x"...), 0))
+		onlySocket(t, s).write(frameOf("x"))
 		time.Sleep(writeTimeout + time.Millisecond) // nobody reads it
 		p.receive("xhr_streaming").expect("o")
-	})
-}
-
-// TestFallbackTimeouts: the timeouts for requests do not hold for a stream, and a poll may take its time.
-func TestFallbackTimeouts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, dial := serverInBubble(t)
-		p := newPage(t, dial, keyPath)
-		stream := p.stream()
-		socket := onlySocket(t, s)
-		for range 10 {
-			time.Sleep(24 * time.Second) // both timeouts are shorter
-			socket.deliver(sealFrame(append(openFrame(nil), "x"...), 0))
-			stream.expect("a" + said("x"))
-			socket.mu.Lock()
-			socket.lastRead = monotonic()
-			socket.mu.Unlock()
-		}
 	})
 }
 
 // TestFallbackShutdown: clients over HTTP are told at the end, in whole answers, and do not hold it up.
 func TestFallbackShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, dial, stop := stoppableInBubble(t)
+		_, dial, stop := stoppableInBubble(t)
 		const each = 20
 		streams, lines := make(chan []string, each), make(chan []string, each)
 		for range each {
@@ -1110,7 +1018,7 @@ func TestFallbackShutdown(t *testing.T) {
 				lines <- got
 			}()
 		}
-		waitUntil(t, "everyone asks for lines", func() bool { return s.receiving() == 2*each })
+		synctest.Wait() // everyone asks for lines
 		began := time.Now()
 		stop()
 		if took := time.Since(began); took >= requestsTimeout {
@@ -1126,19 +1034,6 @@ func TestFallbackShutdown(t *testing.T) {
 			}
 		}
 	})
-}
-
-// receiving is how many clients over HTTP ask for lines.
-func (s *server) receiving() (n int) {
-	for _, socket := range s.apps.Load().all[0].allSockets() {
-		session := socket.conn.wrapped.(*session)
-		session.mu.Lock()
-		if session.receiving != nil && len(session.lines) == 0 {
-			n++
-		}
-		session.mu.Unlock()
-	}
-	return n
 }
 
 // TestShutdownWaitsForRequests: a request under way is answered in the end, although those of clients over HTTP are not waited for.
@@ -1246,20 +1141,20 @@ func TestFallbackProxy(t *testing.T) {
 func TestFallbackCallers(t *testing.T) {
 	s := startServer(t)
 	s.callers.limit.Store(4)
-	p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	p := pageTo(t, s.addr)
 	stream := p.stream()
 	for range 10 {
-		newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath).stream()
+		pageTo(t, s.addr).stream()
 	}
 	p.say(p.subscribing("room", ""))
-	stream.expect("a" + said(succeeded("room")))
+	stream.expect(said(succeeded("room")))
 	for range 20 {
 		dial(t, s.addr) // says nothing
 	}
 	publish(t, s.addr, "room", "e", "x")
-	stream.expect("a" + said(event("e", "room", "x")))
+	stream.expect(said(event("e", "room", "x")))
 	// When it has the answer it is a caller like others.
-	q := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
+	q := pageTo(t, s.addr)
 	q.poll()
 	idle := q.receive("xhr_streaming")
 	q.receive("xhr_streaming")
@@ -1272,7 +1167,7 @@ func TestFallbackCallers(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections() // that of the first has been closed for others, which may not show yet
 	publish(t, s.addr, "room", "e", "y")
-	stream.expect("a" + said(event("e", "room", "y")))
+	stream.expect(said(event("e", "room", "y")))
 }
 
 // TestFallbackMemory: what waits in sessions counts as held, and in the worst case who does not move has to go.
@@ -1281,10 +1176,8 @@ func TestFallbackMemory(t *testing.T) {
 		s, dial := serverInBubble(t, "-memory", "16M")
 		app := s.apps.Load().all[0]
 		p := newPage(t, dial, keyPath)
-		p.poll()
-		p.say(p.subscribing("room", ""))
-		p.polled()
-		app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
+		p.pollOf("room")
+		app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
 		waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
 		other := &holding{conn: new(conn)}
 		s.memory.hold(other, s.memory.most(), true)
@@ -1295,60 +1188,6 @@ func TestFallbackMemory(t *testing.T) {
 		}
 		waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 && app.empty() })
 	})
-}
-
-// TestFallbackPanic: when something panics that runs for one session, that one goes and no other.
-func TestFallbackPanic(t *testing.T) {
-	f := new(fuse)
-	log.SetOutput(f)
-	t.Cleanup(func() { log.SetOutput(errorOutput) })
-	for _, test := range []struct {
-		name string
-		do   func(p *page, s *session)
-		told bool // why
-	}{
-		{"a message", func(p *page, _ *session) { p.say(p.subscribing("explode", "")) }, true},
-		{"a write", func(_ *page, s *session) {
-			onlyFrames := []byte{0x80 | opText} // half a frame
-			s.held.conn.Write(onlyFrames)
-		}, true},
-		{"a read", func(p *page, s *session) {
-			s.mu.Lock()
-			of := s.of
-			f.mu.Lock()
-			f.mend = func() { s.of = of }
-			f.mu.Unlock()
-			s.of, s.in = nil, []byte{1}
-			s.mu.Unlock()
-			s.wake()
-		}, false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			s := startServer(t)
-			s.logTo(grenade("explode"))
-			p := newPage(t, func() net.Conn { return dial(t, s.addr) }, keyPath)
-			stream := p.stream()
-			socket := onlySocket(t, s.server)
-			other := connect(t, s.addr)
-			other.subscribe("presence-x", `{"user_id":"other"}`)
-			other.expect(snapshot("presence-x", "other", "{}"))
-			p.say(p.subscribing("presence-x", `{"user_id":"victim"}`))
-			other.expect(memberAdded("presence-x", "victim", "{}"))
-			stream.line()
-			before := f.count()
-			test.do(p, socket.conn.wrapped.(*session))
-			other.expect(memberRemoved("presence-x", "victim"))
-			if test.told {
-				if lines := stream.rest(); len(lines) == 0 || !strings.HasPrefix(lines[len(lines)-1], "c[") {
-					t.Errorf("told %q", lines)
-				}
-			}
-			if f.count() == before {
-				t.Error("nothing has panicked")
-			}
-			other.settled()
-		})
-	}
 }
 
 // TestHTTPPath: the path can be another, is behind -path, and can be switched off.
@@ -1387,8 +1226,8 @@ func TestHTTPPath(t *testing.T) {
 
 // TestFallbackOverTLS: a stream over TLS, for longer than a request may take.
 func TestFallbackOverTLS(t *testing.T) {
-	dir, roots := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, roots := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	p := newPage(t, func() net.Conn {
 		conn, err := tls.Dial("tcp", s.addr, roots)
 		if err != nil {
@@ -1398,45 +1237,33 @@ func TestFallbackOverTLS(t *testing.T) {
 		conn.SetDeadline(time.Now().Add(patience))
 		return conn
 	}, keyPath)
-	stream := p.stream()
-	p.say(p.subscribing("private-x", ""))
-	stream.expect("a" + said(succeeded("private-x")))
+	stream := p.streamOf("private-x")
 	s.stop()
 	stream.expect(`c[4200,"Please reconnect immediately"]`)
 	stream.expectEnd()
 }
 
-// Whatever a client sends over HTTP, encoding/json would have read the same messages from it, and the Socket gets just these.
+// Whatever a client sends over HTTP, encoding/json would have read the same messages from it.
 func FuzzFallback(f *testing.F) {
 	for _, seed := range []string{`[]`, `["x"]`, ` [ "a" , "b" ] `, `["\u00e9\ud83d\ude00\ud800"]`, `["{\"event\":\"pusher:ping\",\"data\":{}}"]`,
 		`[""]`, `{}`, `["x",1]`, `[["x"]]`, `["x"`, `"x"`, `["` + strings.Repeat("x", 200) + `"]`, `["` + strings.Repeat("\\n", 70_000) + `"]`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		frames, err := appendSent(nil, body)
+		messages, err := parseSent(body)
 		var want []string
 		if problem := json.Unmarshal(body, &want); err == nil && (problem != nil || want == nil) {
 			t.Fatalf("%q is accepted: %v", body, problem)
 		}
 		if err != nil {
-			if e := new(apiError); !errors.As(err, &e) || e.status != 400 && e.status != 413 || frames != nil {
-				t.Fatalf("%q: %v and %d bytes", body, err, len(frames))
+			if e := new(wire.Error); !errors.As(err, &e) || e.Status != 400 && e.Status != 413 || messages != nil {
+				t.Fatalf("%q: %v and %d messages", body, err, len(messages))
 			}
 			return
 		}
-		var reader frameReader
-		var got []string
-		for rest := frames; len(rest) > 0; {
-			var fr frame
-			var code int
-			if fr, rest, code = reader.next(rest, 0); code != 0 || fr.opcode != opText {
-				t.Fatalf("%q: a frame of opcode %d, code %d", body, fr.opcode, code)
-			}
-			got = append(got, string(fr.payload))
-			reader.release()
-		}
-		if len(got) != len(want) || len(got) > 0 && !slices.Equal(got, want) {
-			t.Fatalf("%q: got %q, want %q", body, got, want)
+		same := func(got []byte, want string) bool { return got != nil && string(got) == want }
+		if !slices.EqualFunc(messages, want, same) {
+			t.Fatalf("%q: got %q, want %q", body, messages, want)
 		}
 	})
 }

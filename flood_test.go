@@ -6,6 +6,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -70,7 +72,7 @@ func TestSubscribeFlood(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range conns {
 			c := connect(t, s.addr)
-			c.conn.SetDeadline(time.Now().Add(patience + 5*time.Duration(names/subscribeRate)*time.Second))
+			c.conn.SetDeadline(time.Now().Add(patience + 5*time.Duration(names/wire.SubscribeRate)*time.Second))
 			wg.Go(func() {
 				defer c.leave()
 				go func() { // ends when all are sent
@@ -88,7 +90,7 @@ func TestSubscribeFlood(t *testing.T) {
 						t.Errorf("answered with %s", answer)
 						return
 					}
-					if n == names-1 && refused != max(0, names-maxChannelsPerConnection) {
+					if n == names-1 && refused != max(0, names-wire.MaxChannelsPerConnection) {
 						t.Errorf("%d of %d were refused", refused, names)
 					}
 				}
@@ -142,7 +144,7 @@ func TestPresenceFlood(t *testing.T) {
 // TestMemoryOfSlowReaders: half of the readers of a channel never read. They are cut off, which costs a bounded amount of memory; the others
 // lose nothing.
 func TestMemoryOfSlowReaders(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	readers := sized(200, 2000)
@@ -243,7 +245,7 @@ func groupNumber(dir string, names ...string) int {
 // TestMemoryUnderFloods runs all floods at once against an edge that may use 128 MiB: it stays within them, answers a healthy client, and
 // whoever keeps up loses nothing. Where no control group can be made, edge is told its budget and its peak is measured.
 func TestMemoryUnderFloods(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const allowed = 128 << 20
@@ -306,9 +308,9 @@ func (nb *numbering) publishWhile(t *testing.T, more func() bool) {
 	var wg sync.WaitGroup
 	for p := range deliveryPublishers {
 		wg.Go(func() {
-			pace := time.NewTicker(time.Second * maxBatch / 200)
+			pace := time.NewTicker(time.Second * wire.MaxBatch / 200)
 			defer pace.Stop()
-			for k := 0; more(); k += maxBatch {
+			for k := 0; more(); k += wire.MaxBatch {
 				if err := nb.send(p, k); err != nil {
 					t.Errorf("publisher %d: %v", p, err)
 				}

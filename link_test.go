@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"edge/internal/edgetest"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -494,7 +495,7 @@ func TestGuardAllocations(t *testing.T) {
 			}
 			g.release()
 		}
-	}); n != 0 && !raceEnabled { // with the race detector pools forget
+	}); n != 0 && !edgetest.Race { // with the race detector pools forget
 		t.Errorf("next allocates %v times, want 0", n)
 	}
 	if messages != 3*1001 {

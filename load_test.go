@@ -23,6 +23,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"edge/internal/wire"
 )
 
 // cpu returns the processor time that the process has used, in microseconds; it is counted in hundredths of a second.
@@ -222,7 +224,7 @@ var loadEvent = fmt.Sprintf(`{"name":"event","channel":"room","data":%s}`, bench
 
 // BenchmarkLoadFanout publishes to n subscribers of one channel with so many broadcasts outstanding.
 func BenchmarkLoadFanout(b *testing.B) {
-	size := len(appendEvent(nil, "event", "room", benchData, ""))
+	size := len(wire.AppendEvent(nil, "event", "room", benchData, ""))
 	for _, test := range []struct{ n, window, floorEach int }{{100, 4, 4}, {1000, 4, 4}, {5000, 4, 4}, {1000, 64, 16}} {
 		b.Run(fmt.Sprintf("n=%d/window=%d", test.n, test.window), func(b *testing.B) {
 			floorCost := measureFloor(b, test.n, test.floorEach, size)
@@ -261,7 +263,7 @@ func BenchmarkLoadFanout(b *testing.B) {
 func BenchmarkLoadConsole(b *testing.B) {
 	const n, window = 100, 4
 	p := startPinned(b, "edge")
-	a := newAudience(b, subscribers(b, p, n, room), len(appendEvent(nil, "event", "room", quote(fmt.Sprintf("%0200d", 0)), "")))
+	a := newAudience(b, subscribers(b, p, n, room), len(wire.AppendEvent(nil, "event", "room", quote(fmt.Sprintf("%0200d", 0)), "")))
 	pub, asks := newPublisher(b, p), make(chan struct{}, window)
 	for range window {
 		go func() { // ends with the benchmark
@@ -318,11 +320,11 @@ func BenchmarkLoadDeflate(b *testing.B) {
 	const n, window = 1000, 4
 	order := []byte("[")
 	for i := range 8 {
-		order = fmt.Appendf(appendComma(order), `{"id":%d,"product":"Product %d","quantity":%d,"price":%d.%02d,"currency":"EUR","in_stock":%t,"tags":["new","sale"]}`,
+		order = fmt.Appendf(wire.AppendComma(order), `{"id":%d,"product":"Product %d","quantity":%d,"price":%d.%02d,"currency":"EUR","in_stock":%t,"tags":["new","sale"]}`,
 			48213+i*37, i*7919%100, 1+i%3, 10+i*31%90, i*17%100, i%2 == 0)
 	}
 	data := quote(string(order) + "]")
-	frame := appendEvent(nil, "event", "room", data, "")
+	frame := wire.AppendEvent(nil, "event", "room", data, "")
 	deflated, _ := appendDeflated(nil, frame)
 	p := startPinned(b, "edge", "-deflate")
 	sizes := [2]int{len(frame), len(deflated)}
@@ -367,7 +369,7 @@ func BenchmarkLoadDeflate(b *testing.B) {
 // BenchmarkLoadLatency publishes one event at a time, and reports how long it takes until the last subscriber has it, beside a
 // bare handler of net/http that only writes.
 func BenchmarkLoadLatency(b *testing.B) {
-	size := len(appendEvent(nil, "event", "room", benchData, ""))
+	size := len(wire.AppendEvent(nil, "event", "room", benchData, ""))
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
 			bare, conns := startPinned(b, "handler", strconv.Itoa(size)), make([]net.Conn, n)

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -22,16 +24,16 @@ const (
 	logPatience = time.Second
 )
 
-// lines is a writer that never makes anyone wait. What the other end does not take is dropped, and so is what comes too fast;
-// both are counted, and the next line that is written says how many there were.
+// lines is a writer that never blocks. It drops lines while nobody reads, and lines that come too fast. It counts
+// them, and reports their number after the next line that it writes.
 type lines struct {
 	// Static after construction.
-	to     io.Writer
-	queue  chan []byte
-	done   chan struct{} // closed when run has ended
-	paced  bool
-	missed atomic.Int64 // lines dropped since that was last said
-	json   atomic.Bool  // the lines are JSON
+	to      io.Writer
+	queue   chan []byte
+	done    chan struct{} // closed when run has ended
+	paced   bool
+	dropped atomic.Int64 // since the last report
+	json    atomic.Bool  // the lines are JSON
 
 	mu     sync.Mutex // guards the following
 	pace   rate
@@ -49,41 +51,31 @@ func newLines(to io.Writer, paced bool) *lines {
 func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed || l.paced && !l.pace.allow(monotonic(), logRate, logBurst) {
-		l.missed.Add(1)
-		return len(p), nil
+	if !l.closed && (!l.paced || l.pace.allow(monotonic(), logRate, logBurst)) {
+		select {
+		case l.queue <- bytes.Clone(p):
+			return len(p), nil
+		default:
+		}
 	}
-	select {
-	case l.queue <- bytes.Clone(p):
-	default:
-		l.missed.Add(1)
-	}
+	l.dropped.Add(1)
 	return len(p), nil
 }
 
-// run writes what is queued.
+// run writes the queue.
 func (l *lines) run() {
 	defer close(l.done)
 	for p := range l.queue {
 		l.write(p)
 	}
-	l.confess()
+	l.write(nil) // the last report
 }
 
 func (l *lines) write(p []byte) {
-	defer func() { recover() }() // there is nowhere to say it
-	l.to.Write(p)                // nobody can be told that it failed
-	l.confess()
-}
-
-// confess says how many lines were dropped.
-func (l *lines) confess() {
-	n := l.missed.Swap(0)
-	switch {
-	case n > 0 && l.json.Load():
-		fmt.Fprintf(l.to, `{"level":"WARN","msg":"more lines were suppressed","lines":%d}`+"\n", n)
-	case n > 0:
-		fmt.Fprintf(l.to, "%d more lines were suppressed\n", n)
+	defer func() { recover() }() // there is nowhere to report it
+	l.to.Write(p)
+	if n := l.dropped.Swap(0); n > 0 {
+		newLogger(l.to, l.json.Load(), false).Warn("more lines were suppressed", "lines", n)
 	}
 }
 
@@ -116,65 +108,22 @@ func logPanic(where string, p any) {
 
 var panicsCaught atomic.Uint64
 
-// newLogger makes a logger of a format: text, logfmt or json. Without stamps there is no time: whoever reads the lines has his own.
-func newLogger(to io.Writer, format string, stamps bool) *slog.Logger {
+// newLogger makes a logger, of JSON or of slog's text. Without stamps there is no time: journald has its own.
+func newLogger(to io.Writer, json, stamps bool) *slog.Logger {
 	o := &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && !stamps {
 			return slog.Attr{}
 		}
 		return a
 	}}
-	switch format {
-	case "json":
+	if json {
 		return slog.New(slog.NewJSONHandler(to, o))
-	case "logfmt":
-		return slog.New(slog.NewTextHandler(to, o))
 	}
-	h := &textHandler{to: to, stamps: stamps}
-	h.attrs = slog.NewTextHandler(&h.line, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
-			return slog.Attr{}
-		}
-		return a
-	}})
-	return slog.New(h)
+	return slog.New(slog.NewTextHandler(to, o))
 }
 
-// textHandler writes lines for people: the time, the message, and what belongs to it.
-type textHandler struct {
-	// Static after construction.
-	to     io.Writer
-	stamps bool
-	attrs  slog.Handler // writes to line
-
-	mu   sync.Mutex // guards the following
-	line bytes.Buffer
-}
-
-func (h *textHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
-
-func (h *textHandler) Handle(ctx context.Context, r slog.Record) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.line.Reset()
-	if h.stamps {
-		h.line.WriteString(r.Time.Format("15:04:05 "))
-	}
-	h.line.WriteString(r.Message)
-	if r.NumAttrs() > 0 {
-		h.line.WriteByte(' ')
-	}
-	h.attrs.Handle(ctx, r)
-	_, err := h.to.Write(h.line.Bytes())
-	return err
-}
-
-// WithAttrs and WithGroup are there for the interface: nothing of ours calls them.
-func (h *textHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
-func (h *textHandler) WithGroup(string) slog.Handler      { return h }
-
-// watch is who wants to know what happens, in all apps: -verbose prints it, and pages of the console show it. When nobody does, a
-// notice costs one atomic load.
+// watch is who wants to know what happens, in all apps: -verbose prints it, and pages of the console show it. When
+// nobody does, a notice costs one atomic load.
 type watch struct {
 	on    atomic.Uint32           // a set of the following
 	feeds atomic.Pointer[[]*feed] // for watchConsole; the list never changes, another takes its place
@@ -194,7 +143,7 @@ const (
 // notice is something that happened. Its strings are from outside: who prints them quotes them.
 type notice struct {
 	what    string // in a word or two, of ours
-	socket  socketID
+	socket  wire.SocketID
 	remote  string
 	channel string
 	event   string
@@ -215,8 +164,8 @@ const (
 	noticeHook        = "webhook delivered"
 )
 
-// tell says what happened, to those who want to know. On paths where that must cost nothing, the caller looks at watch.on before
-// it makes the notice.
+// tell says what happened, to those who want to know. On paths where that must cost nothing, the caller looks at
+// watch.on before it makes the notice.
 func (a *App) tell(n notice) {
 	on := a.watch.on.Load()
 	if on&watchConsole != 0 {
@@ -248,16 +197,20 @@ func (a *App) tellEvent(name string, e Event, reached int) {
 
 // setVerbose sets whether notices are printed.
 func (w *watch) setVerbose(on bool) {
-	if on && w.log != nil {
-		w.on.Or(watchVerbose)
+	w.set(watchVerbose, on && w.log != nil)
+}
+
+func (w *watch) set(who uint32, on bool) {
+	if on {
+		w.on.Or(who)
 	} else {
-		w.on.And(^uint32(watchVerbose))
+		w.on.And(^who)
 	}
 }
 
 // show prints a notice. Events show as the frames they are sent in, but for those that nobody is sent.
 func (w *watch) show(a *App, n notice) {
-	var attrs []slog.Attr
+	suppressed, ok := 0, true
 	switch n.what {
 	case noticeCall, noticeHook:
 		return
@@ -267,21 +220,29 @@ func (w *watch) show(a *App, n notice) {
 		}
 		n.what += " reached nobody"
 	case noticeRefused:
-		suppressed, ok := w.pace()
-		if !ok {
+		if suppressed, ok = w.pace(); !ok {
 			return
 		}
-		if suppressed > 0 {
-			attrs = append(attrs, slog.Int("suppressed", suppressed))
+	}
+	attrs := n.attrs(a.id(), 200)
+	if n.data != nil {
+		attrs = append(attrs, slog.String("data", fmt.Sprintf("%.200s", hideSignatures(n.data[:min(len(n.data), 1000)]))))
+	}
+	if suppressed > 0 {
+		attrs = append(attrs, slog.Int("suppressed", suppressed))
+	}
+	w.log.LogAttrs(context.Background(), slog.LevelInfo, n.what, attrs...)
+}
+
+// attrs are what a notice has but for its data, each cut to so many characters.
+func (n notice) attrs(app string, most int) (all []slog.Attr) {
+	add := func(name, text string) {
+		if text != "" {
+			all = append(all, slog.String(name, fmt.Sprintf("%.*s", most, text)))
 		}
 	}
-	add := func(name, value string) {
-		if value != "" {
-			attrs = append(attrs, slog.String(name, fmt.Sprintf("%.200s", value)))
-		}
-	}
-	add("app", a.id())
-	if n.socket != (socketID{}) {
+	add("app", app)
+	if n.socket != (wire.SocketID{}) {
 		add("socket", n.socket.String())
 	}
 	add("client", n.remote)
@@ -289,14 +250,14 @@ func (w *watch) show(a *App, n notice) {
 	add("event", n.event)
 	add("user", n.user)
 	if n.code != 0 {
-		attrs = append(attrs, slog.Int("code", n.code))
+		all = append(all, slog.Int("code", n.code))
 	}
 	add("reason", string(hideSignatures([]byte(n.reason))))
-	add("data", string(hideSignatures(n.data[:min(len(n.data), 1000)])))
-	w.log.LogAttrs(context.Background(), slog.LevelInfo, n.what, attrs...)
+	return all
 }
 
-// pace reports whether one more refusal is printed, and how many before it were not: whoever is refused tends to come again.
+// pace reports whether one more refusal is printed, and how many before it were not: whoever is refused tends to come
+// again.
 func (w *watch) pace() (suppressed int, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -51,11 +51,11 @@ func TestLinesPaced(t *testing.T) {
 		time.Sleep(time.Second)
 		out.Reset()
 		flood(2 * logRate)
-		if got := strings.Count(out.String(), "x\n"); got != logRate || !strings.Contains(out.String(), "1000 more lines were suppressed\n") {
+		if got := strings.Count(out.String(), "x\n"); got != logRate || !strings.Contains(out.String(), `msg="more lines were suppressed" lines=1000`+"\n") {
 			t.Errorf("a second later: %q", out.String())
 		}
 		l.close()
-		if !strings.HasSuffix(out.String(), fmt.Sprintf("%d more lines were suppressed\n", logRate)) {
+		if !strings.HasSuffix(out.String(), fmt.Sprintf(`level=WARN msg="more lines were suppressed" lines=%d`+"\n", logRate)) {
 			t.Errorf("at the end: %q", out.String())
 		}
 		l = newLines(&out, true)
@@ -93,7 +93,7 @@ func TestLinesBlocked(t *testing.T) {
 		}()
 		<-l.done
 		w.Close()
-		if s := <-got; strings.Count(s, "x\n")+strings.Count(s, " suppressed\n") < logQueue || !strings.Contains(s, "more lines were suppressed\n") {
+		if s := <-got; strings.Count(s, "x\n")+strings.Count(s, "suppressed") < logQueue || !strings.Contains(s, "more lines were suppressed") {
 			t.Errorf("%d bytes were written", len(s))
 		}
 	})
@@ -109,4 +109,18 @@ func TestLinesBroken(t *testing.T) {
 		io.WriteString(l, "x\n")
 	}
 	l.close()
+}
+
+// TestVerboseVoid: -verbose says what reached nobody, and that alone of events.
+func TestVerboseVoid(t *testing.T) {
+	var out syncBuffer
+	s := startServer(t)
+	s.logTo(&out)
+	connect(t, s.addr).join("room")
+	publish(t, s.addr, "room", "heard", "{}")
+	publish(t, s.addr, "void", "unheard", `"x"`)
+	text := out.String()
+	if !strings.Contains(text, "msg=\"event reached nobody\" channel=void event=unheard reason=\"nobody subscribes to the channel\"") || strings.Contains(text, "event=heard") {
+		t.Error(text)
+	}
 }

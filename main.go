@@ -14,8 +14,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -91,9 +89,6 @@ func (c command) usage() string { return strings.TrimSpace(c.name + " " + c.args
 func commands() []command {
 	return append([]command{
 		{"config", "", "print the options that hold, and where each was set; -check only says what is wrong, -example prints a file", (*program).configCommand, ""},
-		{"reload", "[PID]", "have a running edge read its configuration again: edge reload PID, or with -pid-file", (*program).reloadCommand, ""},
-		{"cert", "[NAME...]", "make a certificate for TLS on a local network, and say how devices come to trust it", (*program).certCommand, aboutCert},
-		{"unit", "[service|socket]", "print units for systemd; edge unit service and edge unit socket print one", (*program).unitCommand, aboutUnit},
 	}, shellCommands()...)
 }
 
@@ -160,37 +155,32 @@ func (p *program) serve() error {
 	debug.SetMemoryLimit(memory.limit)
 	memory.watch()
 	defer memory.stop()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if o.config == "" && !signal.Ignored(syscall.SIGHUP) { // nohup(1) has it ignored
+		ends = append(ends, syscall.SIGHUP) // the terminal was closed, and no server is to stay behind
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
 	context.AfterFunc(ctx, stop)   // a second signal ends the process at once
 	signal.Ignore(syscall.SIGPIPE) // whoever read our lines has gone: no reason to end
-	return p.listenAndServe(ctx, stop, o, memory)
+	return p.listenAndServe(ctx, o, memory)
 }
 
-// listenAndServe serves until ctx is done, which stop sees to.
-func (p *program) listenAndServe(ctx context.Context, stop func(), o options, memory *budget) error {
-	format, stamps := o.logFormat, true
-	if _, journal := p.getenv("JOURNAL_STREAM"); journal && !p.terminal {
-		stamps = false // journald has its own
-	}
-	if format == "auto" {
-		format = "logfmt"
-		if p.terminal {
-			format = "text"
-		}
-	}
+// listenAndServe serves until ctx is done.
+func (p *program) listenAndServe(ctx context.Context, o options, memory *budget) error {
+	_, journal := p.getenv("JOURNAL_STREAM")
+	inJSON, stamps := o.logFormat == "json", !journal || p.terminal
 	for _, w := range []io.Writer{p.stdout, p.stderr} {
 		if l, ok := w.(*lines); ok {
-			l.json.Store(format == "json")
+			l.json.Store(inJSON)
 		}
 	}
-	slog.SetDefault(newLogger(p.stderr, format, stamps))
-	s, err := newServer(o, memory, newLogger(p.stdout, format, stamps))
+	slog.SetDefault(newLogger(p.stderr, inJSON, stamps))
+	s, err := newServer(o, memory, newLogger(p.stdout, inJSON, stamps))
 	if err != nil {
 		return usageError{err}
 	}
-	s.notifier = newNotifier(p.getenv)
-	listeners, err := s.listen(p.getenv)
+	listeners, err := s.listen()
 	if err != nil {
 		return err
 	}
@@ -208,109 +198,37 @@ func (p *program) listenAndServe(ctx context.Context, stop func(), o options, me
 		}
 		defer os.Remove(o.pidFile)
 	}
-	if signal.Ignored(syscall.SIGHUP) || !hasTerminal() {
-		stop = nil // nohup(1), or a service: a hangup only ever means to reload
+	if o.config != "" {
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+		go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }) // ends with ctx
 	}
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP, reloadSignal)
-	defer signal.Stop(hangups)
-	go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }, stop) // ends with ctx
 	if s.console != nil && p.shown {
 		o.consoleLink = s.console.link()
 	}
 	io.WriteString(p.stdout, banner(o, listeners))
+	if o.secretShown && !p.terminal { // on a terminal somebody is trying things out
+		slog.Warn("the secret is on the command line, where others can see it: use EDGE_SECRET or -secret-file")
+	}
 	for _, warning := range warnings(o) {
 		slog.Warn(warning)
 	}
 	return s.serve(ctx, listeners...)
 }
 
-// hasTerminal reports whether the process belongs to a terminal that is there.
-func hasTerminal() bool {
-	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err == nil {
-		f.Close()
-	}
-	return err == nil
-}
-
-// reloadCommand has a running edge read its configuration again, if it is good as far as we can see.
-func (p *program) reloadCommand() error {
-	var number string
-	if len(p.args) > 0 && !strings.HasPrefix(p.args[0], "-") {
-		number, p.args = p.args[0], p.args[1:]
-	}
-	o, err := p.options(p.args)
-	if err != nil {
-		return err
-	}
-	if number == "" && o.pidFile != "" {
-		b, err := os.ReadFile(o.pidFile)
-		if err != nil {
-			return fmt.Errorf("cannot tell which process: %w", err)
-		}
-		number = strings.TrimSpace(string(b))
-	}
-	pid, err := strconv.Atoi(number)
-	if err != nil || pid <= 0 {
-		return usageError{errors.New("which process? edge reload PID, or the -pid-file or -config it was started with")}
-	}
-	if what := programName(strconv.Itoa(pid)); what != "" && what != programName("self") && !strings.HasPrefix(what, "edge") {
-		return fmt.Errorf("process %d is not edge, but %s: the pid file is an old one, or the number wrong", pid, what)
-	}
-	process, err := os.FindProcess(pid)
-	if err == nil {
-		err = process.Signal(reloadSignal)
-		process.Release()
-	}
-	if err != nil {
-		return fmt.Errorf("cannot tell process %d: %w", pid, err)
-	}
-	fmt.Fprintf(p.stdout, "told process %d; its log says whether it takes the configuration\n", pid)
-	return nil
-}
-
-// programName is the name of the program that a process runs, as far as the kernel keeps it; "" if that is not known.
-func programName(pid string) string {
-	name, _ := os.ReadFile("/proc/" + pid + "/comm")
-	return strings.TrimSpace(string(name))
-}
-
 // warnings are what is legal, but probably not meant.
 func warnings(o options) (all []string) {
-	if shown := shownSecret(o); shown != "" {
-		all = append(all, shown)
-	}
 	if o.devAuth != nil {
 		all = append(all, fmt.Sprintf("-dev-auth is on: whoever calls from %s gets anything signed, which is for development only", prefixesText(o.devAuth)))
 	}
-	all = append(all, almostOurs(os.Environ())...)
+	if unused := unusedVariables(o, os.Environ()); unused != "" {
+		all = append(all, unused)
+	}
 	if limit := defaultConnections(); o.connections > limit {
 		all = append(all, fmt.Sprintf("-max-connections is %d, but open files allow for about %d: raise the limit (ulimit -n, or LimitNOFILE in a unit)", o.connections, limit))
 	}
 	return all
-}
-
-// shownSecret warns of a secret on the command line, if there are others to see it.
-func shownSecret(o options) string {
-	if passwd, _ := os.ReadFile("/etc/passwd"); o.secretShown && othersLogIn(string(passwd), os.Getuid()) {
-		return "the secret is on the command line, where other users of this machine can see it: use EDGE_SECRET or -secret-file"
-	}
-	return ""
-}
-
-// othersLogIn reports whether passwd(5) has an account for a person other than the one with this uid.
-func othersLogIn(passwd string, uid int) bool {
-	for line := range strings.Lines(passwd) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) < 7 || strings.HasSuffix(f[6], "/nologin") || strings.HasSuffix(f[6], "/false") {
-			continue
-		}
-		if id, err := strconv.Atoi(f[2]); err == nil && id >= 1000 && id < 60_000 && id != uid {
-			return true
-		}
-	}
-	return false
 }
 
 // defaultConnections leaves descriptors for API requests and whatever else needs one.
@@ -328,7 +246,8 @@ func printHelp(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  edge %-37s %s\n", c.usage(), c.help)
 	}
-	fmt.Fprint(w, "\nedge cert -help says more of that, and so do the commands below it.\n\nOptions, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
+	fmt.Fprint(w, "\nedge trigger -help says more of that, and so do the commands below it.\n\n"+
+		"Options, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
 		"a flag goes before a variable, and that before the file:\n\n")
 	for _, opt := range optionTable(new(options)) {
 		fmt.Fprintf(w, "  -%-22s %s", opt.name, opt.help)
@@ -368,15 +287,13 @@ func banner(o options, listeners []net.Listener) string {
 	for _, l := range listeners[1:] {
 		fmt.Fprintf(&b, "  and on     %s\n", listenerText(l))
 	}
-	keyNote := o.foundIn("key")
+	keyNote := ""
 	if app.madeKey {
 		keyNote = " (made up for this run; set your own with -key or EDGE_KEY)"
 	}
 	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s%s\n", id, idNote, app.key, keyNote)
 	if app.madeSecret {
 		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", app.secret)
-	} else if found := o.foundIn("secret"); found != "" {
-		fmt.Fprintf(&b, "  secret     ***%s\n", found)
 	}
 	for _, a := range o.apps[1:] {
 		fmt.Fprintf(&b, "  app id     %s\n  key        %s\n", a.id, a.key)
@@ -384,9 +301,8 @@ func banner(o options, listeners []net.Listener) string {
 	memory := newBudget(o.memory)
 	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
 	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
-	found := slices.DeleteFunc(o.foreign(), func(s string) bool { return strings.HasPrefix(s, "key ") || strings.HasPrefix(s, "secret ") }) // see above
-	if len(found) > 0 {
-		fmt.Fprintf(&b, "  found      %s\n", strings.Join(found, "; "))
+	if o.found != nil {
+		fmt.Fprintf(&b, "  found      %s\n", strings.Join(o.found, ", "))
 	}
 	if o.metricsAddr != "" {
 		fmt.Fprintf(&b, "  metrics    %s\n", metricsText(o.metricsAddr))
@@ -437,38 +353,6 @@ func listenerText(l net.Listener) string {
 		return "https://" + addr.String()
 	}
 	return "http://" + addr.String()
-}
-
-// foundIn says that an option was found in a variable of another server.
-func (o *options) foundIn(name string) string {
-	for _, other := range others {
-		if from := o.given[name].from; from == other.variable {
-			return fmt.Sprintf(" (from %s)", from)
-		}
-	}
-	return ""
-}
-
-// almostOurs complains of variables whose names are nearly those of options. (Others that begin with EDGE_ may be somebody else's:
-// Kubernetes sets some for a service of that name.)
-func almostOurs(environment []string) (all []string) {
-	var names []string
-	for _, opt := range optionTable(new(options)) {
-		names = append(names, envName(opt.name))
-	}
-	for _, variable := range environment {
-		name, _, _ := strings.Cut(variable, "=")
-		if !strings.HasPrefix(name, "EDGE_") || slices.Contains(names, name) {
-			continue
-		}
-		for _, ours := range names {
-			if len(ours) > len("EDGE_")+4 && distance(name, ours) <= 2 {
-				all = append(all, fmt.Sprintf("there is no variable %s; did you mean %s?", name, ours))
-				break
-			}
-		}
-	}
-	return all
 }
 
 // tighter says what keeps edge from serving as many clients as there is memory for, if something does.

@@ -23,6 +23,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // TestMain fails if goroutines, descriptors or memory are left when the tests are over, or the secret was seen.
@@ -198,7 +201,7 @@ func (s *server) offlineHandler() http.Handler { return s.handler(&upgrader{apps
 
 // logTo has all that happens printed to w, from now on.
 func (s *server) logTo(w io.Writer) {
-	s.watch.log = newLogger(w, "text", false)
+	s.watch.log = newLogger(w, false, false)
 	s.watch.setVerbose(true)
 }
 
@@ -377,7 +380,7 @@ func (c *client) settled() {
 	c.expect(pong)
 }
 
-var testKey = newKey("key", testSecret)
+var testKey = sign.NewKey("key", testSecret)
 
 // testSecret is the secret of every server of these tests. Wherever else it is seen, it has leaked, and the tests fail (TestMain).
 const testSecret = "MarkerOfTheSecret"
@@ -421,8 +424,8 @@ var errorOutput = watched{"the log", os.Stderr}
 
 // token signs a subscription of c.
 func (c *client) token(channel, channelData string) string {
-	id, _ := parseSocketID(c.id)
-	return "key:" + string(testKey.sign(nil, channelText(nil, id.String(), []byte(channel), []byte(channelData))))
+	id, _ := wire.ParseSocketID(c.id)
+	return "key:" + string(testKey.Sign(nil, sign.ChannelText(nil, id.String(), []byte(channel), []byte(channelData))))
 }
 
 // subscribe sends a subscription with a correct signature.
@@ -447,7 +450,13 @@ func event(name, channel, data string) string {
 	return fmt.Sprintf(`{"event":%q,"channel":%q,"data":%s}`, name, channel, quote(data))
 }
 
-func quote(s string) []byte { return appendString(nil, s) }
+// socketID is an id that is written right.
+func socketID(s string) wire.SocketID {
+	id, _ := wire.ParseSocketID(s)
+	return id
+}
+
+func quote(s string) []byte { return wire.AppendString(nil, s) }
 
 // signedURL is the address of an API call, with a valid signature of this moment. query is name=value&…, not escaped.
 func signedURL(addr, method, path, query, body string) string {
@@ -459,11 +468,11 @@ func signedURL(addr, method, path, query, body string) string {
 	if query != "" {
 		q += "&" + query
 	}
-	ps, err := parseParams(nil, q)
+	ps, err := sign.ParseParams(nil, q)
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("http://%s%s?%s&auth_signature=%s", addr, path, q, testKey.sign(nil, requestText(nil, method, path, ps)))
+	return fmt.Sprintf("http://%s%s?%s&auth_signature=%s", addr, path, q, testKey.Sign(nil, sign.RequestText(nil, method, path, ps)))
 }
 
 // call makes a signed API call and returns status and body.

@@ -11,18 +11,19 @@ package main
 import (
 	"container/list"
 	"math"
-	"os"
-	"path"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
 const (
+	// The shares of the control group's limit and of the machine's memory that are the budget.
+	groupShare, machineShare = 0.85, 0.5
+
 	// The shares of the budget. The kernel's memory for connections is the process's too, but Go does not know of it.
 	goShare, goParts     = 5, 8       // of it Go's memory limit
 	heldShare            = 5          // a part in so many may be held for clients, the kernel's buffers included
@@ -225,50 +226,15 @@ func liveMemory() (bytes int64) {
 	return bytes
 }
 
-// memoryThere is how much memory the process may use as the system sees it: most of what its control group allows, or half of
-// the machine's, since others live there too. 0 if that is not known.
-func memoryThere(read func(name string) ([]byte, error)) int64 {
-	if n := groupMemory(read); n > 0 {
-		return n / 100 * 85
-	}
-	b, _ := read("/proc/meminfo")
-	_, rest, _ := strings.Cut(string(b), "MemTotal:")
-	if f := strings.Fields(rest); len(f) > 0 {
-		kib, _ := strconv.ParseInt(f[0], 10, 64)
-		return kib << 10 / 2
-	}
-	return 0
-}
-
-// groupMemory is the least that the process's control group or one around it allows (cgroups(7)), or 0.
-func groupMemory(read func(name string) ([]byte, error)) (least int64) {
-	groups, err := read("/proc/self/cgroup")
+// memoryThere is the memory for this process: most of its control group's limit, or half of the machine's memory, since
+// others live there too; 0 if neither is known.
+func memoryThere(limit, machine memlimit.Provider) int64 {
+	there := memlimit.ApplyFallback(memlimit.ApplyRatio(limit, groupShare), memlimit.ApplyRatio(machine, machineShare))
+	n, err := there()
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(groups)) { // 4:memory:/a/b, or with version 2 0::/a/b
-		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		root, file := "/sys/fs/cgroup", "memory.max"
-		switch {
-		case len(f) < 3:
-			continue
-		case f[1] == "memory":
-			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
-		case f[1] != "":
-			continue
-		}
-		for dir := path.Clean("/" + f[2]); ; dir = path.Dir(dir) {
-			b, _ := read(root + path.Join(dir, file)) // a container may not see the groups around it
-			n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-			if err == nil && n < 1<<60 && (least == 0 || n < least) { // version 1 has a number for none
-				least = n
-			}
-			if dir == "/" {
-				break
-			}
-		}
-	}
-	return least
+	return int64(min(n, math.MaxInt))
 }
 
 // defaultMemory is the budget where none is given: so that Go's limit is that of GOMEMLIMIT if it is set, or what there is.
@@ -276,8 +242,8 @@ func defaultMemory() int64 {
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
 		return limit / goShare * goParts
 	}
-	if n := memoryThere(os.ReadFile); n > 0 {
-		return min(n, math.MaxInt)
+	if n := memoryThere(memlimit.FromCgroup, memlimit.FromSystem); n > 0 {
+		return n
 	}
 	return 1 << 30
 }

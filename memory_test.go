@@ -5,12 +5,15 @@ package main
 
 import (
 	"bytes"
-	"fmt"
-	"io/fs"
+	"math"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+
+	"edge/internal/wire"
 )
 
 func (b *budget) expectHeld(t *testing.T, want int64) {
@@ -156,7 +159,7 @@ func TestTightMemory(t *testing.T) {
 	b.judge(b.limit)
 	late := handshake(t, s.addr, "/app/key?protocol=7", "")
 	late.expect(`{"event":"pusher:error","data":{"code":4100,"message":"The server is short of memory"}}`)
-	late.expectClose(codeOverCapacity)
+	late.expectClose(wire.CodeOverCapacity)
 	c.subscribe("other", "")
 	c.expect(`{"event":"pusher:subscription_error","channel":"other","data":{"type":"LimitReached","error":"The server is short of memory","status":4100}}`,
 		`{"event":"pusher:error","data":{"code":null,"message":"The server is short of memory"}}`)
@@ -190,35 +193,19 @@ func TestTightMemoryEnds(t *testing.T) {
 }
 
 func TestMemoryThere(t *testing.T) {
-	const machine, mib = "MemTotal:        1000 kB\nMemFree: 5 kB\n", 1 << 20
+	const mib = 1 << 20
+	none := func() (uint64, error) { return 0, memlimit.ErrNoLimit }
 	for _, test := range []struct {
-		name  string
-		files map[string]string
-		want  int64
+		name           string
+		limit, machine memlimit.Provider
+		want           int64
 	}{
-		{"nothing known", nil, 0},
-		{"no group", map[string]string{"/proc/meminfo": machine}, 500 << 10},
-		{"version 2", map[string]string{"/proc/meminfo": machine, "/proc/self/cgroup": "0::/system.slice/edge.service\n",
-			"/sys/fs/cgroup/system.slice/edge.service/memory.max": "104857600\n"}, 85 * mib},
-		{"version 2 without a limit", map[string]string{"/proc/meminfo": machine, "/proc/self/cgroup": "0::/a\n",
-			"/sys/fs/cgroup/a/memory.max": "max\n"}, 500 << 10},
-		{"a tighter one around it", map[string]string{"/proc/self/cgroup": "0::/a/b/c\n", "/sys/fs/cgroup/a/b/c/memory.max": "max",
-			"/sys/fs/cgroup/a/b/memory.max": "209715200", "/sys/fs/cgroup/a/memory.max": "104857600"}, 85 * mib},
-		{"a container", map[string]string{"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/memory.max": "104857600\n"}, 85 * mib},
-		{"version 1", map[string]string{"/proc/meminfo": machine, "/proc/self/cgroup": "5:cpu:/x\n4:memory:/a\n0::/\n",
-			"/sys/fs/cgroup/memory/a/memory.limit_in_bytes": "104857600\n",
-			"/sys/fs/cgroup/memory/memory.limit_in_bytes":   "9223372036854771712\n"}, 85 * mib},
-		{"version 1 without a limit", map[string]string{"/proc/meminfo": machine, "/proc/self/cgroup": "4:memory:/\n",
-			"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, 500 << 10},
-		{"nonsense", map[string]string{"/proc/meminfo": "MemTotal:\n", "/proc/self/cgroup": "\nx\n4:memory\n"}, 0},
+		{"nothing known", none, none, 0},
+		{"no group", none, memlimit.Limit(1000 * mib), 500 * mib},
+		{"a group", memlimit.Limit(100 * mib), memlimit.Limit(1000 * mib), 85 * mib},
+		{"more than there is", memlimit.Limit(math.MaxUint64), none, math.MaxInt},
 	} {
-		got := memoryThere(func(name string) ([]byte, error) {
-			if text, ok := test.files[name]; ok {
-				return []byte(text), nil
-			}
-			return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
-		})
-		if got != test.want {
+		if got := memoryThere(test.limit, test.machine); got != test.want {
 			t.Errorf("%s: %d, want %d", test.name, got, test.want)
 		}
 	}

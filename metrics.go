@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"edge/internal/wire"
 )
 
 // counts are what has happened in an app since it began.
@@ -162,7 +164,7 @@ func (p *metricsPage) addRefusals(a *App) {
 	}
 	for _, k := range a.keys() {
 		p.counter("edge_key_uses_total", "Valid signatures by each key: one that is not used any more can go.",
-			k.uses.Load(), "app_id", a.id(), "key", k.name)
+			k.Uses.Load(), "app_id", a.id(), "key", k.Name)
 	}
 }
 
@@ -219,7 +221,7 @@ func (a *App) connections() int {
 // countChannels is how many channels there are. It walks over all of them.
 func (a *App) countChannels() (n int) {
 	a.channels.Range(func(_, c any) bool {
-		if c.(*Channel).kind&kindUser == 0 {
+		if c.(*Channel).kind&wire.KindUser == 0 {
 			n++
 		}
 		return true

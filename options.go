@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"edge/internal/wire"
 )
 
 // options are what a server is to do.
@@ -40,20 +42,21 @@ type options struct {
 	apps        []appOptions   // all there are
 	consoleLink string         // what follows /console in the banner
 	given       given
-	givenApps   []given // by the file, of each of apps; nil if it has none
+	givenApps   []given  // by the file, of each of apps; nil if it has none
+	found       []string // variables of other servers that credentials come from
 }
 
 // appOptions are what there is to know of one app.
 type appOptions struct {
-	id          string // "" if any is accepted, for a single app
-	key, secret string
-	secretFile  string
-	moreKeys    []keyPair
-	limits      Limits
-	hooks       []string // URLs that parseHook accepts
-	webhooks    webhookOptions
-	madeKey     bool // not given, made up
-	madeSecret  bool
+	id           string // "" if any is accepted, for a single app
+	key, secret  string
+	secretFile   string
+	moreKeys     []keyPair
+	limits       Limits
+	hooks        []string // URLs that parseHook accepts
+	webhookGrace time.Duration
+	madeKey      bool // not given, made up
+	madeSecret   bool
 }
 
 type keyPair struct{ key, secret string }
@@ -87,18 +90,18 @@ func optionTable(o *options) []option {
 		{name: "config", help: "file with any of these options, and several apps (edge config -example prints one)", set: text(&o.config)},
 		{"addr", ":6001", "address to listen on, may be repeated: host:port, :port for all addresses, unix:/path; with TLS a further one on loopback or unix: is plain, as is plain:host:port, but not tls:host:port", repeats, add(&o.addrs, checkAddr), forget(&o.addrs)},
 		{name: "path", help: "prefix before all paths, for a proxy that keeps it: /edge", set: prefix(&o.path)},
-		{"http-path", "/pusher", "path, behind -path, for clients that WebSocket does not reach (httpPath of pusher-js); off for none", 0, orOff(prefix(&o.httpPath)), nil},
+		{"http-path", "/pusher", "path, behind -path, for clients that WebSocket does not reach (httpPath of pusher-js); off for none", 0, prefix(&o.httpPath), nil},
 		{name: "tls-cert", help: "file with the certificate, in PEM; it is read again when it changes", set: text(&o.tlsCert)},
 		{name: "tls-key", help: "file with its key", set: text(&o.tlsKey)},
 		{"deflate", "false", "offer permessage-deflate: clients that want it get events of 200 bytes and more compressed", 0, boolean(&o.deflate), nil},
-		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", traits: commas, set: proxies(&o.proxies)},
-		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", commas, signers(&o.devAuth), nil},
+		{name: "trusted-proxies", help: "addresses of proxies whose X-Forwarded-For names the client, with commas: 127.0.0.1, 10.0.0.0/8, unix", traits: commas, set: proxies(&o.proxies), clear: forget(&o.proxies)},
+		{"dev-auth", "false", "for development: sign whatever is asked for at /pusher/auth and /pusher/user-auth, for this machine only or for addresses: -dev-auth=192.168.1.0/24,127.0.0.1", commas, signers(&o.devAuth), forget(&o.devAuth)},
 		{name: "memory", help: "memory that edge may use, like 96M or 1G; without it most of what its control group allows, or half of the machine's", set: size(&o.memory, 16<<20)},
 		{name: "metrics-addr", help: "address for GET /metrics, /health and /ready, like 127.0.0.1:9601; without it there are no metrics", set: checked(&o.metricsAddr, checkAddr)},
-		{"log", "auto", "format of lines: text, logfmt or json; auto is text on a terminal and logfmt elsewhere", 0, oneOf(&o.logFormat, "auto", "text", "logfmt", "json"), nil},
+		{"log", "text", "format of lines: text, like level=INFO msg=…, or json", 0, checked(&o.logFormat, checkLog), nil}, // auto and logfmt are old names of text
 		{"verbose", "false", "print connections, subscriptions, everything refused, events that reach nobody and every frame", 0, boolean(&o.verbose), nil},
 		{"console", "true", "serve the debug console at /console, for who knows the app secret", 0, boolean(&o.console), nil},
-		{name: "pid-file", help: "file to write the process id to, for edge reload", set: text(&o.pidFile)},
+		{name: "pid-file", help: "file to write the process id to", set: text(&o.pidFile)},
 		{"version", "false", "print the version and end", onlyFlag, boolean(&o.version), nil},
 	}, appTable(&o.app)...)
 }
@@ -111,25 +114,23 @@ func appTable(a *appOptions) []option {
 		{"key", "", "app key; without it one is made up and printed", forApp, checked(&a.key, checkKey), nil},
 		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", forApp | masked, text(&a.secret), nil},
 		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", forApp, text(&a.secretFile), nil},
-		{"more-keys", "", "further keys that are valid too, KEY:SECRET with spaces between; -key signs webhooks", forApp | repeats | masked, keyPairs(&a.moreKeys), forget(&a.moreKeys)},
+		{"more-keys", "", "further keys that are valid too, KEY:SECRET with spaces between; -key signs webhooks", forApp | repeats | masked, items(&a.moreKeys, strings.Fields, parsePair), forget(&a.moreKeys)},
 		{"client-events", "true", "allow client events on private and presence channels", forApp, boolean(&l.clientEvents), nil},
 		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", forApp, number(&l.maxConnections, 1, math.MaxInt32), nil},
 		{"authorized-connections", "0", "time in which a client has to sign in or to join a private channel before it is closed with 4009; 0 asks for neither", forApp, duration(&l.authorizeWithin, 0), nil},
-		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, origins(&l.origins), nil},
+		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, items(&l.origins, byComma, parseOrigin), forget(&l.origins)},
 		{"activity-timeout", "120s", "silence after which a client is pinged", forApp, duration(&l.activityTimeout, time.Second), nil},
 		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.pongTimeout, time.Millisecond), nil},
 		{"auth-window", "600s", "how far the clock of an API client may be off; 0 for no check", forApp, duration(&l.authWindow, 0), nil},
 		{"event-size", "10240", "bytes of data an event may have", forApp, number(&l.eventSize, 1, 1<<20), nil},
-		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.channelName, len(userChannelPrefix)+maxUserID, 1024), nil},
+		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.channelName, len(wire.UserChannelPrefix)+wire.MaxUserID, 1024), nil},
 		{"presence-members", "100", "users a presence channel may have", forApp, number(&l.presenceMembers, 1, math.MaxInt32), nil},
 		{"presence-user-size", "1024", "bytes of user_info a member may have", forApp, number(&l.presenceUserSize, 2, maxPayload), nil},
 		{"cache-ttl", "30m", "how long a cache channel keeps its last event", forApp, duration(&l.cacheTTL, time.Second), nil},
 		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", forApp, number(&l.sendBuffer, 4096, math.MaxInt32), nil},
 		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", forApp, boolean(&l.subscriptionCount), nil},
-		{"webhook", "", "URL to be told what happens, may be repeated (in the variable: with spaces); see Webhooks", forApp | repeats, hookList(&a.hooks), forget(&a.hooks)},
-		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", forApp, duration(&a.webhooks.grace, 0), nil},
-		{"webhook-batch", "50ms", "events that happen within travel together; 0 sends each alone", forApp, duration(&a.webhooks.batch, 0), nil},
-		{"webhook-queue", "10000", "events that may wait for a receiver; beyond, the oldest client events are dropped first", forApp, number(&a.webhooks.queue, 1, math.MaxInt32), nil},
+		{"webhook", "", "URL to be told what happens, may be repeated (in the variable: with spaces); see Webhooks", forApp | repeats, items(&a.hooks, strings.Fields, checkHook), forget(&a.hooks)},
+		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", forApp, duration(&a.webhookGrace, 0), nil},
 	}
 }
 
@@ -149,20 +150,11 @@ func add(to *[]string, check func(string) error) func(string) error {
 
 func forget[T any](list *[]T) func() { return func() { *list = nil } }
 
-func oneOf(to *string, choices ...string) func(string) error {
-	return func(s string) error {
-		if *to = s; !slices.Contains(choices, s) {
-			return fmt.Errorf("it must be one of %s", strings.Join(choices, ", "))
-		}
-		return nil
-	}
-}
-
-// prefix takes the beginning of a path, with or without slashes around it.
+// prefix takes the beginning of a path, with or without slashes around it; off is none.
 func prefix(to *string) func(string) error {
 	return func(s string) error {
 		*to = ""
-		if s = strings.Trim(s, "/"); s != "" {
+		if s = strings.Trim(s, "/"); s != "" && s != "off" {
 			*to = "/" + s
 		}
 		if strings.ContainsAny(s, "?#%{}\\ \t") || *to != "" && path.Clean(*to) != *to {
@@ -172,100 +164,80 @@ func prefix(to *string) func(string) error {
 	}
 }
 
-// orOff takes off for nothing.
-func orOff(set func(string) error) func(string) error {
+// items takes several values, and adds them to those it got before.
+func items[T any](to *[]T, split func(string) []string, parse func(string) (T, error)) func(string) error {
 	return func(s string) error {
-		if s == "off" {
-			s = ""
-		}
-		return set(s)
-	}
-}
-
-func commaList(to *[]string) func(string) error {
-	return func(s string) error {
-		*to = nil
-		for item := range strings.SplitSeq(s, ",") {
-			if item = strings.TrimSpace(item); item != "" {
-				*to = append(*to, item)
-			}
-		}
-		return nil
-	}
-}
-
-// origins takes what allowsOrigin can find: origins as browsers send them, hosts, *.host and *, with commas between them.
-func origins(to *[]string) func(string) error {
-	return func(s string) error {
-		commaList(to)(s)
-		for i, item := range *to {
-			scheme, host, full := strings.Cut(item, "://")
-			if full && len(host) > 1 {
-				host = strings.TrimSuffix(host, "/")
-				(*to)[i] = scheme + "://" + host
-			} else if !full {
-				host = strings.TrimPrefix(item, "*.")
-			}
-			port := !full && strings.Contains(host, ":") && !strings.HasSuffix(host, "]")
-			if item == "*" || strings.EqualFold(item, "file://") { // which pages of an app have
-				continue
-			}
-			if full && scheme == "" || host == "" || host[0] == '.' || port || strings.ContainsAny(host, "/*?#@ ") {
-				return fmt.Errorf("no page has the origin %q: it must be like https://example.com, http://localhost:8080, example.com or *.example.com", item)
-			}
-		}
-		return nil
-	}
-}
-
-// proxies takes addresses and networks with commas between them. unix stands for whoever comes over a Unix socket.
-func proxies(to *[]netip.Prefix) func(string) error {
-	return func(s string) error {
-		var list []string
-		commaList(&list)(s)
-		*to = nil
-		for _, item := range list {
-			p, err := netip.ParsePrefix(item)
-			if a, errAddr := netip.ParseAddr(item); errAddr == nil {
-				p, err = netip.PrefixFrom(a, a.BitLen()), nil
-			}
-			if item == "unix" {
-				p, err = netip.Prefix{}, nil
-			}
+		for _, text := range split(s) {
+			item, err := parse(text)
 			if err != nil {
-				return fmt.Errorf("%q is neither an address nor a network like 10.0.0.0/8", item)
-			}
-			*to = append(*to, p)
-		}
-		return nil
-	}
-}
-
-// hookList takes URLs with spaces between them, and adds to what it got before.
-func hookList(to *[]string) func(string) error {
-	return func(s string) error {
-		for hook := range strings.FieldsSeq(s) {
-			if _, err := parseHook(hook); err != nil {
 				return err
 			}
-			*to = append(*to, hook)
+			*to = append(*to, item)
 		}
 		return nil
 	}
 }
 
-// keyPairs takes KEY:SECRET with spaces between them, and adds to what it got before.
-func keyPairs(to *[]keyPair) func(string) error {
-	return func(s string) error {
-		for pair := range strings.FieldsSeq(s) {
-			key, secret, _ := strings.Cut(pair, ":")
-			if key == "" || secret == "" || checkKey(key) != nil {
-				return errors.New("it must be KEY:SECRET, or several with spaces between")
-			}
-			*to = append(*to, keyPair{key, secret})
+// byComma returns what stands between commas, without spaces around it.
+func byComma(s string) (found []string) {
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			found = append(found, item)
 		}
-		return nil
 	}
+	return found
+}
+
+// parseOrigin takes what allowsOrigin can find: an origin as browsers send it, a host, *.host or *.
+func parseOrigin(s string) (string, error) {
+	if s == "*" || strings.EqualFold(s, "file://") { // pages of an app have it
+		return s, nil
+	}
+	scheme, host, full := strings.Cut(strings.TrimSuffix(s, "/"), "://")
+	if !full {
+		scheme, host = "", strings.TrimPrefix(s, "*.")
+	}
+	port := !full && strings.Contains(host, ":") && !strings.HasSuffix(host, "]")
+	if full && scheme == "" || host == "" || host[0] == '.' || port || strings.ContainsAny(host, "/*?#@ ") {
+		return "", fmt.Errorf("no page has the origin %q: it must be like https://example.com, http://localhost:8080, "+
+			"example.com or *.example.com", s)
+	}
+	if full {
+		return scheme + "://" + host, nil
+	}
+	return s, nil
+}
+
+// proxies takes addresses and networks with commas between them, and adds them to those it got before.
+func proxies(to *[]netip.Prefix) func(string) error { return items(to, byComma, parseProxy) }
+
+// parseProxy takes an address or a network. unix, for whoever comes over a Unix socket, is the zero Prefix.
+func parseProxy(s string) (p netip.Prefix, err error) {
+	if s == "unix" {
+		return p, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	if p, err = netip.ParsePrefix(s); err != nil {
+		err = fmt.Errorf("%q is neither an address nor a network like 10.0.0.0/8", s)
+	}
+	return p, err
+}
+
+// checkHook takes what parseHook accepts.
+func checkHook(url string) (string, error) {
+	_, err := parseHook(url)
+	return url, err
+}
+
+// parsePair takes KEY:SECRET.
+func parsePair(s string) (keyPair, error) {
+	key, secret, _ := strings.Cut(s, ":")
+	if key == "" || secret == "" || checkKey(key) != nil {
+		return keyPair{}, errors.New("it must be KEY:SECRET, or several with spaces between")
+	}
+	return keyPair{key, secret}, nil
 }
 
 func boolean(to *bool) func(string) error {
@@ -290,11 +262,8 @@ func number(to *int, least, most int) func(string) error {
 func size(to *int64, least int64) func(string) error {
 	return func(s string) error {
 		digits, shift := strings.TrimRight(strings.ToUpper(s), "IB"), 0
-		for i, unit := range []string{"K", "M", "G"} {
-			if rest, ok := strings.CutSuffix(digits, unit); ok {
-				digits, shift = rest, 10*(i+1)
-				break
-			}
+		if n := len(digits) - 1; n >= 0 && strings.Contains("KMG", digits[n:]) {
+			digits, shift = digits[:n], 10*(1+strings.Index("KMG", digits[n:]))
 		}
 		n, err := strconv.ParseInt(digits, 10, 64)
 		if err != nil || n > math.MaxInt>>shift || n<<shift < least {
@@ -331,18 +300,23 @@ func duration(to *time.Duration, least time.Duration) func(string) error {
 // checkAddr accepts what listen can listen on.
 func checkAddr(addr string) error {
 	network, rest := splitAddr(addr)
-	if network == "unix" {
-		if rest == "" {
-			return errors.New("it must be unix:/path")
-		}
-		return nil
-	}
 	_, port, err := net.SplitHostPort(rest)
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
 	}
-	if err != nil || port == "" {
-		return errors.New("it must be host:port, :port or unix:/path")
+	_, number := strconv.ParseUint(addr, 10, 16)
+	switch {
+	case network == "unix" && rest != "", network != "unix" && err == nil && port != "":
+		return nil
+	case number == nil:
+		return fmt.Errorf("it must be host:port, :port or unix:/path; did you mean :%s?", addr)
+	}
+	return errors.New("it must be host:port, :port or unix:/path")
+}
+
+func checkLog(format string) error {
+	if !slices.Contains([]string{"auto", "text", "logfmt", "json"}, format) {
+		return errors.New("it must be one of auto, text, logfmt, json")
 	}
 	return nil
 }
@@ -357,7 +331,7 @@ func checkID(id string) error {
 // checkKey accepts what can stand in a URL and in an auth string, and "" for no key.
 func checkKey(key string) error {
 	if key != "" && strings.Trim(key, ".") == "" || strings.ContainsFunc(key, func(c rune) bool {
-		return c >= 0x80 || !channelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
+		return c >= 0x80 || !wire.ChannelChars[c] || c == '=' || c == '@' || c == ',' || c == ';'
 	}) {
 		return errors.New("it is part of URLs and may have letters, digits, - _ and .")
 	}

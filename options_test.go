@@ -55,8 +55,8 @@ func TestOptionDefaults(t *testing.T) {
 		activityTimeout: 120 * time.Second, pongTimeout: 30 * time.Second, authWindow: 600 * time.Second, cacheTTL: 30 * time.Minute,
 		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
 		clientEvents: true,
-	}, webhooks: webhookOptions{grace: 3 * time.Second, batch: 50 * time.Millisecond, queue: 10_000}}
-	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "auto", console: true, secretShown: true, app: app, apps: []appOptions{app}}
+	}, webhookGrace: 3 * time.Second}
+	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "text", console: true, secretShown: true, app: app, apps: []appOptions{app}}
 	o.given, o.connections, o.apps[0].limits.maxConnections = nil, 0, 0
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
@@ -72,8 +72,8 @@ var optionSamples = map[string][2]string{
 	"send-buffer": {"4096", "65536"}, "subscription-count": {"true", "false"},
 	"verbose": {"true", "false"}, "console": {"false", "true"}, "deflate": {"true", "false"}, "version": {"true", "false"},
 	"webhook": {"http://a.example", "https://b.example#events=cache_miss http://c.example"}, "webhook-grace": {"0", "1m"},
-	"webhook-batch": {"0", "1s"}, "webhook-queue": {"1", "100"}, "memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
-	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "text"},
+	"memory": {"16M", "1g"}, "path": {"/edge", "a/b"}, "http-path": {"off", "a/b"}, "tls-cert": {"a", "b"},
+	"tls-key": {"a", "b"}, "trusted-proxies": {"127.0.0.1, unix", "10.0.0.0/8"}, "metrics-addr": {":9601", "127.0.0.1:9601"}, "log": {"json", "logfmt"},
 	"pid-file": {"a", "b"}, "dev-auth": {"true", "192.168.1.0/24,127.0.0.1"}, "more-keys": {"a:b", "c:d e:f"}, "authorized-connections": {"30s", "5m"},
 }
 
@@ -105,31 +105,18 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
-func TestOthersLogIn(t *testing.T) {
-	const system = "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1::/usr/sbin:/usr/sbin/nologin\nnobody:x:65534:65534::/:/bin/sh\n" +
-		"gone:x:1003:1003::/home/gone:/bin/false\nbroken:x:\n"
-	for _, c := range []struct {
-		passwd string
-		uid    int
-		want   bool
-	}{
-		{"", 0, false}, {system, 0, false}, {system, 1000, false},
-		{system + "pi:x:1000:1000::/home/pi:/bin/bash\n", 1000, false},
-		{system + "pi:x:1000:1000::/home/pi:/bin/bash\n", 0, true},
-		{system + "pi:x:1000:1000::/home/pi:/bin/bash\neve:x:1001:1001::/home/eve:/bin/zsh", 1000, true},
-	} {
-		if got := othersLogIn(c.passwd, c.uid); got != c.want {
-			t.Errorf("%d: %t\n%s", c.uid, got, c.passwd)
-		}
-	}
-	for _, c := range []struct {
-		args, env []string
-		want      bool
-	}{
-		{[]string{"-secret", "s"}, nil, true}, {nil, []string{"EDGE_SECRET=s"}, false}, {nil, nil, false},
-	} {
-		if o := mustParse(t, c.args, c.env...); o.secretShown != c.want {
-			t.Errorf("%q %q: shown: %t", c.args, c.env, o.secretShown)
+// TestSecretShown: without a terminal, a secret on the command line is reported.
+func TestSecretShown(t *testing.T) {
+	for _, args := range [][]string{{"-secret", "sesame"}, nil} {
+		cmd := edgeCommand(append(args, "-addr", "127.0.0.1:0", "-key", "key")...)
+		var said syncBuffer
+		cmd.Stderr = &said
+		p := start(t, "edge", cmd)
+		connectTo(t, p.addr, "key")
+		p.cmd.Process.Signal(os.Interrupt)
+		p.cmd.Wait()
+		if got := strings.Contains(said.String(), "the secret is on the command line"); got != (args != nil) {
+			t.Errorf("%q: it says:\n%s", args, said.String())
 		}
 	}
 }
@@ -275,7 +262,7 @@ func TestCommandRefusesOptions(t *testing.T) {
 	cases := []refused{
 		{[]string{"-bogus"}, nil, []string{"-bogus"}},
 		{[]string{"--bogus=1"}, nil, []string{"-bogus"}},
-		{[]string{"-=1"}, nil, []string{"-=1"}},
+		{[]string{"-=1"}, nil, []string{`"-"`}},
 		{[]string{"-Key", "k"}, nil, []string{"-Key"}},
 		{[]string{"extra"}, nil, []string{`"extra"`}},
 		{[]string{"-verbose", "true"}, nil, []string{`"true"`}},
@@ -302,8 +289,6 @@ func TestCommandRefusesOptions(t *testing.T) {
 	for option, values := range map[string][]string{
 		"webhook":            {"ftp://a", "a.example", "http://a#event=x", "http://a http://b#events=x"},
 		"webhook-grace":      {"-1s", "x"},
-		"webhook-batch":      {"x"},
-		"webhook-queue":      {"0"},
 		"addr":               {"127.0.0.1:noport", ":99999", "6001", "", ":", "localhost", "localhost:", "[::1]", "::1:6001"},
 		"key":                {"a b", "a/b", "a:b", "a?b", "a#b", "a%b", "a&b", "a\\b", `a"b`, "é", "a\nb", "\x00", "\x7f", "\xff"},
 		"max-connections":    {"0", "-1", "", "x", "1.5", "1e3", "2147483648", "99999999999999999999", " 1", "1 ", "0x10"},
@@ -405,20 +390,6 @@ func TestMadeUpKeyAndSecret(t *testing.T) {
 	}
 }
 
-// TestBannerNamesOthers: what variables of other servers have set is named, with the variable, and no secret.
-func TestBannerNamesOthers(t *testing.T) {
-	o := mustParse(t, []string{"-key", "the-key"}, "PUSHER_APP_SECRET=sesame", "PUSHER_APP_ID=12", "SOKETI_PORT=7123")
-	text := banner(o, []net.Listener{addressed{addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7123}}})
-	for _, want := range []string{"addr from SOKETI_PORT", "id from PUSHER_APP_ID", "PUSHER_APP_SECRET"} {
-		if strings.Count(text, want) != 1 {
-			t.Errorf("%q is not named once:\n%s", want, text)
-		}
-	}
-	if strings.Contains(text, "sesame") {
-		t.Errorf("it has the secret:\n%s", text)
-	}
-}
-
 func TestBanner(t *testing.T) {
 	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7000}
 	everywhere := &net.TCPAddr{IP: net.IPv6unspecified, Port: 7000}
@@ -462,6 +433,50 @@ func TestBanner(t *testing.T) {
 	}
 }
 
+// TestConsoleBanner: the banner says where the console is, and how to get in only where nobody keeps it.
+func TestConsoleBanner(t *testing.T) {
+	for _, c := range []struct {
+		args       []string
+		link, want string
+	}{
+		{nil, "", "  console    http://localhost:6001/console\n"},
+		{nil, "#once=abc", "  console    http://localhost:6001/console#once=abc\n"},
+		{[]string{"-path", "edge"}, "", "  console    http://localhost:6001/edge/console\n"},
+		{[]string{"-console=false"}, "#once=abc", ""},
+	} {
+		o := testOptions(t, c.args...)
+		o.consoleLink = c.link
+		text := banner(o, []net.Listener{addressed{addr: &net.TCPAddr{IP: net.IPv6unspecified, Port: 6001}}})
+		if !strings.Contains(text, c.want) || c.want == "" && strings.Contains(text, "console") {
+			t.Errorf("%v: %s", c.args, text)
+		}
+	}
+	keepLog(t)
+	for _, shown := range []bool{false, true} {
+		out, stdout := io.Pipe()
+		p := &program{args: []string{"-addr", "127.0.0.1:0", "-key", "key"}, getenv: environment("EDGE_SECRET=" + testSecret), stdout: stdout, stderr: errorOutput, shown: shown}
+		o, err := parseOptions(p.args, p.getenv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- p.listenAndServe(ctx, o, newBudget(o.memory))
+			stdout.Close()
+		}()
+		lines, link := bufio.NewScanner(out), false
+		for lines.Scan() && !strings.HasPrefix(lines.Text(), "Ready on") {
+			link = link || strings.Contains(lines.Text(), "/console#once=")
+		}
+		go io.Copy(io.Discard, out) // ends when stdout is closed
+		stop()
+		if err := <-ended; err != nil || link != shown {
+			t.Errorf("on a terminal: %t, a link: %t, %v", shown, link, err)
+		}
+	}
+}
+
 // The whole command: it says when it is ready, serves, and ends with 0 on a signal.
 func TestCommandServes(t *testing.T) {
 	self, err := os.FindProcess(os.Getpid())
@@ -469,6 +484,11 @@ func TestCommandServes(t *testing.T) {
 		t.Skip("no signals here")
 	}
 	defer self.Release()
+	for _, variable := range os.Environ() { // of the tests, which it would name
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "EDGE_") {
+			t.Setenv(name, "")
+		}
+	}
 	keepLog(t)
 	out, stdout := io.Pipe()
 	var stderr bytes.Buffer

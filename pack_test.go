@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"edge/internal/wire"
 )
 
 // connectDeflating is connect with permessage-deflate.
@@ -85,7 +87,7 @@ func TestDeflate(t *testing.T) {
 		c.subscribe("room", "")
 		c.inflated() // subscription_succeeded
 	}
-	id, _ := parseSocketID(packed.id)
+	id, _ := wire.ParseSocketID(packed.id)
 	own := s.app.socket(id)
 	var sent, read [2]atomic.Int64 // of plain and packed, so that these two are not cut off: who publishes waits for them
 	var publishing sync.WaitGroup
@@ -102,7 +104,7 @@ func TestDeflate(t *testing.T) {
 				for range r.IntN(4000) {
 					text = append(text, '0'+byte(r.IntN(10)))
 				}
-				e := Event{data: appendString(nil, append(text, `"}`...)), keep: true}
+				e := Event{data: wire.AppendString(nil, append(text, `"}`...)), keep: true}
 				if r.IntN(5) == 0 {
 					name, e.except = "not-packed", own
 				}
@@ -113,7 +115,7 @@ func TestDeflate(t *testing.T) {
 				if sent[0].Add(1); e.except == nil {
 					sent[1].Add(1)
 				}
-				s.app.trigger("room", kindPublic, e)
+				s.app.trigger("room", wire.KindPublic, e)
 			}
 		})
 	}
@@ -127,7 +129,7 @@ func TestDeflate(t *testing.T) {
 	late.inflated()
 	reading.Go(func() { rest = late.inflatedUntil(`"the-end"`, true, func() {}) })
 	publishing.Wait()
-	s.app.trigger("room", kindPublic, Event{name: []byte("the-end"), data: emptyData, keep: true})
+	s.app.trigger("room", wire.KindPublic, Event{name: []byte("the-end"), data: wire.EmptyData, keep: true})
 	reading.Wait()
 
 	if len(want) != 1600 {

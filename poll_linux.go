@@ -15,11 +15,12 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // pollEvents: told once for each change, so that nothing needs to be asked for again.
-const pollEvents = syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | 1<<31 // EPOLLET, which package syscall has negative
+const pollEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 // poller says which connections have something to read or room to write.
 type poller struct {
@@ -35,11 +36,11 @@ type poller struct {
 
 // newPoller makes a poller, which must be closed when it is not needed any more.
 func newPoller() (*poller, error) {
-	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	syscall.SetNonblock(fd, true) // makes os.NewFile hand it to the runtime's poller
+	unix.SetNonblock(fd, true) // makes os.NewFile hand it to the runtime's poller
 	p := &poller{file: os.NewFile(uintptr(fd), "epoll"), fd: fd}
 	p.raw, err = p.file.SyscallConn()
 	if err == nil {
@@ -54,11 +55,11 @@ func newPoller() (*poller, error) {
 
 // run tells connections what has happened to them, until close.
 func (p *poller) run() {
-	events := make([]syscall.EpollEvent, 128)
+	events := make([]unix.EpollEvent, 128)
 	for {
 		var n int
 		err := p.raw.Read(func(fd uintptr) bool {
-			n, _ = syscall.EpollWait(int(fd), events, 0) // fails only when interrupted, then there is nothing yet
+			n, _ = unix.EpollWait(int(fd), events, 0) // fails only when interrupted, then there is nothing yet
 			return n > 0
 		})
 		if err != nil {
@@ -98,8 +99,8 @@ func (p *poller) add(c *conn) error {
 		p.conns = append(p.conns, nil)
 	}
 	p.conns[c.fd] = c
-	e := syscall.EpollEvent{Events: pollEvents, Fd: int32(c.fd)}
-	return syscall.EpollCtl(p.fd, syscall.EPOLL_CTL_ADD, c.fd, &e) // fails out of memory or over fs.epoll.max_user_watches
+	e := unix.EpollEvent{Events: pollEvents, Fd: int32(c.fd)}
+	return unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, c.fd, &e) // fails out of memory or over fs.epoll.max_user_watches
 }
 
 // remove forgets the connection with this descriptor.
@@ -120,13 +121,11 @@ func (c *conn) take(nc net.Conn, p *poller) bool {
 	if err != nil {
 		return false
 	}
-	fd, errno := 0, syscall.Errno(0)
+	fd, failed := 0, error(nil)
 	err = raw.Control(func(old uintptr) { // fails if nc is closed already
-		var r uintptr
-		r, _, errno = syscall.RawSyscall(syscall.SYS_FCNTL, old, syscall.F_DUPFD_CLOEXEC, 0)
-		fd = int(r)
+		fd, failed = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0)
 	})
-	if err != nil || errno != 0 {
+	if err != nil || failed != nil {
 		return false
 	}
 	nc.Close()
@@ -146,10 +145,10 @@ func (c *conn) watch() {
 // event is told what has happened, by the poller.
 func (c *conn) event(events uint32) {
 	defer c.recovered()
-	if events&syscall.EPOLLOUT != 0 {
+	if events&unix.EPOLLOUT != 0 {
 		c.flush()
 	}
-	if events&^syscall.EPOLLOUT != 0 {
+	if events&^unix.EPOLLOUT != 0 {
 		c.wake()
 	}
 }
@@ -177,7 +176,7 @@ func (c *conn) readAll() {
 			if n == len(b) {
 				runtime.Gosched() // who sends without end waits for others after each piece, not after the 10 ms that Go lets it run
 			}
-			if err == syscall.EAGAIN {
+			if err == unix.EAGAIN {
 				break
 			}
 			if err != nil {
@@ -193,7 +192,7 @@ func (c *conn) readAll() {
 
 // tryRead reads what is there now: EAGAIN if that is nothing. (What cannot block cannot be interrupted: there is no EINTR.)
 func (c *conn) tryRead(p []byte) (int, error) {
-	n, err := syscall.Read(c.fd, p)
+	n, err := unix.Read(c.fd, p)
 	if n == 0 && err == nil {
 		err = io.EOF
 	}
@@ -202,8 +201,8 @@ func (c *conn) tryRead(p []byte) (int, error) {
 
 // tryWrite offers p to the kernel once; it never waits.
 func (c *conn) tryWrite(p []byte) (int, error) {
-	n, err := syscall.Write(c.fd, p)
-	if err == syscall.EAGAIN {
+	n, err := unix.Write(c.fd, p)
+	if err == unix.EAGAIN {
 		err = nil
 	}
 	return max(n, 0), err
@@ -212,41 +211,23 @@ func (c *conn) tryWrite(p []byte) (int, error) {
 // hangUp ends both directions, which the poller notices. With reset the kernel need not keep what the client does not read.
 func (c *conn) hangUp(reset bool) {
 	if reset {
-		syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+		unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
-	syscall.Shutdown(c.fd, syscall.SHUT_RDWR)
+	unix.Shutdown(c.fd, unix.SHUT_RDWR)
 }
 
-func (c *conn) shutdownWrite() { syscall.Shutdown(c.fd, syscall.SHUT_WR) }
+func (c *conn) shutdownWrite() { unix.Shutdown(c.fd, unix.SHUT_WR) }
 
 func (c *conn) closeDescriptor() {
 	c.poller.remove(c.fd)
-	syscall.Close(c.fd)
-}
-
-// reloadSignal is what edge reload sends. It only ever means that, while SIGHUP may come from a terminal that has gone.
-const reloadSignal = syscall.SIGUSR1
-
-// giveTo gives a file to the owner and group of another.
-func giveTo(name string, of os.FileInfo) error {
-	if st, ok := of.Sys().(*syscall.Stat_t); ok {
-		return os.Chown(name, int(st.Uid), int(st.Gid))
-	}
-	return nil
+	unix.Close(c.fd)
 }
 
 // descriptorLimit is how many files and connections the process may have open. Go raises it to the hard limit at start.
 func descriptorLimit() int {
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
 		return 1024
 	}
 	return int(min(l.Cur, 1<<20))
-}
-
-// systemClock is the kernel's CLOCK_MONOTONIC, in nanoseconds.
-func systemClock() int64 {
-	var ts syscall.Timespec
-	syscall.Syscall(syscall.SYS_CLOCK_GETTIME, 1, uintptr(unsafe.Pointer(&ts)), 0)
-	return ts.Nano()
 }

@@ -7,8 +7,6 @@ package main
 import (
 	"errors"
 	"net"
-	"os"
-	"syscall"
 )
 
 type poller struct{}
@@ -27,10 +25,4 @@ func (c *conn) hangUp(reset bool)              {}
 func (c *conn) shutdownWrite()                 {}
 func (c *conn) closeDescriptor()               {}
 
-const reloadSignal = syscall.SIGHUP
-
-func giveTo(string, os.FileInfo) error { return nil }
-
 func descriptorLimit() int { return 10_000 }
-
-func systemClock() int64 { return monotonic() }

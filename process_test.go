@@ -5,6 +5,8 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"fmt"
 	"io"
 	"net"
@@ -108,7 +110,7 @@ func (p *process) resident() int { return p.status("VmRSS", false) << 10 }
 
 // TestMemory: what an idle connection holds, and that it is given back.
 func TestMemory(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const n, most = 5000, 5000 // connections, bytes
@@ -244,7 +246,7 @@ func TestUnreadLines(t *testing.T) {
 		publish(t, p.addr, "room", "hello", "{}")
 		c.expect(event("hello", "room", "{}"))
 		cmd.Process.Signal(syscall.SIGTERM)
-		c.expectClose(codeReconnect)
+		c.expectClose(wire.CodeReconnect)
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("exit: %v", err)
 		}

@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"unicode/utf8"
+
+	"edge/internal/wire"
 )
 
 // frame is what frameReader hands on: a message, put together from its fragments, or a control frame.
@@ -29,7 +31,7 @@ type frameReader struct {
 	left      uint32  // payload bytes of the current frame still to come
 	announced uint32  // payload bytes of the message, those still to come of this frame included
 	frames    uint32  // begun so far
-	message   *[]byte // what has come of a message that is not whole, from frameBuffers; nil for nothing
+	message   *[]byte // what has come of a message that is not whole, from wire.Buffers; nil for nothing
 	control   []byte  // what has come of a control frame that is not whole
 	controls  rate
 }
@@ -82,7 +84,7 @@ func (r *frameReader) keep(piece []byte) {
 		return
 	}
 	if r.message == nil {
-		r.message = frameBuffers.Get().(*[]byte)
+		r.message = wire.Buffers.Get().(*[]byte)
 		*r.message = (*r.message)[:0]
 	}
 	*r.message = append(*r.message, piece...)
@@ -112,7 +114,7 @@ func (r *frameReader) whole(piece []byte) frame {
 // release gives back the memory of a message that was handed on.
 func (r *frameReader) release() {
 	if r.message != nil && r.fragments == 0 {
-		freeFrameBuffer(&r.message)
+		wire.FreeBuffer(&r.message)
 	}
 }
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes what a release consists of, the same bytes each time: programs, Debian packages, licences, and a list of checksums.
+# Makes what a release consists of, the same bytes each time: programs, Debian packages, units, licences and
+# checksums.
 #
 #   ./release.sh [VERSION]                     all of it, in dist/; without VERSION the tag says it
 #   ./release.sh -o FILE OS ARCH [VARIANT]     one program as a release has it, like -o /tmp/edge linux arm GOARM=6
 #   ./release.sh -deb DIR VERSION DEBARCH      one package, like -deb /tmp 1.2.3 armhf
 #
-# It needs go, git and coreutils, and dpkg-deb for the packages; go fetches the modules if they are not there yet. If VERSION and
+# It needs go, git and coreutils; go fetches the modules, nfpm among them, if they are not there yet. If VERSION and
 # SOURCE_DATE_EPOCH (in seconds) are in the environment, git is not asked. Another Go makes other bytes: go version -m FILE says
 # which one made a program.
 set -euo pipefail
-shopt -s globstar
 export LC_ALL=C TZ=UTC
 umask 022
 from=$PWD
@@ -30,12 +30,10 @@ targets=(
 )
 deb_archs=(amd64 arm64 armhf)
 
-# What no event passes through is built without inlining: linux/arm64 has 7,405,694 bytes instead of 7,798,910. (Go says nothing
-# if it does not know a package: measure. Left out are those of net/http that grow by it or stay as they are; gws, fastjson and
-# flate are what events pass through.)
-seldom=(
-	crypto/tls crypto/x509 crypto/rsa crypto/hpke encoding/asn1 math/big
-	encoding/json fmt log/slog mime net/url
+# Nothing counts that somebody has set for Go on this machine.
+clean=(
+	GOENV=off GOFLAGS= GOWORK=off GOEXPERIMENT= GOFIPS140= CGO_ENABLED=0
+	GOAMD64= GOARM= GOARM64= GO386= GOMIPS= GORISCV64=
 )
 
 # die TEXT... says why there is nothing to be had.
@@ -54,18 +52,10 @@ use_version() {
 	built=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
 }
 
-# build FILE OS ARCH [VARIANT] makes a program. Nothing counts that somebody has set for Go on this machine. WebSocket does
-# without HTTP/2, so net/http does too: that saves half a megabyte.
+# build FILE OS ARCH [VARIANT] makes a program. Nothing that git knows goes in: version and time are ours.
 build() {
-	local package flags=()
-	for package in "${seldom[@]}"; do
-		flags+=("-gcflags=$package=-l")
-	done
-	env GOENV=off GOFLAGS= GOWORK=off GOEXPERIMENT= GOFIPS140= \
-		GOAMD64= GOARM= GOARM64= GO386= GOMIPS= GORISCV64= \
-		CGO_ENABLED=0 GOOS="$2" GOARCH="$3" ${4:+"$4"} \
-		go build -o "$1" -trimpath -buildvcs=false -tags nethttpomithttp2 "${flags[@]}" \
-		-ldflags "-s -w -buildid= -X main.version=$version -X main.built=$built" .
+	env "${clean[@]}" GOOS="$2" GOARCH="$3" ${4:+"$4"} go build -o "$1" -trimpath -buildvcs=false \
+		-ldflags="-s -w -X main.version=$version -X main.built=$built" .
 }
 
 # program_name OS ARCH [VARIANT] prints what a program is called: edge-1.2.3-linux-armv6.
@@ -86,11 +76,6 @@ list() {
 
 # --- Debian packages ---
 
-# need_dpkg_deb ends the script if there is no dpkg-deb.
-need_dpkg_deb() {
-	command -v dpkg-deb >/dev/null || die 'there is no dpkg-deb: no Debian package is made (apt-get install dpkg)'
-}
-
 # edge_here ARGUMENT... runs an edge for this machine, and nothing in the environment has a say in it.
 edge_here() {
 	[[ -x $tmp/edge ]] || build "$tmp/edge" "$(go env GOHOSTOS)" "$(go env GOHOSTARCH)"
@@ -99,11 +84,7 @@ edge_here() {
 
 # deb_version prints the version as dpkg sorts it: 1.2.3~rc1 is before 1.2.3.
 deb_version() {
-	if [[ $version =~ ^([0-9.]+)-((alpha|beta|dev|pre|rc).*)$ ]]; then
-		printf '%s~%s\n' "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
-	else
-		printf '%s\n' "$version"
-	fi
+	sed -E 's/^([0-9.]+)-((alpha|beta|dev|pre|rc).*)$/\1~\2/' <<<"$version"
 }
 
 # configuration prints what becomes /etc/edge/edge.json: the example, in which id and key count, so that the key stays the same.
@@ -123,7 +104,7 @@ configuration() {
 # TestReleaseLicences knows when one is missing.
 copyright() {
 	cat LICENSE
-	printf '\nGo'\''s standard library and runtime, which are part of the program:\n\n'
+	printf '\nGo'\''s standard library, runtime and golang.org/x/sys, which are part of the program:\n\n'
 	cat package/LICENSE.golang
 	printf '\ngws, which reads and writes WebSocket:\n\n'
 	cat package/LICENSE.gws
@@ -133,41 +114,32 @@ copyright() {
 	cat package/LICENSE.fastjson
 	printf '\nhujson, which reads the configuration:\n\n'
 	cat package/LICENSE.hujson
+	printf '\ngo-systemd, which notifies systemd and reads its sockets:\n\n'
+	cat package/LICENSE.go-systemd
+	printf '\nautomemlimit, which reads the limits of control groups:\n\n'
+	cat package/LICENSE.automemlimit
+	printf '\nmemory, which automemlimit asks for the memory of the machine:\n\n'
+	cat package/LICENSE.memory
 }
 
-# deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb.
+# deb DIR DEBARCH makes DIR/edge_VERSION_DEBARCH.deb of what package/nfpm.yaml names.
 deb() {
-	local root=$tmp/$2 file size=0 target control
+	local root=$tmp/$2 target nfpm
 	case $2 in
 	amd64 | arm64) target=("$2") ;;
 	armhf) target=(arm GOARM=6) ;; # Raspberry Pi OS has that name for boards with ARMv6 too
 	*) die "there is no package for $2, only for ${deb_archs[*]}" ;;
 	esac
-	mkdir -p "$root"/{DEBIAN,etc/edge,lib/systemd/system,usr/bin,usr/share/doc/edge}
-	build "$root/usr/bin/edge" linux "${target[@]}"
-	edge_here unit -bin /usr/bin/edge service >"$root/lib/systemd/system/edge.service"
-	edge_here unit -bin /usr/bin/edge socket >"$root/lib/systemd/system/edge.socket"
-	configuration >"$root/etc/edge/edge.json"
-	edge_here config -check -config "$root/etc/edge/edge.json" >/dev/null
-	copyright >"$root/usr/share/doc/edge/copyright"
+	mkdir "$root"
+	build "$root/edge" linux "${target[@]}"
+	configuration >"$root/edge.json"
+	edge_here config -check -config "$root/edge.json" >/dev/null
+	copyright >"$root/copyright"
+	cp package/{nfpm.yaml,edge.service,edge.socket,postinst,prerm,postrm} "$root"
 
-	for file in "$root"/{etc,lib,usr}/**; do
-		[[ -f $file ]] || continue
-		size=$((size + ($(stat -c %s "$file") + 1023) / 1024))
-		[[ $file == "$root"/etc/* ]] || (cd "$root" && md5sum "${file#"$root/"}") >>"$root/DEBIAN/md5sums"
-	done
-	control=$(<package/control)
-	control=${control//@VERSION@/"$(deb_version)"}
-	control=${control//@ARCHITECTURE@/"$2"}
-	printf '%s\n' "${control//@SIZE@/"$size"}" >"$root/DEBIAN/control"
-	install -m 644 package/conffiles "$root/DEBIAN"
-	install -m 755 package/{postinst,prerm,postrm} "$root/DEBIAN"
-
-	# One thread, and no later time than that of the commit: dpkg-deb sees to the rest.
-	chmod -R u=rwX,go=rX "$root"
-	touch -d "@$epoch" "$root" "$root"/**
-	SOURCE_DATE_EPOCH=$epoch DPKG_DEB_THREADS_MAX=1 \
-		dpkg-deb --root-owner-group -Zxz -z9 --build "$root" "$1/edge_${version}_$2.deb" >/dev/null
+	nfpm=$(env "${clean[@]}" go -C package/nfpm tool -n nfpm)
+	(cd "$root" && env SOURCE_DATE_EPOCH="$epoch" DEB_ARCH="$2" DEB_VERSION="$(deb_version)" \
+		"$nfpm" package -f nfpm.yaml -p deb -t "$1/edge_${version}_$2.deb" >/dev/null)
 }
 
 # release makes everything anew: SHA256SUMS is to have nothing of an earlier release.
@@ -179,13 +151,10 @@ release() {
 		read -ra target <<<"$target"
 		build "dist/$(program_name "${target[@]}")" "${target[@]}"
 	done
-	if (need_dpkg_deb); then
-		for arch in "${deb_archs[@]}"; do
-			deb dist "$arch"
-		done
-	else
-		incomplete=1
-	fi
+	for arch in "${deb_archs[@]}"; do
+		deb "$PWD/dist" "$arch"
+	done
+	cp package/edge.{service,socket} dist
 	copyright >dist/COPYRIGHT
 	sums=$(cd dist && sha256sum -- *)
 	printf '%s\n' "$sums" >dist/SHA256SUMS
@@ -201,7 +170,6 @@ here() {
 }
 
 usage='it is ./release.sh [VERSION], -o FILE OS ARCH [VARIANT] or -deb DIR VERSION DEBARCH'
-incomplete=0
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 case ${1-} in
@@ -214,7 +182,6 @@ case ${1-} in
 	;;
 -deb)
 	(($# == 4)) || die "$usage"
-	need_dpkg_deb
 	use_version "$3"
 	dir=$(here "$2")
 	deb "$dir" "$4"
@@ -226,4 +193,3 @@ case ${1-} in
 	release
 	;;
 esac
-exit "$incomplete"

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"net/http"
 	"os"
@@ -53,24 +54,18 @@ func output(t *testing.T, cmd *exec.Cmd) string {
 func copySources(t *testing.T, from string) string {
 	t.Helper()
 	to := t.TempDir()
-	sources, _ := filepath.Glob(filepath.Join(from, "*.go"))
-	sources = slices.DeleteFunc(sources, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
-	for _, name := range []string{"console.html", "go.mod", "go.sum", "LICENSE", "release.sh"} {
-		sources = append(sources, filepath.Join(from, name))
-	}
-	for _, name := range sources {
-		mode := os.FileMode(0o644)
-		if filepath.Ext(name) == ".sh" {
-			mode = 0o755
-		}
-		if err := os.WriteFile(filepath.Join(to, filepath.Base(name)), readFile(t, name), mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.CopyFS(filepath.Join(to, "package"), os.DirFS(filepath.Join(from, "package"))); err != nil {
+	cmd := exec.Command("sh", "-c", `tar -c --exclude=.git --exclude=./testdata --exclude=./dist . | tar -x -C "$0"`, to)
+	cmd.Dir = from
+	output(t, cmd)
+	return to
+}
+
+// makeFile makes a file and its folder.
+func makeFile(t *testing.T, name string, mode os.FileMode, text string) {
+	t.Helper()
+	if err := cmp.Or(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), mode)); err != nil {
 		t.Fatal(err)
 	}
-	return to
 }
 
 // habits are what one machine may have otherwise than another.
@@ -81,7 +76,7 @@ type habits struct {
 
 var (
 	ours   = habits{umask: "022"}
-	theirs = habits{"077", []string{"TZ=Pacific/Kiritimati", "LC_ALL=C.UTF-8", "GOFLAGS=-tags=other", "GOAMD64=v3", "DPKG_DEB_COMPRESSOR_TYPE=none"}}
+	theirs = habits{"077", []string{"TZ=Pacific/Kiritimati", "LC_ALL=C.UTF-8", "GOFLAGS=-tags=other", "GOAMD64=v3"}}
 )
 
 // release runs release.sh in a folder with sources. The version is 1.2.3 unless the arguments have another.
@@ -131,6 +126,8 @@ func TestReleaseReproducible(t *testing.T) {
 	}
 }
 
+var majorVersion = regexp.MustCompile(`/v\d+$`) // at the end of a module's path
+
 // TestReleaseLicences: what the licences of linked modules ask to be shown is shown, word for word.
 func TestReleaseLicences(t *testing.T) {
 	need(t, "bash", "go", "sed")
@@ -148,7 +145,11 @@ func TestReleaseLicences(t *testing.T) {
 		t.Errorf("go list knows %v", linked)
 	}
 	for module, dir := range linked {
-		ours, err := os.ReadFile("package/LICENSE." + path.Base(module))
+		name := path.Base(majorVersion.ReplaceAllString(module, ""))
+		if strings.HasPrefix(module, "golang.org/x/") {
+			name = "golang" // the licence of Go itself
+		}
+		ours, err := os.ReadFile("package/LICENSE." + name)
 		if err != nil {
 			t.Errorf("%s: %v", module, err)
 			continue
@@ -171,7 +172,7 @@ func TestReleaseLicences(t *testing.T) {
 
 // TestReleaseArguments: what release.sh cannot do it says in one line.
 func TestReleaseArguments(t *testing.T) {
-	need(t, "bash", "dpkg-deb")
+	need(t, "bash")
 	dir := t.TempDir()
 	for _, test := range []struct{ says, args string }{
 		{"it is ./release.sh [VERSION]", "-x"},
@@ -205,15 +206,9 @@ func newScratch(t *testing.T) *scratch {
 			t.Errorf("systemctl was called: %s", b)
 		}
 	})
-	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho \"$@\" >>"+called+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(s.name("/var/lib/dpkg/updates"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.name("/var/lib/dpkg/status"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	makeFile(t, filepath.Join(bin, "systemctl"), 0o755, "#!/bin/sh\necho \"$@\" >>"+called+"\n")
+	makeFile(t, s.name("/var/lib/dpkg/status"), 0o644, "")
+	os.Mkdir(s.name("/var/lib/dpkg/updates"), 0o755)
 	return s
 }
 
@@ -232,19 +227,6 @@ func (s *scratch) dpkg(args ...string) string {
 		"--force-script-chrootless", "--force-unsafe-io"}, args...)...)
 	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", "PATH="+s.path)
 	return output(s.t, cmd)
-}
-
-// want expects a file of root's with this mode.
-func (s *scratch) want(name string, mode os.FileMode) {
-	s.t.Helper()
-	info, err := os.Lstat(s.name(name))
-	if err != nil {
-		s.t.Error(err)
-		return
-	}
-	if owner := info.Sys().(*syscall.Stat_t); info.Mode() != mode || owner.Uid != 0 || owner.Gid != 0 {
-		s.t.Errorf("%s: %v of %d:%d, want %v of root", name, info.Mode(), owner.Uid, owner.Gid, mode)
-	}
 }
 
 func (s *scratch) wantGone(names ...string) {
@@ -267,8 +249,10 @@ func (s *scratch) unitSetting(unit, name string) string {
 }
 
 // startUnit starts edge as its unit says, but for the address, with a command before it that runs the program if there is one.
-func (s *scratch) startUnit(credentials string, before ...string) *process {
+func (s *scratch) startUnit(secret string, before ...string) *process {
 	s.t.Helper()
+	credentials := s.t.TempDir()
+	makeFile(s.t, filepath.Join(credentials, "secret"), 0o400, secret)
 	args := strings.Fields(s.unitSetting("edge.service", "ExecStart"))
 	for i, arg := range args {
 		if args[i] = strings.ReplaceAll(arg, "${CREDENTIALS_DIRECTORY}", credentials); strings.HasPrefix(arg, "/") {
@@ -284,11 +268,7 @@ func (s *scratch) startUnit(credentials string, before ...string) *process {
 // wantServes expects the installed edge to do its work and to end in order.
 func (s *scratch) wantServes() {
 	s.t.Helper()
-	credentials := s.t.TempDir()
-	if err := os.WriteFile(filepath.Join(credentials, "secret"), []byte(testSecret+"\n"), 0o400); err != nil {
-		s.t.Fatal(err)
-	}
-	p := s.startUnit(credentials)
+	p := s.startUnit(testSecret + "\n")
 	r, _ := http.NewRequest("GET", "http://"+p.addr+"/health", nil)
 	if status, answer := do(s.t, r); status != 200 || answer != "ok\n" {
 		s.t.Errorf("GET /health: %d %q", status, answer)
@@ -301,73 +281,56 @@ func (s *scratch) wantServes() {
 	}
 }
 
-// debArch is the architecture of this machine, for dpkg, if there is a package for it.
-func debArch(t *testing.T) string {
+// needDpkg skips the test where dpkg cannot install a package of ours, and returns dpkg's name for this architecture.
+func needDpkg(t *testing.T) string {
 	t.Helper()
-	arch := strings.TrimSpace(output(t, exec.Command("dpkg", "--print-architecture")))
-	if !slices.Contains([]string{"amd64", "arm64", "armhf"}, arch) {
-		t.Skip("there is no package for " + arch)
+	need(t, "bash", "go", "dpkg")
+	if os.Getuid() != 0 {
+		t.Skip("dpkg wants to be run by root")
 	}
-	return arch
+	return strings.TrimSpace(output(t, exec.Command("dpkg", "--print-architecture")))
 }
 
 // TestDebPackage: the life of a package, from its making to its purge.
 func TestDebPackage(t *testing.T) {
-	need(t, "bash", "go", "dpkg-deb", "dpkg")
-	if os.Getuid() != 0 {
-		t.Skip("dpkg wants to be run by root")
+	arch := needDpkg(t)
+	if !slices.Contains([]string{"amd64", "arm64", "armhf"}, arch) {
+		t.Skip("there is no package for " + arch)
 	}
-	arch := debArch(t)
 	sources, dir, elsewhere := copySources(t, "."), t.TempDir(), t.TempDir()
 	first, second := dir+"/edge_1.2.3_"+arch+".deb", dir+"/edge_1.3.0-rc1_"+arch+".deb"
 	release(t, sources, ours, "-deb", dir, "1.2.3", arch)
 	release(t, copySources(t, sources), theirs, "-deb", elsewhere, "1.2.3", arch)
 	wantSameBytes(t, first, filepath.Join(elsewhere, filepath.Base(first)))
 	release(t, sources, ours, "-deb", dir, "v1.3.0-rc1", arch)
-	for line := range strings.Lines(output(t, exec.Command("dpkg-deb", "-c", first))) {
-		if !strings.Contains(line, " root/root ") {
-			t.Errorf("not root's: %s", line)
-		}
-	}
 
 	s := newScratch(t)
 	if said := s.dpkg("-i", first); !strings.Contains(said, "/etc/edge/secret") {
 		t.Errorf("it does not say where the secret is:\n%s", said)
 	}
-	s.wantInstalled()
-	secret := s.read("/etc/edge/secret")
 	const shipped, mine = `"key": "app-key"`, `"key": "key"` // that of the tests
+	secret := s.read("/etc/edge/secret")
 	edited := strings.Replace(s.read("/etc/edge/edge.json"), shipped, mine, 1)
 	if !strings.Contains(edited, "\n  "+mine+",\n") || !strings.Contains(edited, "\n  \"id\": \"1\",\n") {
 		t.Fatalf("the configuration has other keys:\n%s", edited)
 	}
-	if err := os.WriteFile(s.name("/etc/edge/edge.json"), []byte(edited), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	s.wantInstalled(s.read("/etc/edge/edge.json"), secret)
+	makeFile(t, s.name("/etc/edge/edge.json"), 0o644, edited)
 
 	if said := s.dpkg("-i", second); strings.Contains(said, "Configuration file") || strings.Contains(said, "made up") {
 		t.Errorf("the upgrade is not silent:\n%s", said)
 	}
-	s.wantInstalled()
+	s.wantInstalled(edited, secret)
 	if said := output(t, exec.Command(s.name("/usr/bin/edge"), "-version")); !strings.HasPrefix(said, "edge 1.3.0-rc1 (go") {
 		t.Errorf("-version: %q", said)
-	}
-	if s.read("/etc/edge/edge.json") != edited || s.read("/etc/edge/secret") != secret {
-		t.Error("the upgrade changed the configuration or the secret")
 	}
 	s.wantServes()
 
 	programs := []string{"/usr/bin/edge", "/lib/systemd/system", "/usr/share/doc/edge"}
 	s.dpkg("-r", "edge")
 	s.wantGone(programs...)
-	if s.read("/etc/edge/edge.json") != edited || s.read("/etc/edge/secret") != secret {
-		t.Error("the removal changed the configuration or the secret")
-	}
 	s.dpkg("-i", first)
-	s.wantInstalled()
-	if s.read("/etc/edge/edge.json") != edited || s.read("/etc/edge/secret") != secret {
-		t.Error("what the removal left is not used again")
-	}
+	s.wantInstalled(edited, secret)
 	s.dpkg("-P", "edge")
 	s.wantGone(append(programs, "/etc/edge")...)
 	s.dpkg("-i", first)
@@ -376,17 +339,29 @@ func TestDebPackage(t *testing.T) {
 	}
 }
 
-// wantInstalled expects everything of the package in its place.
-func (s *scratch) wantInstalled() {
+// wantInstalled expects everything of the package in its place, and what is the administrator's as it was.
+func (s *scratch) wantInstalled(configuration, secret string) {
 	s.t.Helper()
-	s.want("/usr/bin/edge", 0o755)
-	s.want("/lib/systemd/system/edge.service", 0o644)
-	s.want("/lib/systemd/system/edge.socket", 0o644)
-	s.want("/usr/share/doc/edge/copyright", 0o644)
-	s.want("/etc/edge", os.ModeDir|0o755)
-	s.want("/etc/edge/edge.json", 0o644)
-	s.want("/etc/edge/secret", 0o600)
-	if secret := s.read("/etc/edge/secret"); !regexp.MustCompile(`^[0-9a-f]{32}\n$`).MatchString(secret) {
+	for name, mode := range map[string]os.FileMode{
+		"/usr/bin/edge":                    0o755,
+		"/lib/systemd/system/edge.service": 0o644,
+		"/lib/systemd/system/edge.socket":  0o644,
+		"/usr/share/doc/edge/copyright":    0o644,
+		"/etc/edge":                        os.ModeDir | 0o755,
+		"/etc/edge/edge.json":              0o644,
+		"/etc/edge/secret":                 0o600,
+	} {
+		info, err := os.Lstat(s.name(name))
+		if err != nil {
+			s.t.Error(err)
+		} else if owner := info.Sys().(*syscall.Stat_t); info.Mode() != mode || owner.Uid != 0 || owner.Gid != 0 {
+			s.t.Errorf("%s: %v of %d:%d, want %v of root", name, info.Mode(), owner.Uid, owner.Gid, mode)
+		}
+	}
+	if s.read("/etc/edge/edge.json") != configuration || s.read("/etc/edge/secret") != secret {
+		s.t.Error("the configuration or the secret is another")
+	}
+	if !regexp.MustCompile(`^[0-9a-f]{32}\n$`).MatchString(secret) {
 		s.t.Errorf("a strange secret of %d bytes", len(secret))
 	}
 	if credential := s.unitSetting("edge.service", "LoadCredential"); credential != "secret:/etc/edge/secret" {
@@ -405,10 +380,8 @@ func (s *scratch) wantInstalled() {
 // TestRaspberryPi runs the commands of docs/running.md, up to what needs a board: ssh, scp, sudo and apt are ours and mean a system
 // in a folder, in which qemu-aarch64 runs the service.
 func TestRaspberryPi(t *testing.T) {
-	need(t, "bash", "go", "git", "dpkg-deb", "dpkg", "curl", "qemu-aarch64")
-	if os.Getuid() != 0 {
-		t.Skip("dpkg wants to be run by root")
-	}
+	needDpkg(t)
+	need(t, "git", "curl", "qemu-aarch64")
 	s, home, bin := newScratch(t), t.TempDir(), t.TempDir()
 	for name, script := range map[string]string{
 		"scp":  `case $2 in pi@raspberrypi.local:) cp "$1" ` + home + ` ;; *) exit 9 ;; esac`,
@@ -417,9 +390,7 @@ func TestRaspberryPi(t *testing.T) {
 		"cat":  `[ "$1" = /etc/edge/secret ] && exec /bin/cat ` + s.root + `/etc/edge/secret || exec /bin/cat "$@"`,
 		"curl": `exec ` + output(t, exec.Command("sh", "-c", "command -v curl | tr -d '\n'")) + ` -sS --connect-to "raspberrypi.local:6001:$EDGE_ADDR" "$@"`,
 	} {
-		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		makeFile(t, filepath.Join(bin, name), 0o755, "#!/bin/sh\n"+script+"\n")
 	}
 	page := string(readFile(t, "docs/running.md"))
 	_, page, _ = strings.Cut(page, "<!-- TestRaspberryPi runs these -->\n```sh\n")
@@ -434,11 +405,7 @@ func TestRaspberryPi(t *testing.T) {
 		cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000", "EDGE_ADDR="+addr, "PATH="+bin+":"+s.path)
 		answers += output(t, cmd)
 		if strings.Contains(command, "apt install") { // which starts it, where there is systemd
-			credentials := t.TempDir()
-			if err := os.WriteFile(filepath.Join(credentials, "secret"), []byte(s.read("/etc/edge/secret")), 0o400); err != nil {
-				t.Fatal(err)
-			}
-			addr = s.startUnit(credentials, "qemu-aarch64").addr
+			addr = s.startUnit(s.read("/etc/edge/secret"), "qemu-aarch64").addr
 		}
 	}
 	if !strings.HasSuffix(answers, "\n"+s.read("/etc/edge/secret")+"ready\n") {
@@ -449,14 +416,10 @@ func TestRaspberryPi(t *testing.T) {
 // TestUnits: systemd understands the units, and finds little that a wrong edge could do to the machine.
 func TestUnits(t *testing.T) {
 	need(t, "systemd-analyze")
-	dir := t.TempDir()
-	service, socket := filepath.Join(dir, "edge.service"), filepath.Join(dir, "edge.socket")
-	for _, name := range []string{service, socket} {
-		cmd := edgeCommand("unit", strings.TrimPrefix(filepath.Ext(name), "."))
-		cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=edge")
-		if err := os.WriteFile(name, []byte(output(t, cmd)), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	service, socket := filepath.Join(t.TempDir(), "edge.service"), "package/edge.socket"
+	text := strings.Replace(string(readFile(t, "package/edge.service")), "/usr/bin/edge ", os.Args[0]+" ", 1) // it has to exist
+	if err := os.WriteFile(service, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	said := output(t, exec.Command("systemd-analyze", "verify", "--man=no", service, socket))
 	if strings.Contains(said, "edge.service") || strings.Contains(said, "edge.socket") { // and not of other units of this machine

@@ -3,9 +3,7 @@ package main
 // The server: its listeners, its routes, a new configuration while it runs, and the order in which it ends.
 
 import (
-	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -17,8 +15,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -58,7 +59,8 @@ type server struct {
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
 func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, watch: &watch{log: log}, clock: newClock(), notifier: new(notifier), probed: newProbe(o), began: o, options: o}
+	s := &server{memory: memory, watch: &watch{log: log}, clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
+		began: o, options: o}
 	s.watch.setVerbose(o.verbose)
 	memory.changed = s.statusLater
 	s.callers = newCallers()
@@ -83,12 +85,12 @@ func (s *server) divide(o options) {
 }
 
 // listen opens all addresses of the options, or takes what was opened for us instead.
-func (s *server) listen(getenv func(string) (string, bool)) (all []net.Listener, err error) {
-	all, err = inheritedListeners(getenv)
+func (s *server) listen() (all []net.Listener, err error) {
+	all, err = inheritedListeners()
 	for i, l := range all {
 		all[i] = s.seal(l, l.Addr().Network()+":"+l.Addr().String(), len(all)-1)
 	}
-	if all != nil || err != nil {
+	if len(all) > 0 || err != nil {
 		return all, err
 	}
 	addrs := s.began.addrs
@@ -101,62 +103,6 @@ func (s *server) listen(getenv func(string) (string, bool)) (all []net.Listener,
 		all = append(all, s.seal(l, addr, len(addrs)-1))
 	}
 	return all, nil
-}
-
-func closeAll(listeners []net.Listener) {
-	for _, l := range listeners {
-		l.Close()
-	}
-}
-
-// listen opens an address that this option names.
-func listen(addr, option string) (net.Listener, error) {
-	network, rest := splitAddr(addr)
-	l, err := net.Listen(network, rest)
-	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(rest) {
-		l, err = net.Listen(network, rest)
-	}
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("the address %s is in use by another program, or there is a file of that name; choose one with -%s", rest, option)
-	case errors.Is(err, syscall.EACCES) && network == "tcp":
-		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 are for root, or for programs with the capability CAP_NET_BIND_SERVICE", rest)
-	case err != nil:
-		return nil, fmt.Errorf("cannot listen on %s: %w", rest, err)
-	}
-	if network == "unix" {
-		os.Chmod(rest, 0o660) // until now the umask had to do
-	}
-	return l, nil
-}
-
-// splitAddr is what package net calls an address of the options.
-func splitAddr(addr string) (network, rest string) {
-	if name, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return "unix", name
-	}
-	return "tcp", strings.TrimPrefix(strings.TrimPrefix(addr, "plain:"), "tls:")
-}
-
-// removeStale removes the socket of a program that has ended without doing so.
-func removeStale(name string) bool {
-	if info, err := os.Lstat(name); err != nil || info.Mode().Type() != os.ModeSocket {
-		return false
-	}
-	conn, err := net.Dial("unix", name)
-	if err == nil {
-		conn.Close()
-	}
-	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(name) == nil // other errors are of one that is alive
-}
-
-// plain reports whether an address is served without TLS although there is a certificate: one that says so, a Unix socket, and
-// beside another address one of this machine only, which is for the programs on it.
-func plain(addr string, others int) bool {
-	host, _, _ := net.SplitHostPort(strings.TrimPrefix(addr, "tcp:"))
-	ip := net.ParseIP(host)
-	local := host == "localhost" || ip != nil && ip.IsLoopback()
-	return strings.HasPrefix(addr, "plain:") || strings.HasPrefix(addr, "unix:") || local && others > 0
 }
 
 // seal makes a listener one for TLS, if it is to be.
@@ -178,12 +124,12 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 		probed: s.probed}
 	srv := s.httpServer(s.handler(up))
 	srv.ConnState = s.callers.note
-	srv.ConnContext = func(ctx context.Context, nc net.Conn) context.Context { return context.WithValue(ctx, callerKey{}, nc) }
+	srv.ConnContext = s.callers.context
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
 	}
-	s.notifier.tell("READY=1", s.status())
+	s.notifier.notify(daemon.SdNotifyReady, s.status())
 	if s.notifier.watchdog > 0 {
 		go s.feedWatchdog(ctx, listeners[0]) // ends with ctx
 	}
@@ -194,7 +140,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.draining.Store(true)
-	s.notifier.tell("STOPPING=1")
+	s.notifier.notify(daemon.SdNotifyStopping)
 	s.shutdown(srv)
 	return nil
 }
@@ -299,7 +245,7 @@ func (s *server) reload(o options) error {
 			removed = append(removed, a)
 			sockets, _ := a.closeSockets()
 			for _, socket := range sockets {
-				socket.close(codeUnknownKey, "The app has been removed from this server")
+				socket.close(wire.CodeUnknownKey, "The app has been removed from this server")
 			}
 		}
 	}
@@ -321,21 +267,15 @@ func (o *options) keepMemory(began *options) {
 	}
 }
 
-// reloadWhenAsked makes the options hold that parse returns, each time something comes from hangups, until ctx is done. With stop it
-// is called instead of a SIGHUP if there is no terminal any more: the hangup was of that.
-func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error), stop func()) {
+// reloadWhenAsked applies the options that parse returns, after each hangup, until ctx is done.
+func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error)) {
 	for {
-		var asked os.Signal
 		select {
 		case <-ctx.Done():
 			return
-		case asked = <-hangups:
+		case <-hangups:
 		}
-		if asked == syscall.SIGHUP && stop != nil && !hasTerminal() {
-			stop()
-			return
-		}
-		s.notifier.tell("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemClock()/1000))
+		s.notifier.notify(daemon.SdNotifyReloading, daemon.SdNotifyMonotonicUsec())
 		o, err := parse()
 		if ctx.Err() != nil {
 			return
@@ -348,7 +288,7 @@ func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, 
 		} else {
 			slog.Info("the new configuration holds")
 		}
-		s.notifier.tell("READY=1", s.status())
+		s.notifier.notify(daemon.SdNotifyReady, s.status())
 	}
 }
 
@@ -384,7 +324,7 @@ func (s *server) shutdown(srv *http.Server) {
 	for began, i := time.Now(), 0; i < len(sockets); i++ {
 		// Sleeping for the whole distance so far keeps the pace whatever the machine's timers are like.
 		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
-		sockets[i].close(codeReconnect, "Please reconnect immediately")
+		sockets[i].close(wire.CodeReconnect, "Please reconnect immediately")
 	}
 	limit, cancelLimit := context.WithTimeout(ctx, closeTimeout)
 	defer cancelLimit()
@@ -429,91 +369,4 @@ func waitAll(ctx context.Context, all []<-chan struct{}) bool {
 		}
 	}
 	return true
-}
-
-// callers keeps connections that are not WebSocket ones from using up the descriptors: of more than limit, the one that has
-// been in the same state for longest is closed. So a new request finds room, whoever keeps connections open.
-type callers struct {
-	limit atomic.Int64
-
-	mu    sync.Mutex // guards the following
-	since *list.List // of *caller, the longest unchanged first
-	place map[net.Conn]*list.Element
-	lent  map[net.Conn]bool // until their requests are answered
-}
-
-type caller struct {
-	nc    net.Conn
-	state http.ConnState
-}
-
-// callerKey is the key to the connection of a request, in its context.
-type callerKey struct{}
-
-func newCallers() *callers {
-	return &callers{since: list.New(), place: make(map[net.Conn]*list.Element), lent: make(map[net.Conn]bool)}
-}
-
-// note is what http.Server calls with every change of a connection.
-func (c *callers) note(nc net.Conn, state http.ConnState) {
-	defer recovered("callers") // or new connections would not be taken any more
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.lent, nc)
-	switch e := c.place[nc]; {
-	case state == http.StateHijacked || state == http.StateClosed:
-		c.dropLocked(e)
-	case e != nil:
-		e.Value.(*caller).state = state
-		c.since.MoveToBack(e)
-	case state == http.StateNew: // another state is of one that was closed below
-		c.addLocked(&caller{nc, state})
-	}
-}
-
-func (c *callers) addLocked(one *caller) {
-	c.place[one.nc] = c.since.PushBack(one)
-	if int64(c.since.Len()) > c.limit.Load() {
-		longest := c.since.Front()
-		below(longest.Value.(*caller).nc).Close()
-		c.dropLocked(longest)
-	}
-}
-
-func (c *callers) dropLocked(e *list.Element) {
-	if e != nil {
-		delete(c.place, c.since.Remove(e).(*caller).nc)
-	}
-}
-
-// lend makes a connection with a request none of the callers until back is called, which is to be done before it is answered.
-func (c *callers) lend(nc net.Conn) (back func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.dropLocked(c.place[nc])
-	c.lent[nc] = true
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.addLocked(&caller{nc, http.StateActive})
-	}
-}
-
-// lending reports whether a request is under way that a connection was lent for.
-func (c *callers) lending() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.lent) > 0
-}
-
-// busy reports whether another request is under way, or may be about to.
-func (c *callers) busy() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for e := c.since.Front(); e != nil; e = e.Next() {
-		if e.Value.(*caller).state != http.StateIdle {
-			return true
-		}
-	}
-	return false
 }

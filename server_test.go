@@ -18,9 +18,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +28,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/edgetest"
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // withKey is a key other than the tests'.
@@ -38,8 +42,8 @@ func (k withKey) url(addr, method, path, query, body string) string {
 	url := signedURL(addr, method, path, query, body)
 	target, rest, _ := strings.Cut(url, "?")
 	rest, _, _ = strings.Cut(strings.Replace(rest, "auth_key=key", "auth_key="+k.name, 1), "&auth_signature=")
-	ps, _ := parseParams(nil, rest)
-	return fmt.Sprintf("%s?%s&auth_signature=%s", target, rest, newKey(k.name, k.secret).sign(nil, requestText(nil, method, path, ps)))
+	ps, _ := sign.ParseParams(nil, rest)
+	return fmt.Sprintf("%s?%s&auth_signature=%s", target, rest, sign.NewKey(k.name, k.secret).Sign(nil, sign.RequestText(nil, method, path, ps)))
 }
 
 // call makes an API call.
@@ -62,8 +66,8 @@ func connectTo(t testing.TB, addr, key string) *client {
 
 // subscribeWith subscribes to a private channel with a signature of this key.
 func (c *client) subscribeWith(k withKey, channel string) {
-	id, _ := parseSocketID(c.id)
-	c.subscribeAs(channel, k.name+":"+string(newKey(k.name, k.secret).sign(nil, channelText(nil, id.String(), []byte(channel), nil))), "")
+	id, _ := wire.ParseSocketID(c.id)
+	c.subscribeAs(channel, k.name+":"+string(sign.NewKey(k.name, k.secret).Sign(nil, sign.ChannelText(nil, id.String(), []byte(channel), nil))), "")
 }
 
 var (
@@ -87,7 +91,7 @@ func startApps(t *testing.T, config string, args ...string) *testServer {
 
 // TestSeveralApps: apps share nothing but the process.
 func TestSeveralApps(t *testing.T) {
-	hook := &keyedReceiver{t: t, key: newKey("one", "secret-one")}
+	hook := &keyedReceiver{t: t, key: sign.NewKey("one", "secret-one")}
 	receiver := httptest.NewServer(hook)
 	t.Cleanup(receiver.Close)
 	s := startApps(t, fmt.Sprintf(twoApps, receiver.URL))
@@ -161,21 +165,21 @@ func TestSeveralApps(t *testing.T) {
 	}
 }
 
-// keyedReceiver is a receiver of webhooks that wants them signed with a key.
+// keyedReceiver counts the events of webhooks that are signed with a key.
 type keyedReceiver struct {
 	t     *testing.T
-	key   *Key
-	count atomic.Int64
+	key   *sign.Key
+	count atomic.Int64 // of events
 }
 
 func (r *keyedReceiver) got() int64 { return r.count.Load() }
 
 func (r *keyedReceiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, _ := io.ReadAll(req.Body)
-	if req.Header.Get("X-Pusher-Key") != r.key.name || !r.key.valid(req.Header.Get("X-Pusher-Signature"), body) {
+	if req.Header.Get("X-Pusher-Key") != r.key.Name || !r.key.Valid(req.Header.Get("X-Pusher-Signature"), body) {
 		r.t.Errorf("signed by %q", req.Header.Get("X-Pusher-Key"))
 	}
-	r.count.Add(1)
+	r.count.Add(int64(bytes.Count(body, []byte(`"name":`))))
 }
 
 // TestServerLimit: all apps together have no more connections than the server may.
@@ -185,11 +189,11 @@ func TestServerLimit(t *testing.T) {
 	first, second := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
 	full := handshake(t, s.addr, "/app/two?protocol=7", "")
 	full.text()
-	full.expectClose(codeOverQuota)
+	full.expectClose(wire.CodeOverQuota)
 	connectTo(t, s.addr, "one")
 	full = handshake(t, s.addr, "/app/one?protocol=7", "")
 	full.text()
-	if reason := full.expectClose(codeOverCapacity); !strings.Contains(reason, "server") {
+	if reason := full.expectClose(wire.CodeOverCapacity); !strings.Contains(reason, "server") {
 		t.Errorf("reason %q", reason)
 	}
 	first.settled()
@@ -215,7 +219,7 @@ func (s *testServer) rewrite(t *testing.T, file, text string) error {
 func TestReload(t *testing.T) {
 	told := newReceiver(t)
 	told.t = t
-	first := &keyedReceiver{t: t, key: newKey("new", "n")}
+	first := &keyedReceiver{t: t, key: sign.NewKey("new", "n")}
 	receiver := httptest.NewServer(first)
 	t.Cleanup(receiver.Close)
 	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
@@ -234,7 +238,7 @@ func TestReload(t *testing.T) {
 	// Another key before it, other limits, webhooks, an app more and an app less.
 	most := fmt.Sprint(descriptorLimit() - spareDescriptors - minCallers) // so that callers have the least there is
 	err = s.rewrite(t, file, `{"event-size": 3, "verbose": true, "max-connections": `+most+`, "apps": [
-		{"id": "1", "key": "new", "secret": "n", "more-keys": "one:o", "webhook": `+string(quote(receiver.URL))+`, "webhook-grace": 0, "webhook-batch": 0, "origins": "x.example"},
+		{"id": "1", "key": "new", "secret": "n", "more-keys": "one:o", "webhook": `+string(quote(receiver.URL))+`, "webhook-grace": 0, "origins": "x.example"},
 		{"id": "3", "key": "three", "secret": "t"}]}`)
 	if err != nil {
 		t.Fatal(err)
@@ -242,12 +246,12 @@ func TestReload(t *testing.T) {
 	if s.callers.limit.Load() != minCallers {
 		t.Errorf("%d callers beside %s connections", s.callers.limit.Load(), most)
 	}
-	two.expectClose(codeUnknownKey)
+	two.expectClose(wire.CodeUnknownKey)
 	gone := handshake(t, s.addr, "/app/two?protocol=7", "")
 	gone.text()
-	gone.expectClose(codeUnknownKey)
+	gone.expectClose(wire.CodeUnknownKey)
 	connectTo(t, s.addr, "three").settled()
-	if now := s.apps.Load().all; now[0] != before[0] || now[0].keys().find("one").uses.Load() == 0 {
+	if now := s.apps.Load().all; now[0] != before[0] || now[0].keys().Find("one").Uses.Load() == 0 {
 		t.Error("the first app is another, or its key has forgotten its uses")
 	}
 	one.settled()
@@ -292,7 +296,7 @@ func TestReload(t *testing.T) {
 	one.expect(succeeded("private-c"))
 	s.stop()
 	if n := first.got(); n != 5 {
-		t.Errorf("%d requests, want 5", n)
+		t.Errorf("%d events, want 5", n)
 	}
 }
 
@@ -357,11 +361,7 @@ func TestHangup(t *testing.T) {
 		}
 		os.WriteFile(file, []byte(text), 0o600)
 		good, bad := holds(), refused()
-		if n%2 == 0 {
-			p.cmd.Process.Signal(syscall.SIGHUP)
-		} else if code, _, said := runCommand(t, []string{"reload", "-pid-file", pidFile}); code != 0 {
-			t.Errorf("edge reload: %d %q", code, said)
-		}
+		p.cmd.Process.Signal(syscall.SIGHUP)
 		waitUntil(t, "it has read the file", func() bool { return holds() > good || refused() > bad })
 	}
 	over.Store(true)
@@ -417,56 +417,9 @@ func containsAll(s string, parts []string) bool {
 	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(s, part) })
 }
 
-// TestReloadStranger: a pid file may be an old one, and its number another program's by now.
-func TestReloadStranger(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux tells")
-	}
-	stranger := exec.Command("sleep", "1000")
-	if err := stranger.Start(); err != nil {
-		t.Fatal(err)
-	}
-	waitUntil(t, "it runs", func() bool { return programName(strconv.Itoa(stranger.Process.Pid)) == "sleep" })
-	code, _, stderr := runCommand(t, []string{"reload", "-pid-file", configOf(t, strconv.Itoa(stranger.Process.Pid))})
-	if oneSentence(t, stderr, "is not edge, but sleep"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
-	if err := stranger.Process.Signal(syscall.Signal(0)); err != nil {
-		t.Error(err)
-	}
-	stranger.Process.Kill()
-	if err := stranger.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Errorf("it ended with %v", err)
-	}
-}
-
-// TestReloadCommand: what edge reload cannot do it says in a sentence.
-func TestReloadCommand(t *testing.T) {
-	empty := configOf(t, "")
-	for _, c := range []struct {
-		args  []string
-		code  int
-		parts []string
-	}{
-		{[]string{"reload"}, 2, []string{"which process"}},
-		{[]string{"reload", "x"}, 2, []string{"which process"}},
-		{[]string{"reload", "0"}, 2, []string{"which process"}},
-		{[]string{"reload", "-5"}, 2, []string{"-5"}},
-		{[]string{"reload", "999999999"}, 1, []string{"999999999"}},
-		{[]string{"reload", "-pid-file", "/nothing"}, 1, []string{"/nothing"}},
-		{[]string{"reload", "-pid-file", empty}, 2, []string{"which process"}},
-		{[]string{"reload", "1x", "-bogus"}, 2, []string{"-bogus"}},
-	} {
-		code, _, stderr := runCommand(t, c.args)
-		if oneSentence(t, stderr, c.parts...); code != c.code {
-			t.Errorf("%q: exit code %d, want %d", c.args, code, c.code)
-		}
-	}
-}
-
 // TestCommandNames: a command that is not there is named, with the nearest.
 func TestCommandNames(t *testing.T) {
-	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help", "unit x": "edge unit", "unit service socket": "edge unit", "cert -x": "unknown option", "unit -bim x": "did you mean -bin?"} {
+	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help"} {
 		code, _, stderr := runCommand(t, strings.Fields(args))
 		if oneSentence(t, stderr, part); code != 2 {
 			t.Errorf("%s: exit code %d", args, code)
@@ -490,7 +443,7 @@ func TestAuthorizedConnections(t *testing.T) {
 			authorized := c != stranger && c != reader
 			over.Go(func() {
 				code := c.answerPings(func(string) {})
-				if took := time.Since(began); authorized != (code != codeUnauthorized) || !authorized && (took < 30*time.Second || took > 32*time.Second) { // and a moment for the other side to close too
+				if took := time.Since(began); authorized != (code != wire.CodeUnauthorized) || !authorized && (took < 30*time.Second || took > 32*time.Second) { // and a moment for the other side to close too
 					t.Errorf("authorized: %t, closed with %d after %s", authorized, code, took)
 				}
 				left.Add(1)
@@ -585,7 +538,7 @@ func TestPath(t *testing.T) {
 	if text := lost.text(); !strings.Contains(text, "/my/edge/app/{key}") {
 		t.Errorf("%s", text)
 	}
-	lost.expectClose(codePathNotFound)
+	lost.expectClose(wire.CodePathNotFound)
 }
 
 // TestListeners: every address serves, a Unix socket too; one that a dead program left is taken over, one in use is not.
@@ -678,7 +631,7 @@ func TestStaleSocket(t *testing.T) {
 func TestCallersOverTLS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(processStart)) // or the certificate would not hold yet
-		dir, trust := certDir(t)
+		dir, trust := edgetest.CertDir(t)
 		cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
 		if err != nil {
 			t.Fatal(err)
@@ -777,7 +730,7 @@ func TestMetrics(t *testing.T) {
 	b.leave()
 	stranger := handshake(t, s.addr, "/app/none?protocol=7", "")
 	stranger.text()
-	stranger.expectClose(codeUnknownKey)
+	stranger.expectClose(wire.CodeUnknownKey)
 	waitUntil(t, "they have left", func() bool { return s.app.connections() == 1 && s.app.webhooks().all()[0].counts().retried > 0 })
 	waitUntil(t, "what they were sent and sent is counted", func() bool { return s.app.counts.sent.Load() >= 9 && s.app.counts.received.Load() >= 4 })
 	page := string(s.appendMetrics(nil))
@@ -1011,27 +964,20 @@ func TestRefusalsArePaced(t *testing.T) {
 
 // TestLogFormats: each line says the same in every format, and none has a time where journald has its own.
 func TestLogFormats(t *testing.T) {
-	var out bytes.Buffer
-	say := func(format string, stamps bool) string {
-		out.Reset()
-		newLogger(&out, format, stamps).Info("a message", "name", "a\nvalue", "n", 5)
-		return out.String()
-	}
-	if got := say("text", false); got != "a message name=\"a\\nvalue\" n=5\n" {
-		t.Errorf("%q", got)
-	}
-	if got := say("text", true); len(got) != len("15:04:05 a message name=\"a\\nvalue\" n=5\n") || got[2] != ':' {
-		t.Errorf("%q", got)
-	}
-	if got := say("logfmt", false); got != "level=INFO msg=\"a message\" name=\"a\\nvalue\" n=5\n" {
-		t.Errorf("%q", got)
-	}
-	if got := say("logfmt", true); !strings.HasPrefix(got, "time=20") {
-		t.Errorf("%q", got)
-	}
-	var object map[string]any
-	if err := json.Unmarshal([]byte(say("json", true)), &object); err != nil || object["msg"] != "a message" || object["name"] != "a\nvalue" || object["time"] == nil {
-		t.Errorf("%v %v", object, err)
+	for _, c := range []struct {
+		json, stamps bool
+		want         string
+	}{
+		{false, false, `^level=INFO msg="a message" name="a\\nvalue" n=5\n$`},
+		{false, true, `^time=20[-0-9:.TZ+]+ level=INFO msg="a message" name="a\\nvalue" n=5\n$`},
+		{true, false, `^{"level":"INFO","msg":"a message","name":"a\\nvalue","n":5}\n$`},
+		{true, true, `^{"time":"20[-0-9:.TZ+]+","level":"INFO","msg":"a message","name":"a\\nvalue","n":5}\n$`},
+	} {
+		var out bytes.Buffer
+		newLogger(&out, c.json, c.stamps).Info("a message", "name", "a\nvalue", "n", 5)
+		if !regexp.MustCompile(c.want).Match(out.Bytes()) {
+			t.Errorf("%+v: %q", c, out.String())
+		}
 	}
 	for variable, want := range map[string]string{"JOURNAL_STREAM=8:1": "level=", "X=": "time="} {
 		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-send-buffer", "4096", "-max-connections", "2000000000")
@@ -1047,33 +993,41 @@ func TestLogFormats(t *testing.T) {
 	}
 }
 
-// TestMissingTerminal: in a session without a terminal a hangup is a reload; nobody who started it in one keeps it by closing that.
-// What edge reload sends is never meant otherwise.
-func TestMissingTerminal(t *testing.T) {
-	s := testOptions(t).server(t)
-	for i, withTerminal := range []bool{true, false, true} {
-		asked := []os.Signal{syscall.SIGHUP, syscall.SIGHUP, reloadSignal}[i]
-		hangups, parsed, stopped := make(chan os.Signal, 1), make(chan bool, 1), make(chan bool, 1)
-		ctx, cancel := context.WithCancel(t.Context())
-		var stop func()
-		if withTerminal {
-			stop = func() { stopped <- true }
+// TestHangupWithoutConfig: a closed terminal leaves no server behind unless nohup(1) started it. With -config, SIGHUP reloads even
+// then.
+func TestHangupWithoutConfig(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("no signals")
+	}
+	config := configOf(t, "{}")
+	for _, c := range []struct {
+		nohup, config bool
+		ends          bool
+		says          string
+	}{
+		{false, false, true, ""},
+		{true, false, false, ""},
+		{true, true, false, "the new configuration holds"},
+	} {
+		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
+		if c.config {
+			cmd.Args = append(cmd.Args, "-config", config)
 		}
-		var over sync.WaitGroup
-		over.Go(func() {
-			s.reloadWhenAsked(ctx, hangups, func() (options, error) { parsed <- true; return testOptions(t), nil }, stop)
-		})
-		hangups <- asked
-		want := parsed
-		if withTerminal && !hasTerminal() && asked == syscall.SIGHUP {
-			want = stopped
+		if c.nohup {
+			cmd = throughShell(cmd, `trap "" HUP; exec "$0" "$@"`)
 		}
-		select {
-		case <-want:
-		case <-time.After(patience):
-			t.Errorf("with a terminal: %t: nothing happened after %s", withTerminal, asked)
+		var said syncBuffer
+		cmd.Stderr = &said
+		p := start(t, "edge", cmd)
+		connect(t, p.addr).settled()
+		p.cmd.Process.Signal(syscall.SIGHUP)
+		waitUntil(t, "it says "+c.says, func() bool { return strings.Contains(said.String(), c.says) })
+		if !c.ends {
+			connect(t, p.addr).settled()
+			p.cmd.Process.Signal(syscall.SIGTERM)
 		}
-		cancel()
-		over.Wait()
+		if err := p.cmd.Wait(); err != nil {
+			t.Errorf("%+v: %v: %s", c, err, said.String())
+		}
 	}
 }

@@ -2,14 +2,13 @@ package main
 
 // A session: what is under the Socket of a client over HTTP (fallback.go), and what waits for its requests.
 //
-// It is a net.Conn. The Socket writes WebSocket frames to it and reads some from it as with any other, and does not know the
-// difference: they are made of the client's messages, and into lines for it.
+// It is a net.Conn to which the Socket writes WebSocket frames as to any other; they become lines. What the client sends
+// goes to the Socket as messages.
 
 import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"io"
 	"math"
 	"net"
 	"net/http"
@@ -19,6 +18,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"edge/internal/wire"
 )
 
 const (
@@ -29,8 +30,9 @@ const (
 	maxLines     = 64 << 10  // bytes of lines from which on Write blocks
 	maxSend      = 256 << 10 // bytes of one xhr_send,
 	maxMessages  = 100       // and messages
-	inboxFull    = 64 << 10  // bytes not yet read by the Socket, from which on senders wait for their answer,
+	inboxFull    = 64 << 10  // bytes not yet handled by the Socket, from which on senders wait for their answer,
 	maxInbox     = 512 << 10 // and beyond which the session ends
+	messageRoom  = 32        // bytes that each of them counts for beyond its text
 	maxEarly     = 64        // requests that came before an earlier one, waiting for it,
 	earlyTimeout = 500 * time.Millisecond
 
@@ -39,30 +41,29 @@ const (
 
 // session is the connection of a client over HTTP.
 type session struct {
-	// Static after serve.
-	of   *fallback
-	name string
-	from netip.Addr
-	held holding // of what waits in both directions
+	net.Conn // nil: the rest of it is not called
 
-	mu        sync.Mutex  // guards the following; the locks of fallback and budget may be taken while it is held
-	changed   sync.Cond   // that something of it has
-	receiving *receiving  // nil for none
-	gap       *time.Timer // calls lost
-	gapEnds   time.Time   // when it is to
-	lines     []byte      // for the client
-	repeat    []byte      // the last answer to a poll, until the next poll says that it has come,
-	polled    uint64      // and the number of that request
-	deadline  time.Time   // of Write
-	opened    bool        // the line o was written
-	closed    bool        // the line c was written: nothing comes after it
-	pinged    bool        // a line h waits for its answer
-	in        []byte      // frames for the Socket
-	early     []early     // in order
-	next      uint64      // the number expected next; 0 before there is one
-	patience  time.Duration
-	order     *time.Timer // calls giveUp
-	handled   [8]uint64   // numbers of the last requests that sent
+	// Static after open.
+	of     *fallback
+	name   string
+	from   netip.Addr
+	socket *Socket
+	held   holding // of what waits in both directions
+
+	mu        sync.Mutex // guards the following; the locks of fallback and budget may be taken while it is held
+	changed   sync.Cond  // that something of it has
+	receiving *receiving // the last; it may have ended
+	lines     []byte     // for the client
+	repeat    []byte     // the last answer to a poll, until the next poll says that it has come,
+	polled    uint64     // and the number of that request
+	deadline  time.Time  // of Write
+	opened    bool       // the line o was written
+	closed    bool       // the line c was written: nothing comes after it
+	pinged    bool       // a line h waits for its answer
+	in        [][]byte   // messages for the Socket; nil for a sign of life
+	early     []early    // in order
+	next      uint64     // the number expected next; 0 before there is one
+	handled   [8]uint64  // numbers of the last requests that sent
 	handledN  int
 	shut      bool // the Socket has gone
 	over      bool // the client knows, or has gone: nothing is left to do
@@ -80,9 +81,37 @@ type receiving struct {
 
 // early is what came with a request before the one with an earlier number.
 type early struct {
-	n      uint64
-	frames []byte // nil if it was one that receives
-	since  time.Time
+	n        uint64
+	messages [][]byte // nil if it was one that receives
+}
+
+// stillHere is what a client sends that has nothing to say.
+var stillHere = [][]byte{nil}
+
+// deliver gives the client's messages to the Socket, until the session ends.
+func (s *session) deliver() {
+	for text, ok := s.nextMessage(); ok; text, ok = s.nextMessage() {
+		s.socket.receiveText(text)
+	}
+	s.socket.ended()
+}
+
+// nextMessage waits for the next message; not ok is the end.
+func (s *session) nextMessage() (text []byte, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.in) == 0 && !s.shut && !s.over {
+		s.changed.Wait()
+	}
+	if s.shut || s.over {
+		return nil, false
+	}
+	text, s.in[0] = s.in[0], nil
+	if s.in = s.in[1:]; len(s.in) == 0 {
+		s.in = nil
+	}
+	s.touchLocked(false)
+	return text, true
 }
 
 // wake has whoever waits for something look again.
@@ -120,9 +149,16 @@ func (s *session) touchLocked(moved bool) {
 
 // inboxLocked is how many bytes wait for the Socket.
 func (s *session) inboxLocked() int {
-	n := len(s.in)
+	n := bytesOf(s.in)
 	for _, e := range s.early {
-		n += len(e.frames)
+		n += bytesOf(e.messages)
+	}
+	return n
+}
+
+func bytesOf(messages [][]byte) (n int) {
+	for _, text := range messages {
+		n += len(text) + messageRoom
 	}
 	return n
 }
@@ -132,7 +168,6 @@ func (s *session) attach(t *receiving) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.receiving = t
-	s.gap.Stop()
 	s.arrivedLocked(t.n, nil)
 	if s.repeat != nil && t.n == s.polled && t.n != 0 { // a browser asks again if the connection broke before the answer
 		s.lines = append(s.repeat, s.lines...)
@@ -140,7 +175,7 @@ func (s *session) attach(t *receiving) {
 	s.repeat = nil
 	if s.pinged {
 		s.pinged = false
-		s.in = appendMasked(s.in, opPong, [4]byte{}, nil)
+		s.in = append(s.in, stillHere...)
 	}
 	s.touchLocked(false)
 }
@@ -150,48 +185,39 @@ func (s *session) detach(t *receiving) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.receiving == t && !s.over {
-		s.receiving, s.gapEnds = nil, time.Now().Add(sessionGap)
-		s.gap.Reset(sessionGap)
+		time.AfterFunc(sessionGap, func() { s.lost(t) })
 	}
 }
 
-// lost ends a session that nobody receives from.
-func (s *session) lost() {
+// lost ends a session that nobody has received from since t.
+func (s *session) lost(t *receiving) {
 	defer recovered("session")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.receiving == nil && time.Until(s.gapEnds) <= 0 { // else there was a request since the timer called
+	if s.receiving == t && !s.over {
 		s.endLocked()
 	}
 }
 
-// broken ends a session whose client may have missed lines: no connection has gaps. What a poll missed it can ask for again.
-func (s *session) broken(t *receiving) {
+// answered ends a session whose client has been told, or may have missed lines: no connection has gaps. What a poll
+// missed it can ask for again.
+func (s *session) answered(t *receiving, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.receiving == t && t.stream {
+	if err == nil || s.receiving == t && t.stream {
 		s.endLocked()
 	}
-}
-
-// end ends a session whose client has been told.
-func (s *session) end() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.endLocked()
 }
 
 func (s *session) endLocked() {
 	s.over = true
-	s.gap.Stop()
-	s.order.Stop()
 	s.lines, s.repeat, s.in, s.early = nil, nil, nil, nil
 	s.touchLocked(false)
 	s.of.leave(s)
 }
 
-// await waits for lines for t. more says that others may follow in the same answer, and last that the session ends with them.
-func (s *session) await(t *receiving) (lines []byte, more, last bool) {
+// await waits for lines for t, nil if it is over. last says that the session ends with them.
+func (s *session) await(t *receiving) (lines []byte, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	paused, wait := t.units < 0, heartbeatEvery
@@ -201,17 +227,17 @@ func (s *session) await(t *receiving) (lines []byte, more, last bool) {
 	ended := func() bool { return s.receiving != t || s.over || t.hungUp() != nil }
 	s.waitLocked(time.Now().Add(wait), func() bool { return ended() || len(s.lines) > 0 && !paused })
 	if ended() {
-		return nil, false, false
+		return nil, false
 	}
 	if paused {
 		t.units = math.MaxInt
 	}
 	if len(s.lines) == 0 {
 		t.units -= len("h\n")
-		return []byte("h\n"), t.stream, false
+		return []byte("h\n"), false
 	}
 	lines = s.takeLocked(t)
-	return lines, t.stream && !(s.closed && s.lines == nil), s.closed && s.lines == nil
+	return lines, s.closed && s.lines == nil
 }
 
 // takeLocked takes lines for t, as many as it may have. The line in which a stream's units are used up is the last: the client
@@ -255,39 +281,38 @@ func (s *session) send(r *http.Request) error {
 	if err := c.readBody(maxSend); err != nil {
 		return err
 	}
-	frames, err := appendSent(nil, c.body)
+	messages, err := parseSent(c.body)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.shut || s.over {
-		return &apiError{http.StatusNotFound, "the session has ended"}
+		return &wire.Error{Status: http.StatusNotFound, Text: "the session has ended"}
 	}
-	if len(frames) == 0 {
-		frames = appendMasked(nil, opPong, [4]byte{}, nil)
-		s.pinged = false
+	if len(messages) == 0 {
+		messages, s.pinged = stillHere, false
 		if s.opened && len(s.lines) == 0 && !s.closed { // any other line says as much
 			s.lines = append(s.lines, "a[]\n"...)
 		}
 	}
-	s.arrivedLocked(requestNumber(r), frames)
+	s.arrivedLocked(requestNumber(r), messages)
 	if s.inboxLocked() > maxInbox {
 		s.shutLocked("too many messages at once")
 	}
 	s.touchLocked(false)
 	// Browsers have few requests at a time: those who wait for their answer send no more.
-	s.waitLocked(time.Now().Add(sessionGap), func() bool { return len(s.in) < inboxFull || s.shut || s.over })
+	s.waitLocked(time.Now().Add(sessionGap), func() bool { return bytesOf(s.in) < inboxFull || s.shut || s.over })
 	return nil
 }
 
 // arrivedLocked is told of every request, with its number. Requests overtake one another, and those that send wait a moment for
 // earlier ones.
-func (s *session) arrivedLocked(n uint64, frames []byte) {
+func (s *session) arrivedLocked(n uint64, messages [][]byte) {
 	if s.next == 0 {
 		s.next = n
 	}
-	if frames != nil && n > 0 {
+	if messages != nil && n > 0 {
 		if slices.Contains(s.handled[:], n) {
 			return // a browser repeats a request if the connection broke before the answer
 		}
@@ -295,22 +320,23 @@ func (s *session) arrivedLocked(n uint64, frames []byte) {
 		s.handledN++
 	}
 	if n < s.next || n == 0 {
-		s.in = append(s.in, frames...)
-		s.patience = earlyTimeout
+		s.in = append(s.in, messages...)
 		return
 	}
-	waiting := len(s.early) > 0
 	at, _ := slices.BinarySearchFunc(s.early, n, func(e early, n uint64) int { return cmp.Compare(e.n, n) })
-	s.early = slices.Insert(s.early, at, early{n, frames, time.Now()})
-	if s.inOrderLocked(len(s.early) > maxEarly); !waiting {
-		s.orderLocked()
+	s.early = slices.Insert(s.early, at, early{n, messages})
+	if s.orderLocked(s.next); len(s.early) > maxEarly {
+		s.orderLocked(math.MaxUint64)
+	}
+	if n >= s.next {
+		time.AfterFunc(earlyTimeout, func() { s.giveUp(n) })
 	}
 }
 
-// inOrderLocked hands on what is not early any more, with all all of it.
-func (s *session) inOrderLocked(all bool) {
-	for len(s.early) > 0 && (all || s.early[0].n <= s.next) {
-		s.in, s.next = append(s.in, s.early[0].frames...), s.early[0].n+1
+// orderLocked hands on what came with the requests up to n, and what follows them without a gap.
+func (s *session) orderLocked(n uint64) {
+	for len(s.early) > 0 && s.early[0].n <= max(n, s.next) {
+		s.in, s.next = append(s.in, s.early[0].messages...), s.early[0].n+1
 		s.early = s.early[1:]
 	}
 	if len(s.early) == 0 {
@@ -318,58 +344,14 @@ func (s *session) inOrderLocked(all bool) {
 	}
 }
 
-// orderLocked begins to wait for what early requests wait for.
-func (s *session) orderLocked() {
-	if len(s.early) > 0 {
-		s.order.Reset(s.patience)
-	}
-}
-
-// giveUp is called when requests have waited for an earlier one. That it never came may be because the number was another
-// session's of the same page: then it will be so again, and waiting is of little use.
-func (s *session) giveUp() {
+// giveUp is called when request n has waited for an earlier one. That may be another session's of the same page.
+func (s *session) giveUp(n uint64) {
 	defer recovered("session")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.early) == 0 {
-		return
-	}
-	oldest := slices.MinFunc(s.early, func(a, b early) int { return a.since.Compare(b.since) })
-	if left := s.patience - time.Since(oldest.since); left > 0 {
-		s.order.Reset(left)
-		return
-	}
-	s.patience /= 2
-	s.next = s.early[0].n
-	s.inOrderLocked(false)
-	s.orderLocked()
-	s.touchLocked(false)
-}
-
-// Read gives the Socket what the client sent.
-func (s *session) Read(p []byte) (n int, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer s.recovered(&err)
-	for len(s.in) == 0 && !s.shut && !s.over {
-		s.changed.Wait()
-	}
-	if s.shut || s.over {
-		return 0, io.EOF
-	}
-	n = copy(p, s.in)
-	if s.in = s.in[n:]; len(s.in) == 0 {
-		s.in = nil
-	}
-	s.touchLocked(false)
-	return n, nil
-}
-
-// recovered makes a panic an error, with which only this connection ends; it is deferred.
-func (s *session) recovered(err *error) {
-	if p := recover(); p != nil {
-		logPanic("session", p)
-		*err = io.ErrUnexpectedEOF
+	if n >= s.next {
+		s.orderLocked(n)
+		s.touchLocked(false)
 	}
 }
 
@@ -389,11 +371,11 @@ func (s *session) Write(p []byte) (int, error) {
 		var payload []byte
 		switch opcode, payload, rest = nextServerFrame(rest); opcode {
 		case opText:
-			s.lines = append(appendString(append(s.lines, "a["...), payload), "]\n"...)
+			s.lines = append(wire.AppendString(append(s.lines, "a["...), payload), "]\n"...)
 		case opPing:
 			s.lines, s.pinged = append(s.lines, "h\n"...), true
 		case opClose:
-			s.closeLocked(int(binary.BigEndian.Uint16(payload)), string(payload[2:]))
+			s.closed, s.lines = true, appendEnd(s.lines, int(binary.BigEndian.Uint16(payload)), string(payload[2:]))
 		}
 	}
 	s.touchLocked(false)
@@ -407,14 +389,9 @@ func (s *session) openLocked() {
 	}
 }
 
-// closeLocked adds the last line.
-func (s *session) closeLocked(code int, reason string) {
-	s.closed, s.lines = true, appendEnd(s.lines, code, reason)
-}
-
 func appendEnd(dst []byte, code int, reason string) []byte {
 	dst = append(strconv.AppendInt(append(dst, "c["...), int64(code), 10), ',')
-	return append(appendString(dst, reason), "]\n"...)
+	return append(wire.AppendString(dst, reason), "]\n"...)
 }
 
 // Close ends the connection for the Socket. If the client does not know yet it is told with its next request, if that comes.
@@ -430,12 +407,11 @@ func (s *session) shutLocked(reason string) {
 		return
 	}
 	if !s.closed {
-		s.lines, s.repeat = nil, nil // with a gap the rest is of no use
+		s.lines, s.repeat, s.closed = nil, nil, true // with a gap the rest is of no use
 		s.openLocked()
-		s.closeLocked(codeOverCapacity, reason)
+		s.lines = appendEnd(s.lines, wire.CodeOverCapacity, reason)
 	}
 	s.shut, s.in, s.early = true, nil, nil
-	s.order.Stop()
 	s.touchLocked(false)
 }
 
@@ -446,32 +422,27 @@ func (s *session) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// The rest of net.Conn is not called.
+func (s *session) RemoteAddr() net.Addr { return nil }
 
-func (s *session) LocalAddr() net.Addr             { return nil }
-func (s *session) RemoteAddr() net.Addr            { return nil }
-func (s *session) SetDeadline(time.Time) error     { return nil }
-func (s *session) SetReadDeadline(time.Time) error { return nil }
-
-// appendSent appends the frames that an array of messages stands for.
-func appendSent(dst, body []byte) ([]byte, error) {
-	if _, _, err := checkJSON(body, 1, 1+maxMessages); err != nil {
-		return nil, badRequest("expected an array of at most %d strings: %v", maxMessages, err)
+// parseSent returns the messages of an array; they are copies.
+func parseSent(body []byte) (messages [][]byte, err error) {
+	if _, _, err := wire.CheckJSON(body, 1, 1+maxMessages); err != nil {
+		return nil, wire.BadRequest("expected an array of at most %d strings: %v", maxMessages, err)
 	}
 	body = bytes.TrimLeft(body, " \t\n\r")
 	if body[0] != '[' {
-		return nil, badRequest("expected an array of strings")
+		return nil, wire.BadRequest("expected an array of strings")
 	}
-	_, messages, _ := parseArray(nil, body, maxMessages)
-	for _, item := range messages {
-		if !item.is('"') {
-			return nil, badRequest("expected an array of strings only")
+	_, items, _ := wire.ParseArray(nil, body, maxMessages)
+	for _, item := range items {
+		if !item.Is('"') {
+			return nil, wire.BadRequest("expected an array of strings only")
 		}
-		text := item.text()
+		text := item.Text()
 		if len(text) > maxPayload {
-			return nil, &apiError{http.StatusRequestEntityTooLarge, frameProblem(closeTooBig)}
+			return nil, &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: frameProblem(closeTooBig)}
 		}
-		dst = appendMasked(dst, opText, [4]byte{}, text)
+		messages = append(messages, append([]byte{}, text...))
 	}
-	return dst, nil
+	return messages, nil
 }

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"edge/internal/wire"
 )
 
 // soakTime is for go test -run TestSoak . -long 20m -timeout 40m
@@ -192,10 +194,10 @@ var onePacket = []struct {
 	{"a ping of 2^63", frameHeader(0x80|opPing, true, 64, 1<<63), closeProtocolError},
 	{"no mask", frameHeader(0x80|opText, false, 64, 1<<63), closeProtocolError},
 	{"fragments without end", append(maskedFrame(opText, nil), slices.Repeat(maskedFrame(opContinuation, nil), 100)...), closePolicy},
-	{"brackets", slices.Repeat(maskedFrame(0x80|opText, slices.Repeat([]byte("["), 30_000)), 21), codeOverCapacity},
-	{"brackets and NUL", slices.Repeat(maskedFrame(0x80|opText, append(slices.Repeat([]byte("["), 298), make([]byte, 10_000)...)), 21), codeOverCapacity},
-	{"objects", slices.Repeat(maskedFrame(0x80|opText, slices.Repeat([]byte(`{"a":`), 6000)), 21), codeOverCapacity},
-	{"values", slices.Repeat(maskedFrame(0x80|opText, []byte(`{"event":"x","data":[`+strings.Repeat("0,", 15_000)+`0]}`)), 21), codeOverCapacity},
+	{"brackets", slices.Repeat(maskedFrame(0x80|opText, slices.Repeat([]byte("["), 30_000)), 21), wire.CodeOverCapacity},
+	{"brackets and NUL", slices.Repeat(maskedFrame(0x80|opText, append(slices.Repeat([]byte("["), 298), make([]byte, 10_000)...)), 21), wire.CodeOverCapacity},
+	{"objects", slices.Repeat(maskedFrame(0x80|opText, slices.Repeat([]byte(`{"a":`), 6000)), 21), wire.CodeOverCapacity},
+	{"values", slices.Repeat(maskedFrame(0x80|opText, []byte(`{"event":"x","data":[`+strings.Repeat("0,", 15_000)+`0]}`)), 21), wire.CodeOverCapacity},
 }
 
 // TestOnePacket sends each of them on a great many connections: the process lives, and has nothing to say about it.

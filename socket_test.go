@@ -23,6 +23,9 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 // What pusher-js asks for.
@@ -658,7 +661,7 @@ func TestCutClientIsNotServed(t *testing.T) {
 	var handled atomic.Int64
 	s.logTo(counter{&handled}) // a line for each subscription and its end
 	c := connect(t, s.addr)
-	id, _ := parseSocketID(c.id)
+	id, _ := wire.ParseSocketID(c.id)
 	go c.conn.Write(bytes.Repeat(slices.Concat(
 		maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"room"}}`)),
 		maskedFrame(0x80|opText, []byte(`{"event":"pusher:unsubscribe","data":{"channel":"room"}}`))), 10_000))
@@ -1133,7 +1136,7 @@ func TestCacheAndLiveEvents(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				s.app.trigger("cache-x", kindCache, Event{name: []byte("n"), data: quote(strconv.Itoa(i)), keep: true})
+				s.app.trigger("cache-x", wire.KindCache, Event{name: []byte("n"), data: quote(strconv.Itoa(i)), keep: true})
 				time.Sleep(10 * time.Microsecond)
 			}
 		}
@@ -1226,7 +1229,7 @@ func offline(t testing.TB) (*Socket, *client) {
 // Up to a hundred subscriptions every change is sent at once, beyond that one in five seconds, but always the last.
 func TestSubscriptionCountThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newChannel("x", kindPublic)
+		c := newChannel("x", wire.KindPublic)
 		limits := &Limits{subscriptionCount: true}
 		later := func(ch change) { // as App.note does
 			if ch.countIn > 0 {
@@ -1483,8 +1486,8 @@ func TestRate(t *testing.T) {
 
 // userToken signs a signin of c.
 func (c *client) userToken(userData string) string {
-	id, _ := parseSocketID(c.id)
-	return "key:" + string(testKey.sign(nil, userText(nil, id.String(), []byte(userData))))
+	id, _ := wire.ParseSocketID(c.id)
+	return "key:" + string(testKey.Sign(nil, sign.UserText(nil, id.String(), []byte(userData))))
 }
 
 func (c *client) sendSignin(auth, userData string) {
@@ -1781,7 +1784,7 @@ func TestCloseWhileConnecting(t *testing.T) {
 			go func() { // ends as soon as it may close it
 				sockets, _ := s.app.closeSockets()
 				for _, socket := range sockets {
-					socket.close(codeReconnect, "Please reconnect immediately")
+					socket.close(wire.CodeReconnect, "Please reconnect immediately")
 				}
 			}()
 			time.Sleep(100 * time.Millisecond) // for it, if it need not wait
@@ -1789,7 +1792,7 @@ func TestCloseWhileConnecting(t *testing.T) {
 	}))
 	s.watch.setVerbose(true)
 	c := connect(t, s.addr)
-	c.expectClose(codeReconnect)
+	c.expectClose(wire.CodeReconnect)
 }
 
 // TestCloseBroken: a close that panics does not keep the next one waiting, which is that of whoever recovers.
@@ -1833,7 +1836,7 @@ func TestAuthorizedInTime(t *testing.T) {
 				_, err = c.conn.Write(slices.Concat(message[3:], message[:3]))
 			}
 		})
-		c.expectClose(codeUnauthorized)
+		c.expectClose(wire.CodeUnauthorized)
 		if took := time.Since(began); took > 7*time.Second { // and a moment for the other side to close too
 			t.Errorf("closed after %s", took)
 		}
@@ -1878,7 +1881,7 @@ func TestSubscribePace(t *testing.T) {
 		for range pairs {
 			c.expect(succeeded("x"))
 		}
-		if took, least := time.Since(began), (2*pairs-1-subscribeBurst)*time.Second/subscribeRate; took < least {
+		if took, least := time.Since(began), (2*pairs-1-wire.SubscribeBurst)*time.Second/wire.SubscribeRate; took < least {
 			t.Errorf("%d pairs took %s, want %s at least", pairs, took, least)
 		}
 	})

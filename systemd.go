@@ -1,7 +1,6 @@
 package main
 
-// systemd, without its library: how we are (sd_notify(3)), sockets that it has opened (sd_listen_fds(3)), its watchdog
-// (sd_watchdog_enabled(3)), and units for it (systemd.exec(5)).
+// systemd: notifications (sd_notify(3)), inherited sockets (sd_listen_fds(3)) and the watchdog. The units are in package/.
 
 import (
 	"context"
@@ -11,51 +10,60 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"edge/internal/wire"
 )
 
 const (
 	statusEvery   = 5 * time.Second // at most, while something changes
 	probeTimeout  = 5 * time.Second
-	firstListenFD = 3 // SD_LISTEN_FDS_START
+	notifyTimeout = time.Second
 )
 
-// notifier tells systemd how we are. Without it, nobody.
+// notifier reports to systemd. Without systemd it does nothing.
 type notifier struct {
 	// Static after construction.
-	addr     *net.UnixAddr // nil for nobody
-	watchdog time.Duration // in which it wants to hear of us; 0 for never
+	watched  bool          // by systemd
+	watchdog time.Duration // within which systemd expects WATCHDOG=1; 0 for never
+	sending  chan struct{} // full while a message is being sent
 
-	pending atomic.Bool // a timer runs that will tell the status
+	pending atomic.Bool // a timer runs that will report the status
 }
 
-// newNotifier reads from the environment what systemd has said.
-func newNotifier(getenv func(string) (string, bool)) *notifier {
-	n := new(notifier)
-	if name, ok := getenv("NOTIFY_SOCKET"); ok && name != "" {
-		n.addr = &net.UnixAddr{Name: name, Net: "unixgram"} // @ begins an abstract one, as Go has it too
-	}
-	usec, _ := getenv("WATCHDOG_USEC")
-	pid, ok := getenv("WATCHDOG_PID")
-	if micros, err := strconv.Atoi(usec); err == nil && micros > 0 && n.addr != nil && (!ok || pid == strconv.Itoa(os.Getpid())) {
-		n.watchdog = time.Duration(micros) * time.Microsecond
+// newNotifier reads systemd's wishes from the environment.
+func newNotifier() *notifier {
+	n := &notifier{watched: os.Getenv("NOTIFY_SOCKET") != "", sending: make(chan struct{}, 1)}
+	if n.watched {
+		n.watchdog, _ = daemon.SdWatchdogEnabled(false) // 0 for what it cannot read
 	}
 	return n
 }
 
-// tell sends lines like READY=1. What goes wrong is nobody's business.
-func (n *notifier) tell(lines ...string) {
-	if n.addr == nil {
+// notify sends lines like READY=1. It gives up after notifyTimeout if nobody reads, and does not report errors.
+func (n *notifier) notify(lines ...string) {
+	if !n.watched {
 		return
 	}
-	if conn, err := net.DialUnix("unixgram", nil, n.addr); err == nil {
-		conn.SetWriteDeadline(time.Now().Add(time.Second)) // nobody may read it
-		conn.Write([]byte(strings.Join(lines, "\n")))
-		conn.Close()
+	late := time.After(notifyTimeout)
+	select {
+	case n.sending <- struct{}{}:
+	case <-late:
+		return
+	}
+	sent := make(chan struct{})
+	go func() { // ends when systemd reads, or with the process
+		daemon.SdNotify(false, strings.Join(lines, "\n"))
+		<-n.sending
+		close(sent)
+	}()
+	select {
+	case <-sent:
+	case <-late:
 	}
 }
 
@@ -76,13 +84,13 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-// statusLater tells the status soon, after what else changes.
+// statusLater reports the status in a few seconds, with all changes until then.
 func (s *server) statusLater() {
-	if s.notifier.addr != nil && s.notifier.pending.CompareAndSwap(false, true) {
+	if s.notifier.watched && s.notifier.pending.CompareAndSwap(false, true) {
 		time.AfterFunc(statusEvery, func() {
 			defer recovered("status")
 			s.notifier.pending.Store(false)
-			s.notifier.tell(s.status())
+			s.notifier.notify(s.status())
 		})
 	}
 }
@@ -92,7 +100,7 @@ func (s *server) feedWatchdog(ctx context.Context, l net.Listener) {
 	for ctx.Err() == nil {
 		wait := s.notifier.watchdog / 2
 		if err := s.probe(ctx, l); err == nil {
-			s.notifier.tell("WATCHDOG=1")
+			s.notifier.notify(daemon.SdNotifyWatchdog)
 		} else if ctx.Err() == nil {
 			slog.Error("an event does not come through: the watchdog is not fed", "error", err)
 			wait /= 10 // one that fails must not end us: there is time for more
@@ -130,13 +138,13 @@ func (s *server) probe(ctx context.Context, l net.Listener) error {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // we know whom we talk to
 	}
 	fmt.Fprintf(conn, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.path, s.probed.keys()[0].name)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.path, s.probed.keys()[0].Name)
 	message := `{"event":"pusher:subscribe","data":{"channel":"watchdog"}}`
 	conn.Write(appendMasked(nil, opText, [4]byte{}, []byte(message)))
-	if err := readUntil(conn, eventSubscriptionSucceeded); err != nil {
+	if err := readUntil(conn, wire.EventSubscriptionSucceeded); err != nil {
 		return err
 	}
-	s.probed.trigger("watchdog", kindPublic, Event{name: []byte("bark"), data: emptyData})
+	s.probed.trigger("watchdog", wire.KindPublic, Event{name: []byte("bark"), data: wire.EmptyData})
 	return readUntil(conn, `"bark"`)
 }
 
@@ -151,127 +159,3 @@ func readUntil(r io.Reader, what string) error {
 	}
 	return nil
 }
-
-// inheritedListeners are the sockets that systemd has opened for us; none if it has not.
-func inheritedListeners(getenv func(string) (string, bool)) (all []net.Listener, err error) {
-	pid, _ := getenv("LISTEN_PID")
-	count, _ := getenv("LISTEN_FDS")
-	n, _ := strconv.Atoi(count)
-	if pid != strconv.Itoa(os.Getpid()) {
-		return nil, nil
-	}
-	for fd := firstListenFD; fd < firstListenFD+n; fd++ {
-		f := os.NewFile(uintptr(fd), "LISTEN_FDS")
-		l, err := net.FileListener(f)
-		f.Close() // the listener has its own
-		if err != nil {
-			return nil, fmt.Errorf("cannot listen on descriptor %d that was passed: %w", fd, err)
-		}
-		if u, ok := l.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false) // it is systemd's
-		}
-		all = append(all, l)
-	}
-	return all, nil
-}
-
-const aboutUnit = `Prints a hardened service and its socket for systemd, or the one that is named. The service reads /etc/edge/edge.json, and the
-secret from /etc/edge/secret, which only root needs to read.
-
-  edge unit service | sudo tee /etc/systemd/system/edge.service
-  edge unit socket | sudo tee /etc/systemd/system/edge.socket
-`
-
-// unitCommand prints units for systemd.
-func (p *program) unitCommand() error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	var bin string // systemd wants it absolute
-	args, err := p.ownOptions([]option{{name: "bin", value: self, help: "where edge is (default where this one is)", set: func(s string) (err error) { bin, err = filepath.Abs(s); return err }}})
-	switch {
-	case err != nil:
-		return err
-	case len(args) > 1:
-	case len(args) == 0:
-		fmt.Fprintf(p.stdout, "# /etc/systemd/system/edge.service\n%s\n# /etc/systemd/system/edge.socket\n%s", serviceUnit(bin), socketUnit)
-		return nil
-	case args[0] == "service":
-		fmt.Fprint(p.stdout, serviceUnit(bin))
-		return nil
-	case args[0] == "socket":
-		fmt.Fprint(p.stdout, socketUnit)
-		return nil
-	}
-	return p.misused()
-}
-
-// serviceUnit is a unit that lets edge do what it has to, and nothing else. It reads /etc/edge/edge.json and /etc/edge/secret.
-func serviceUnit(bin string) string {
-	bin = strings.ReplaceAll(bin, "%", "%%")
-	if strings.ContainsAny(bin, " \t'\"\\$;") {
-		bin = strconv.Quote(bin)
-	}
-	return `[Unit]
-Description=edge, a Pusher Channels server
-After=network.target edge.socket
-Wants=edge.socket
-
-[Service]
-Type=notify
-ExecStart=` + bin + ` -config /etc/edge/edge.json -secret-file ${CREDENTIALS_DIRECTORY}/secret
-ExecReload=/bin/kill -HUP $MAINPID
-LoadCredential=secret:/etc/edge/secret
-Restart=on-failure
-RestartPreventExitStatus=2
-RestartSec=1
-WatchdogSec=30
-TimeoutStopSec=15
-LimitNOFILE=65536
-
-DynamicUser=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-NoNewPrivileges=yes
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateUsers=yes
-ProtectHostname=yes
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectProc=invisible
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-RemoveIPC=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-UMask=0077
-
-[Install]
-WantedBy=multi-user.target
-`
-}
-
-// socketUnit has systemd listen: connections that come while edge restarts wait instead of being refused.
-const socketUnit = `[Unit]
-Description=Sockets of edge
-
-[Socket]
-ListenStream=6001
-Backlog=4096
-NoDelay=yes
-
-[Install]
-WantedBy=sockets.target
-`

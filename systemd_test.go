@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -19,115 +19,89 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 )
 
 // supervisor is the other end of sd_notify(3).
 type supervisor struct {
+	*net.UnixConn
 	t    *testing.T
 	name string
-	got  chan string
 }
 
-func newSupervisor(t *testing.T, name string) *supervisor {
+func newSupervisor(t *testing.T) *supervisor {
 	t.Helper()
+	name := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
 		t.Skip(err)
 	}
-	s := &supervisor{t: t, name: name, got: make(chan string, 1000)}
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		for b := make([]byte, 4096); ; {
-			n, err := conn.Read(b)
-			if err != nil {
-				return
-			}
-			s.got <- string(b[:n])
-		}
-	})
-	t.Cleanup(func() {
-		conn.Close()
-		reading.Wait()
-	})
-	return s
+	t.Cleanup(func() { conn.Close() })
+	return &supervisor{conn, t, name}
 }
 
-// expect waits for a message that matches, passing over watchdog messages, and after the first also over the status.
-func (s *supervisor) expect(pattern string) string {
+// expect waits for a message that matches, and skips status and watchdog messages that do not.
+func (s *supervisor) expect(pattern string) {
 	s.t.Helper()
-	for end := time.After(patience); ; {
-		select {
-		case m := <-s.got:
-			if regexp.MustCompile("^(?:" + pattern + ")$").MatchString(m) {
-				return m
-			}
-			if !strings.HasPrefix(m, "WATCHDOG=1") && !strings.HasPrefix(m, "STATUS=") {
-				s.t.Fatalf("got %q, want %s", m, pattern)
-			}
-		case <-end:
-			s.t.Fatalf("no %s", pattern)
+	s.SetReadDeadline(time.Now().Add(patience))
+	for b := make([]byte, 4096); ; {
+		n, err := s.Read(b)
+		if err != nil {
+			s.t.Fatalf("no %s: %v", pattern, err)
+		}
+		m := string(b[:n])
+		if regexp.MustCompile("^(?:" + pattern + ")$").MatchString(m) {
+			return
+		}
+		if !strings.HasPrefix(m, "WATCHDOG=1") && !strings.HasPrefix(m, "STATUS=") {
+			s.t.Fatalf("got %q, want %s", m, pattern)
 		}
 	}
 }
 
-// TestNotify: systemd is told what a service of type notify tells, over a socket with a name and over an abstract one.
+// TestNotify: the messages of a service of type notify, from its start to its end.
 func TestNotify(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux")
-	}
-	for _, name := range []string{filepath.Join(t.TempDir(), "notify"), fmt.Sprintf("@edge-test-%d", os.Getpid())} {
-		sup := newSupervisor(t, name)
-		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
-		cmd.Env = []string{"NOTIFY_SOCKET=" + name}
-		p := start(t, "edge", cmd)
-		sup.expect("READY=1\nSTATUS=0 connections, 0 channels")
-		// It joins with the handshake: the status is told some time after a client came, and not again when one joins.
-		c := handshake(t, p.addr, keyPath, string(maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"a"}}`))))
-		c.established()
-		c.expect(succeeded("a"))
-		sup.expect("STATUS=1 connection, 1 channel")
-		before := systemClock() / 1000
-		p.cmd.Process.Signal(syscall.SIGHUP)
-		m := sup.expect(`RELOADING=1\nMONOTONIC_USEC=\d+`)
-		var at int64
-		fmt.Sscanf(m, "RELOADING=1\nMONOTONIC_USEC=%d", &at)
-		if now := systemClock() / 1000; at < before || at > now {
-			t.Errorf("reloading at %d, it is %d to %d", at, before, now)
-		}
-		sup.expect("READY=1\nSTATUS=1 connection, 1 channel")
-		c.settled()
-		p.cmd.Process.Signal(syscall.SIGTERM)
-		sup.expect("STOPPING=1")
-		c.expectClose(codeReconnect)
-		if err := p.cmd.Wait(); err != nil {
-			t.Error(err)
-		}
+	sup := newSupervisor(t)
+	cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-config", configOf(t, "{}"))
+	cmd.Env = []string{"NOTIFY_SOCKET=" + sup.name}
+	p := start(t, "edge", cmd)
+	sup.expect("READY=1\nSTATUS=0 connections, 0 channels")
+	// It joins with the handshake: the status follows some time after a client came, and not again when one joins.
+	join := maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"a"}}`))
+	c := handshake(t, p.addr, keyPath, string(join))
+	c.established()
+	c.expect(succeeded("a"))
+	sup.expect("STATUS=1 connection, 1 channel")
+	p.cmd.Process.Signal(syscall.SIGHUP)
+	sup.expect(`RELOADING=1\nMONOTONIC_USEC=\d+\n`)
+	sup.expect("READY=1\nSTATUS=1 connection, 1 channel")
+	c.settled()
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	sup.expect("STOPPING=1")
+	c.expectClose(wire.CodeReconnect)
+	if err := p.cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
-// TestWatchdog: it is fed while events come through, over TLS and behind a prefix too, and not when they do not, and leaves no trace
-// in what an app sees.
+// TestWatchdog: it is fed while events come through, over TLS and behind a prefix too, whatever limits there are, and leaves no trace
+// in the log.
 func TestWatchdog(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux")
-	}
-	dir, _ := certDir(t)
-	for _, args := range [][]string{nil, append(tlsArgs(dir), "-path", "/edge"), {"-origins", "a.example", "-max-connections", "1", "-authorized-connections", "1s"}} {
-		name := filepath.Join(t.TempDir(), "notify")
-		sup := newSupervisor(t, name)
+	dir, _ := edgetest.CertDir(t)
+	for _, args := range [][]string{
+		nil,
+		append(edgetest.TLSArgs(dir), "-path", "/edge"),
+		{"-origins", "a.example", "-max-connections", "1", "-authorized-connections", "1s"},
+	} {
+		sup := newSupervisor(t)
 		cmd := edgeCommand(append(args, "-addr", "127.0.0.1:0", "-key", "key", "-verbose")...)
-		cmd.Env = []string{"NOTIFY_SOCKET=" + name, "WATCHDOG_USEC=200000"}
+		cmd.Env = []string{"NOTIFY_SOCKET=" + sup.name, "WATCHDOG_USEC=200000"}
 		p := start(t, "edge", cmd)
 		sup.expect("READY=1\nSTATUS=0 connections, 0 channels")
 		for range 5 {
-			select {
-			case m := <-sup.got:
-				if m != "WATCHDOG=1" {
-					t.Errorf("%q: got %q", args, m)
-				}
-			case <-time.After(patience):
-				t.Fatalf("%q: the watchdog is not fed", args)
-			}
+			sup.expect("WATCHDOG=1")
 		}
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		said, _ := io.ReadAll(p.out)
@@ -162,21 +136,23 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%s is fine", what)
 		}
 	}
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	silent, _ := net.Listen("tcp", "127.0.0.1:0")
 	fails("a listener that nobody serves", silent)
 	silent.Close()
 	fails("one that is closed", silent)
-	first := connectTo(t, s.addr, s.probed.keys()[0].name)
+	first := connectTo(t, s.addr, s.probed.keys()[0].Name)
 	first.join("watchdog")
-	id, _ := parseSocketID(first.id)
+	id, _ := wire.ParseSocketID(first.id)
 	socket := s.probed.socket(id)
 	socket.conn.mu.Lock() // the pump stands still there
 	fails("a channel that delivers nothing", l)
 	socket.conn.mu.Unlock()
 	waitUntil(t, "it works again", func() bool { return s.probe(t.Context(), l) == nil })
+}
+
+// throughShell has a script run the command, which has it as "$0" "$@".
+func throughShell(cmd *exec.Cmd, script string) *exec.Cmd {
+	return exec.Command("/bin/sh", append([]string{"-c", script, cmd.Path}, cmd.Args[1:]...)...)
 }
 
 // inherit starts edge with a listener that is open already, as systemd does: on descriptor 3, and with the process id it will have.
@@ -187,9 +163,7 @@ func inherit(t *testing.T, l *net.TCPListener, args ...string) *process {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	cmd := edgeCommand(args...)
-	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
-	cmd.Path = "/bin/sh"
+	cmd := throughShell(edgeCommand(args...), `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`)
 	cmd.ExtraFiles = []*os.File{f}
 	return start(t, "edge", cmd)
 }
@@ -217,28 +191,16 @@ func TestSocketActivation(t *testing.T) {
 		connecting.Go(func() {
 			for !over.Load() {
 				c, err := tryJoin(addr)
-				switch {
-				case err == nil:
+				if err == nil {
 					connected.Add(1)
 					c.leave()
-				case errors.Is(err, syscall.ECONNREFUSED):
+				} else if errors.Is(err, syscall.ECONNREFUSED) { // others: connected when the old one ended
 					t.Errorf("refused: %v", err)
-				} // any other: it was connected when the old one ended, and would come back
+				}
 			}
 		})
 	}
-	h := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	connecting.Go(func() {
-		for !over.Load() {
-			r, err := h.Get("http://" + addr + "/health")
-			if errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("refused: %v", err)
-			} else if err == nil {
-				r.Body.Close()
-			}
-		}
-	})
-	for range 3 {
+	for range 4 {
 		before := connected.Load()
 		waitUntil(t, "clients come", func() bool { return connected.Load() > before+20 })
 		p.cmd.Process.Signal(syscall.SIGTERM)
@@ -247,73 +209,28 @@ func TestSocketActivation(t *testing.T) {
 		}
 		p = inherit(t, l.(*net.TCPListener), "-key", "key")
 	}
-	before := connected.Load()
-	waitUntil(t, "clients come", func() bool { return connected.Load() > before+20 })
 	over.Store(true)
 	connecting.Wait()
 }
 
-// TestInheritedListeners: what is not for us, or no listener, is not taken.
-func TestInheritedListeners(t *testing.T) {
-	for _, c := range []struct{ pid, fds string }{{"", ""}, {"1", "1"}, {fmt.Sprint(os.Getpid()), "0"}, {fmt.Sprint(os.Getpid()), "x"}} {
-		all, err := inheritedListeners(environment("LISTEN_PID="+c.pid, "LISTEN_FDS="+c.fds))
-		if all != nil || err != nil {
-			t.Errorf("%+v: %v %v", c, all, err)
-		}
-	}
-	cmd := edgeCommand("-key", "key")
-	cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3</dev/null`, cmd.Path}, cmd.Args[1:]...)
-	cmd.Path = "/bin/sh"
+// TestInheritedNoListener: a descriptor that is no listener is named.
+func TestInheritedNoListener(t *testing.T) {
+	cmd := throughShell(edgeCommand("-key", "key"), `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3</dev/null`)
 	cmd.Env = append(os.Environ(), "EDGE_TEST_PROCESS=edge")
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "descriptor 3") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
 
-func TestNewNotifier(t *testing.T) {
-	for _, c := range []struct {
-		variables []string
-		addr      string
-		watchdog  time.Duration
-	}{
-		{nil, "", 0},
-		{[]string{"NOTIFY_SOCKET="}, "", 0},
-		{[]string{"NOTIFY_SOCKET=/x"}, "/x", 0},
-		{[]string{"NOTIFY_SOCKET=@x", "WATCHDOG_USEC=30000000"}, "@x", 30 * time.Second},
-		{[]string{"NOTIFY_SOCKET=/x", "WATCHDOG_USEC=5", "WATCHDOG_PID=1"}, "/x", 0},
-		{[]string{"NOTIFY_SOCKET=/x", "WATCHDOG_USEC=1000", "WATCHDOG_PID=" + fmt.Sprint(os.Getpid())}, "/x", time.Millisecond},
-		{[]string{"NOTIFY_SOCKET=/x", "WATCHDOG_USEC=x"}, "/x", 0},
-		{[]string{"WATCHDOG_USEC=1000"}, "", 0},
-	} {
-		n := newNotifier(environment(c.variables...))
-		addr := ""
-		if n.addr != nil {
-			addr = n.addr.Name
-		}
-		if addr != c.addr || n.watchdog != c.watchdog {
-			t.Errorf("%q: %q %s", c.variables, addr, n.watchdog)
-		}
-		if c.addr == "" {
-			n.tell("READY=1") // to nobody
-		}
-	}
-	(&notifier{addr: &net.UnixAddr{Name: "/nothing/there", Net: "unixgram"}}).tell("READY=1")
-}
-
 // TestNotifyUnread: a supervisor that reads nothing holds up nobody, least of all the end.
 func TestNotifyUnread(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetReadBuffer(1)
+	sup := newSupervisor(t)
+	sup.SetReadBuffer(1)
 	cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
-	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+name)
+	cmd.Env = []string{"NOTIFY_SOCKET=" + sup.name}
 	p := start(t, "edge", cmd)
 	for full := false; !full; { // with what we send ourselves there is no room for STOPPING=1
-		c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+		c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: sup.name, Net: "unixgram"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -323,31 +240,25 @@ func TestNotifyUnread(t *testing.T) {
 		c.Close()
 	}
 	p.cmd.Process.Signal(syscall.SIGTERM)
-	done := make(chan error, 1)
-	go func() { done <- p.cmd.Wait() }()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(patience):
-		t.Error("SIGTERM does not end it")
+	defer time.AfterFunc(patience, func() { p.cmd.Process.Kill() }).Stop()
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("SIGTERM does not end it: %v", err)
 	}
 }
 
 // TestWatchdogTriesAgain: one probe that fails, of a listener that hangs for a moment, does not end a healthy server.
 func TestWatchdogTriesAgain(t *testing.T) {
 	const period = 30 * time.Second // it takes a tenth of it
-	name := filepath.Join(t.TempDir(), "notify")
-	sup := newSupervisor(t, name)
+	sup := newSupervisor(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	broken := &brokenListener{Listener: l}
 	broken.left.Store(2)
+	t.Setenv("NOTIFY_SOCKET", sup.name)
+	t.Setenv("WATCHDOG_USEC", fmt.Sprint(period.Microseconds()))
 	s := testOptions(t).server(t)
-	s.notifier = newNotifier(environment("NOTIFY_SOCKET="+name, fmt.Sprintf("WATCHDOG_USEC=%d", period.Microseconds())))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	began := time.Now()
@@ -378,14 +289,4 @@ func (l *brokenListener) Accept() (net.Conn, error) {
 		nc.Close()
 	}
 	return nc, err
-}
-
-// TestUnitOfAPath: systemd reads the path as it was meant.
-func TestUnitOfAPath(t *testing.T) {
-	for bin, want := range map[string]string{"/usr/bin/edge": "/usr/bin/edge", "/opt/my edge/100%": `"/opt/my edge/100%%"`, "x/../edge": "/"} {
-		code, stdout, _ := runCommand(t, []string{"unit", "-bin", bin, "service"})
-		if code != 0 || !strings.Contains(stdout, "\nExecStart="+want) {
-			t.Errorf("%s: %d %.200s", bin, code, stdout)
-		}
-	}
 }

@@ -1,49 +1,26 @@
 package main
 
-// Tests of TLS: the connections, the certificate and edge cert.
+// Tests of TLS: the connections and the certificate.
 
 import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 )
-
-// certDir makes an authority and a certificate for localhost, as edge cert does, and returns their directory.
-func certDir(t testing.TB) (dir string, trust *tls.Config) {
-	t.Helper()
-	dir = t.TempDir()
-	var out, complaint bytes.Buffer
-	if code := (&program{args: []string{"cert", "-dir", dir}, getenv: noEnv, stdout: &out, stderr: &complaint}).run(); code != 0 {
-		t.Fatal(complaint.String())
-	}
-	pem, err := os.ReadFile(filepath.Join(dir, "edge-ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	trust = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: "localhost"}
-	trust.RootCAs.AppendCertsFromPEM(pem)
-	return dir, trust
-}
-
-func tlsArgs(dir string) []string {
-	return []string{"-tls-cert", filepath.Join(dir, "edge.pem"), "-tls-key", filepath.Join(dir, "edge-key.pem")}
-}
 
 // secureConnect is connect over TLS.
 func secureConnect(t testing.TB, addr string, trust *tls.Config) *client {
@@ -61,8 +38,8 @@ func secureConnect(t testing.TB, addr string, trust *tls.Config) *client {
 
 // TestTLS: everything works over TLS as it does without.
 func TestTLS(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	c, other := secureConnect(t, s.addr, trust), secureConnect(t, s.addr, trust)
 	c.enter("presence-x", `{"user_id":"1"}`)
 	other.enter("presence-x", `{"user_id":"2"}`)
@@ -108,13 +85,13 @@ func TestTLS(t *testing.T) {
 	fourth.conn.(*tls.Conn).NetConn().(*net.TCPConn).Write([]byte("no record of TLS at all"))
 	other.expect(memberRemoved("presence-x", "4"))
 	s.stop()
-	other.expectClose(codeReconnect)
+	other.expectClose(wire.CodeReconnect)
 }
 
 // TestTLSEarlyFrames: what comes in the same record as the handshake of WebSocket, or right behind, is not lost.
 func TestTLSEarlyFrames(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	join := maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"x"}}`))
 	ping := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping","data":{}}`))
 	for i := range 50 {
@@ -134,10 +111,67 @@ func TestTLSEarlyFrames(t *testing.T) {
 	}
 }
 
+// TestTLSReadsAgain: edge relies on a tls.Conn that reads on after its Read has returned os.ErrDeadlineExceeded.
+func TestTLSReadsAgain(t *testing.T) {
+	dir, trust := edgetest.CertDir(t)
+	cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		near, far := net.Pipe()
+		pipe, wire := &cipherPipe{Conn: far}, &tap{Conn: near}
+		config := trust.Clone()
+		config.MaxVersion = version
+		server, peer := tls.Server(pipe, cert.config()), tls.Client(wire, config)
+		var reading sync.WaitGroup
+		reading.Go(func() { io.Copy(io.Discard, peer) })
+		if err := server.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		peer.Handshake() // or the record below might be one of it
+		pipe.below.Store(new(conn))
+		wire.tapped.Store(true)
+		peer.Write([]byte("hello"))
+		var got []byte
+		for _, b := range wire.written {
+			pipe.in = []byte{b}
+			buf := make([]byte, 16)
+			n, err := server.Read(buf)
+			for ; err == nil; n, err = server.Read(buf) {
+				got = append(got, buf[:n]...)
+			}
+			if n > 0 || !isTimeout(err) {
+				t.Fatalf("%s: %d, %v", tls.VersionName(version), n, err)
+			}
+		}
+		if string(got) != "hello" {
+			t.Errorf("%s: read %q", tls.VersionName(version), got)
+		}
+		near.Close()
+		reading.Wait()
+	}
+}
+
+// tap keeps what is written, once it is tapped, instead of sending it.
+type tap struct {
+	net.Conn
+	tapped  atomic.Bool
+	written []byte
+}
+
+func (w *tap) Write(p []byte) (int, error) {
+	if !w.tapped.Load() {
+		return w.Conn.Write(p)
+	}
+	w.written = append(w.written, p...)
+	return len(p), nil
+}
+
 // TestTLSVersions: TLS 1.2 is the least.
 func TestTLSVersions(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	for _, version := range []uint16{tls.VersionTLS10, tls.VersionTLS11, tls.VersionTLS12, tls.VersionTLS13} {
 		with := trust.Clone()
 		with.MinVersion, with.MaxVersion = version, version
@@ -153,8 +187,8 @@ func TestTLSVersions(t *testing.T) {
 
 // TestPlainOnTLS: who speaks HTTP or WebSocket without TLS is told so, in plain text.
 func TestPlainOnTLS(t *testing.T) {
-	dir, _ := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+	dir, _ := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	for _, request := range []string{"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", httpUpgrade, "POST /apps/1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx"} {
 		conn := dial(t, s.addr)
 		io.WriteString(conn, request)
@@ -176,8 +210,8 @@ func TestPlainOnTLS(t *testing.T) {
 
 // TestTLSSlowReader: one that does not read is cut off over TLS too, and holds up nobody.
 func TestTLSSlowReader(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, append(tlsArgs(dir), "-send-buffer", "65536")...)
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, append(edgetest.TLSArgs(dir), "-send-buffer", "65536")...)
 	slow, healthy := secureConnect(t, s.addr, trust), secureConnect(t, s.addr, trust)
 	slow.join("room")
 	healthy.join("room")
@@ -187,7 +221,7 @@ func TestTLSSlowReader(t *testing.T) {
 		if !there {
 			t.Fatal("the slow reader has left, but its queue was not full")
 		}
-		s.app.trigger("room", kindPublic, Event{name: fmt.Append(nil, n), data: quote(data), keep: true})
+		s.app.trigger("room", wire.KindPublic, Event{name: fmt.Append(nil, n), data: quote(data), keep: true})
 		healthy.expect(event(fmt.Sprint(n), "room", data))
 		there = s.app.channelInfo("room").subscriptions == 2
 	}
@@ -205,9 +239,9 @@ func TestTLSSlowReader(t *testing.T) {
 
 // TestTLSDelivery: numbered events over TLS, to many readers who come and go.
 func TestTLSDelivery(t *testing.T) {
-	dir, trust := certDir(t)
+	dir, trust := edgetest.CertDir(t)
 	plain := steadyAddr(t)
-	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain, "-key", "key", "-send-buffer", share(20))...))
+	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain, "-key", "key", "-send-buffer", share(20))...))
 	nb := newNumbering(t, plain)
 	var reading sync.WaitGroup
 	for i := range deliverySubscribers {
@@ -227,9 +261,9 @@ func TestTLSDelivery(t *testing.T) {
 
 // TestCertificateSwap changes the certificate again and again while clients connect and events come: no connection is dropped, new
 // ones see the new one, and one that cannot be read changes nothing.
-func TestCertificateSwap(t *testing.T) {
-	dir, trust := certDir(t)
-	s := startServer(t, tlsArgs(dir)...)
+func TestCertificateSwapUnderLoad(t *testing.T) {
+	dir, trust := edgetest.CertDir(t)
+	s := startServer(t, edgetest.TLSArgs(dir)...)
 	logged := new(syncBuffer)
 	slogTo(t, logged)
 	stays := secureConnect(t, s.addr, trust)
@@ -253,66 +287,39 @@ func TestCertificateSwap(t *testing.T) {
 			}
 		})
 	}
-	expire := func() { // the certificate is looked at again at once
-		s.cert.mu.Lock()
-		s.cert.checked = -int64(time.Hour)
-		s.cert.mu.Unlock()
-	}
 	seen := map[string]bool{serial(): true}
-	for n := range 5 {
-		certDirAgain(t, dir)
-		expire()
-		if got := serial(); seen[got] {
-			t.Errorf("swap %d: the old certificate", n)
-		} else {
-			seen[got] = true
-		}
-		s.app.trigger("room", kindPublic, Event{name: []byte("e"), data: quote(fmt.Sprint(n)), keep: true})
+	for n := range 2 {
+		edgetest.CertDirAgain(t, dir)
+		now := ""
+		waitUntil(t, "another certificate", func() bool { now = serial(); return !seen[now] })
+		seen[now] = true
+		s.app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(fmt.Sprint(n)), keep: true})
 		stays.expect(event("e", "room", fmt.Sprint(n)))
 	}
-	last := serial()
-	said := func() int { return strings.Count(logged.String(), "the old one stays") }
-	before := said() // someone may have looked when only one of the files was new
 	if err := os.WriteFile(filepath.Join(dir, "edge.pem"), []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
-		expire()
-		if serial() != last {
-			t.Error("the certificate is another")
-		}
-	}
-	if n := said() - before; n != 1 {
-		t.Errorf("said %d times that it cannot be read:\n%s", n, logged.String())
-	}
-	if err := s.reload(testOptions(t, tlsArgs(dir)...)); err == nil {
+	waitUntil(t, "a word on the file", func() bool { serial(); return strings.Contains(logged.String(), "the old one stays") })
+	if err := s.reload(testOptions(t, edgetest.TLSArgs(dir)...)); err == nil {
 		t.Error("a reload takes a certificate that cannot be read")
 	}
 	over.Store(true)
 	load.Wait()
 	stays.settled()
 	// Another pair of files, by a reload.
-	elsewhere, trustToo := certDir(t)
-	if err := s.reload(testOptions(t, tlsArgs(elsewhere)...)); err != nil {
+	elsewhere, trustToo := edgetest.CertDir(t)
+	if err := s.reload(testOptions(t, edgetest.TLSArgs(elsewhere)...)); err != nil {
 		t.Fatal(err)
 	}
 	secureConnect(t, s.addr, trustToo).settled()
 	stays.settled()
 }
 
-// certDirAgain makes another certificate of the same authority.
-func certDirAgain(t *testing.T, dir string) {
-	t.Helper()
-	if code := (&program{args: []string{"cert", "-dir", dir}, getenv: noEnv, stdout: io.Discard, stderr: io.Discard}).run(); code != 0 {
-		t.Fatal(code)
-	}
-}
-
 // TestHandshakesWithoutEnd: a TLS handshake that is begun and not ended is cut off, and others get through meanwhile.
 func TestHandshakesWithoutEnd(t *testing.T) {
 	t.Parallel() // waits most of the time
-	dir, trust := certDir(t)
-	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
+	dir, trust := edgetest.CertDir(t)
+	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
 	var half []net.Conn
 	for range sized(100, 500) {
 		conn := dial(t, p.addr)
@@ -332,15 +339,15 @@ func TestHandshakesWithoutEnd(t *testing.T) {
 
 // TestMemoryOfTLS: what an idle connection over TLS holds.
 func TestMemoryOfTLS(t *testing.T) {
-	if raceEnabled || runtime.GOOS != "linux" {
+	if edgetest.Race || runtime.GOOS != "linux" {
 		t.Skip("needs Linux, and no race detector")
 	}
 	const n, most = 1000, 26_000 // connections, bytes
 	if limit := descriptorLimit(); limit < n+1000 {
 		t.Skipf("%d descriptors are too few for %d connections", limit, n)
 	}
-	dir, trust := certDir(t)
-	p := start(t, "edge", edgeCommand(append(tlsArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
+	dir, trust := edgetest.CertDir(t)
+	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
 	start := p.resident()
 	clients := make([]*client, n)
 	for i := range clients {
@@ -352,120 +359,5 @@ func TestMemoryOfTLS(t *testing.T) {
 	t.Logf("%d bytes for each of %d connections", (p.resident()-start)/n, n)
 	for _, c := range clients {
 		c.leave()
-	}
-}
-
-// TestCertCommand: the certificate holds for all names of this machine and those given, the authority stays, keys are nobody else's.
-func TestCertCommand(t *testing.T) {
-	dir := t.TempDir()
-	code, stdout, stderr := runCommand(t, []string{"cert", "-dir", dir, "edge.example", "192.0.2.7"})
-	if code != 0 || stderr != "" || !strings.Contains(stdout, filepath.Join(dir, "edge.pem")) || !strings.Contains(stdout, "update-ca-certificates") {
-		t.Fatalf("%d %q %q", code, stdout, stderr)
-	}
-	load := func(name string) *x509.Certificate {
-		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, name+".pem"), filepath.Join(dir, name+"-key.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pair.Leaf
-	}
-	authority, leaf := load("edge-ca"), load("edge")
-	roots := x509.NewCertPool()
-	roots.AddCert(authority)
-	host, _ := os.Hostname()
-	for _, name := range []string{"localhost", "127.0.0.1", "::1", host, "edge.example", "192.0.2.7"} {
-		if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "example.com"}); err == nil {
-		t.Error("it holds for any name")
-	}
-	if life := leaf.NotAfter.Sub(leaf.NotBefore); life > 825*day || !authority.IsCA || leaf.IsCA {
-		t.Errorf("it holds for %s; the authority is one: %t, the certificate: %t", life, authority.IsCA, leaf.IsCA)
-	}
-	for name, want := range map[string]os.FileMode{"edge-ca.pem": 0o644, "edge-ca-key.pem": 0o600, "edge.pem": 0o644, "edge-key.pem": 0o600} {
-		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != want && runtime.GOOS != "windows" {
-			t.Errorf("%s: %v %v", name, info.Mode(), err)
-		}
-	}
-	key := filepath.Join(dir, "edge-key.pem") // which a service has been let read
-	os.Chmod(key, 0o640)
-	os.Chown(key, -1, 12345) // fails without root
-	allowed, _ := os.Stat(key)
-	_, again, _ := runCommand(t, []string{"cert", "-dir", dir})
-	if info, err := os.Stat(key); err != nil || info.Mode() != allowed.Mode() || owners(info) != owners(allowed) {
-		t.Errorf("the new key is another's to read: %v, owners %s, before %v, %s", info.Mode(), owners(info), allowed.Mode(), owners(allowed))
-	}
-	if load("edge-ca").SerialNumber.Cmp(authority.SerialNumber) != 0 || load("edge").SerialNumber.Cmp(leaf.SerialNumber) == 0 || !strings.Contains(again, "the authority there was") {
-		t.Errorf("made anew: %s", again)
-	}
-	os.Remove(filepath.Join(dir, "edge-ca-key.pem"))
-	code, _, stderr = runCommand(t, []string{"cert", "-dir", dir})
-	if oneSentence(t, stderr, "edge-ca.pem"); code != 1 {
-		t.Errorf("without the authority's key: %d", code)
-	}
-	if code, _, stderr = runCommand(t, []string{"cert", "-dir", "/nothing"}); code != 1 {
-		t.Errorf("without a directory: %d", code)
-	}
-	oneSentence(t, stderr, "/nothing")
-}
-
-// owners are the owner and group of a file, where there are such.
-func owners(info os.FileInfo) string {
-	st := reflect.Indirect(reflect.ValueOf(info.Sys()))
-	uid, gid := st.FieldByName("Uid"), st.FieldByName("Gid")
-	if !uid.IsValid() || !gid.IsValid() {
-		return ""
-	}
-	return fmt.Sprint(uid, gid)
-}
-
-// TestCertificateEnds: that clients will not take a certificate is said when it is read, and again after a day.
-func TestCertificateEnds(t *testing.T) {
-	dir, _ := certDir(t)
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000
-		var out syncBuffer
-		log.SetOutput(&out)
-		defer log.SetOutput(errorOutput)
-		said := func(want string) {
-			t.Helper()
-			if got := out.take(); want == "" && got != "" || !strings.Contains(got, want) {
-				t.Errorf("said %q, want %q", got, want)
-			}
-		}
-		c, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		said("")
-		leaf := *c.cert.Leaf
-		c.cert.Leaf.NotBefore = time.Now().Add(time.Hour)
-		c.warnLocked()
-		said("does not hold yet")
-		*c.cert.Leaf = leaf
-		for _, later := range []struct {
-			wait time.Duration
-			want string
-		}{
-			{time.Hour, ""}, {23 * time.Hour, ""},
-			{time.Until(c.cert.Leaf.NotAfter.Add(-10*day - time.Hour)), "ends soon"},
-			{time.Hour, ""}, {11 * day, "has ended"},
-		} {
-			time.Sleep(later.wait)
-			c.get(nil)
-			said(later.want)
-		}
-	})
-}
-
-// TestCertNeedsTheClock: a certificate of a machine whose clock is wrong would not hold.
-func TestCertNeedsTheClock(t *testing.T) {
-	defer func(b string) { built = b }(built)
-	built = "2999-01-01T00:00:00Z"
-	code, _, stderr := runCommand(t, []string{"cert", "-dir", t.TempDir()})
-	if oneSentence(t, stderr, "clock"); code != 1 {
-		t.Errorf("exit code %d", code)
 	}
 }

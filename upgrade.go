@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"edge/internal/wire"
 )
 
 // upgrader turns HTTP requests into Sockets.
@@ -28,7 +30,7 @@ type upgrader struct {
 func (u *upgrader) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	key, ok := strings.CutPrefix(r.URL.Path, u.path+"/app/")
 	if !ok || key == "" || strings.Contains(key, "/") {
-		u.upgrade(w, r, u.apps.Load().none, codePathNotFound, "Path not found: connect to "+u.path+"/app/{key}")
+		u.upgrade(w, r, u.apps.Load().none, wire.CodePathNotFound, "Path not found: connect to "+u.path+"/app/{key}")
 		return
 	}
 	app, code, reason := u.welcome(key, r)
@@ -39,15 +41,15 @@ func (u *upgrader) serveHTTP(w http.ResponseWriter, r *http.Request) {
 func (u *upgrader) welcome(key string, r *http.Request) (app *App, code int, reason string) {
 	all := u.apps.Load()
 	app = all.byKey[key]
-	if probe := u.probed; probe != nil && key == probe.keys()[0].name {
+	if probe := u.probed; probe != nil && key == probe.keys()[0].Name {
 		app = probe
 	}
 	if app == nil {
-		return all.none, codeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?"))
+		return all.none, wire.CodeUnknownKey, fmt.Sprintf("App key %.60s does not exist on this server", strings.ToValidUTF8(key, "?"))
 	}
-	code, reason = checkVersion(r.URL.Query().Get("protocol"))
+	code, reason = wire.CheckVersion(r.URL.Query().Get("protocol"))
 	if code == 0 && !app.allowsOrigin(r.Header.Get("Origin")) {
-		code, reason = codeUnauthorized, "Origin not allowed"
+		code, reason = wire.CodeUnauthorized, "Origin not allowed"
 	}
 	return app, code, reason
 }
@@ -79,8 +81,8 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, app *App, cod
 	if u.deflate && offersDeflate(r.Header["Sec-Websocket-Extensions"]) {
 		links, s.deflate, s.in.deflate = deflateLinks(), true, true
 	}
-	buffer := frameBuffers.Get().(*[]byte)
-	defer freeFrameBuffer(&buffer)
+	buffer := wire.Buffers.Get().(*[]byte)
+	defer wire.FreeBuffer(&buffer)
 	*buffer = links.handshake((*buffer)[:0], r.Header.Get("Sec-WebSocket-Key"))
 	s.serve(*buffer, early, code, reason)
 }
@@ -133,45 +135,6 @@ func keepsTerms(terms []string) bool {
 		seen = append(seen, name)
 	}
 	return true
-}
-
-// clientAddr is the address that trusted proxies have noted as that of the client: the last of X-Forwarded-For that is not one of
-// theirs. It is not valid if the connection is not from one of them, or they have noted nothing.
-func clientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
-	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
-	if !within(proxies, peer.Addr().Unmap().WithZone("")) {
-		return client
-	}
-	noted := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for _, text := range slices.Backward(noted) {
-		text = strings.TrimSpace(text)
-		a, err := netip.ParseAddr(text)
-		if err != nil { // some proxies note the port too
-			var with netip.AddrPort
-			with, err = netip.ParseAddrPort(text)
-			a = with.Addr()
-		}
-		if err != nil {
-			break
-		}
-		if client = a.Unmap(); !within(proxies, client) {
-			break
-		}
-	}
-	return client
-}
-
-// within reports whether one of the networks, which proxies has read, contains a. No address is that of who comes over a Unix socket.
-func within(networks []netip.Prefix, a netip.Addr) bool {
-	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) || !p.IsValid() && !a.IsValid() })
-}
-
-// callerAddr is the address of whoever has sent r, for people to read.
-func callerAddr(r *http.Request, proxies []netip.Prefix) string {
-	if a := clientAddr(r, proxies); a.IsValid() {
-		return a.String()
-	}
-	return r.RemoteAddr
 }
 
 // isUpgrade reports whether r asks for WebSocket.

@@ -22,6 +22,9 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -30,9 +33,11 @@ const (
 	webhookBackoff   = time.Second            // before the first retry, doubled for each
 	webhookSlowest   = 30 * time.Second       // of the retries
 	webhookHurry     = 200 * time.Millisecond // instead, while shutdown drains
+	webhookBatch     = 50 * time.Millisecond  // during which events gather for one body
 	webhookEvents    = 100                    // in one body
 	webhookBodySize  = 256 << 10
-	webhookQueueSize = 8 << 20 // bytes of events that may wait, however few they are
+	webhookQueue     = 10_000  // events that may wait for a receiver
+	webhookQueueSize = 8 << 20 // their bytes, however few they are
 )
 
 // Names of webhook events, and what stands in them beside name and channel.
@@ -48,13 +53,6 @@ const (
 
 var hookNames = []string{hookOccupied, hookVacated, hookMemberAdded, hookMemberRemoved, hookClientEvent, hookCacheMiss, hookSubscriptionCount}
 
-// webhookOptions are the same for all hooks of an app.
-type webhookOptions struct {
-	grace time.Duration // before something that is gone is told
-	batch time.Duration // events that happen within travel together; 0 sends each alone
-	queue int           // events that may wait for a receiver
-}
-
 // webhooks are an app's hooks.
 type webhooks struct {
 	// Static after construction.
@@ -63,13 +61,13 @@ type webhooks struct {
 	over    context.Context // done when draining ends: whatever is left is given up
 	drained [2]context.CancelFunc
 
-	mu      sync.Mutex // guards the following, and the queues of all hooks
-	options webhookOptions
-	key     *Key // signs
-	hooks   []*hook
-	levels  map[levelKey]*level // of what is there, or was told to be
-	ends    []end               // grace periods in the order in which they end
-	timer   *time.Timer         // calls settle when the first of them ends; nil before there was one
+	mu     sync.Mutex    // guards the following, and the queues of all hooks
+	grace  time.Duration // before something that is gone is told
+	key    *sign.Key     // signs
+	hooks  []*hook
+	levels map[levelKey]*level // of what is there, or was told to be
+	ends   []end               // grace periods in the order in which they end
+	timer  *time.Timer         // calls settle when the first of them ends; nil before there was one
 }
 
 // levelKey is a channel, or a member of one.
@@ -105,10 +103,10 @@ func newWebhooks(said func(notice)) *webhooks {
 
 // configure makes the hooks those with these URLs, which parseHook accepts. Bodies are signed with key. Hooks that stay are the
 // same as before; those that do not deliver what they have.
-func (w *webhooks) configure(urls []string, key *Key, o webhookOptions) {
+func (w *webhooks) configure(urls []string, key *sign.Key, grace time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.key, w.options = key, o
+	w.key, w.grace = key, grace
 	old := slices.Clone(w.hooks)
 	w.hooks = nil
 	for _, url := range urls {
@@ -146,8 +144,8 @@ func (w *webhooks) move(channel, user string, by int) {
 	case l.n > 0:
 		l.ends, l.waits = time.Time{}, false
 		w.arriveLocked(key, l)
-	case w.options.grace > 0 && w.hurry.Err() == nil:
-		l.ends = time.Now().Add(w.options.grace)
+	case w.grace > 0 && w.hurry.Err() == nil:
+		l.ends = time.Now().Add(w.grace)
 		i := len(w.ends)
 		for i > 0 && w.ends[i-1].at.After(l.ends) { // which happens only after the period was made shorter
 			i--
@@ -217,7 +215,7 @@ func (w *webhooks) arriveLocked(key levelKey, l *level) {
 	w.tellLocked(hookMemberAdded, key.channel, userField(key.user))
 }
 
-func userField(id string) []byte { return appendString([]byte(`,"user_id":`), id) }
+func userField(id string) []byte { return wire.AppendString([]byte(`,"user_id":`), id) }
 
 // settleLocked takes back what was told of a level that is 0, and forgets it: of a channel after its members, who have all
 // left, but whose ends may not all have been reported.
@@ -267,17 +265,17 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 }
 
 // tellClientEvent tells of an event that a client sent. Its data stays the JSON string literal it is.
-func (w *webhooks) tellClientEvent(channel string, e Event, sender socketID) {
-	buffer := frameBuffers.Get().(*[]byte)
-	rest := appendString(append((*buffer)[:0], `,"event":`...), e.name)
+func (w *webhooks) tellClientEvent(channel string, e Event, sender wire.SocketID) {
+	buffer := wire.Buffers.Get().(*[]byte)
+	rest := wire.AppendString(append((*buffer)[:0], `,"event":`...), e.name)
 	rest = append(append(rest, `,"data":`...), e.data...)
-	rest = append(sender.append(append(rest, `,"socket_id":"`...)), '"')
+	rest = append(sender.Append(append(rest, `,"socket_id":"`...)), '"')
 	if e.userID != "" {
-		rest = appendString(append(rest, `,"user_id":`...), e.userID)
+		rest = wire.AppendString(append(rest, `,"user_id":`...), e.userID)
 	}
 	w.tell(hookClientEvent, channel, rest)
 	*buffer = rest
-	freeFrameBuffer(&buffer)
+	wire.FreeBuffer(&buffer)
 }
 
 // tellCount tells how many subscriptions a channel had at that time (of monotonic), unless a later count was told already, of it
@@ -426,7 +424,7 @@ func (h *hook) pushLocked(body []byte, channel string, client bool) {
 		h.rest = append(h.rest, e)
 	}
 	h.bytes += len(body)
-	for len(h.clients)+len(h.rest) > h.webhooks.options.queue || h.bytes > webhookQueueSize {
+	for len(h.clients)+len(h.rest) > webhookQueue || h.bytes > webhookQueueSize {
 		oldest := &h.rest
 		if len(h.clients) > 0 {
 			oldest = &h.clients
@@ -490,7 +488,7 @@ func (h *hook) gatherTime() time.Duration {
 	if n := len(h.clients) + len(h.rest); n == 0 || n >= webhookEvents {
 		return 0
 	}
-	return h.webhooks.options.batch
+	return webhookBatch
 }
 
 // wait waits, though not for long once shutdown drains.
@@ -522,7 +520,7 @@ func (h *hook) take() (events []hookEvent) {
 		}
 		e := (*oldest)[0]
 		size += len(e.body)
-		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || w.options.batch == 0 || e.apart != events[0].apart) {
+		if len(events) > 0 && (size > webhookBodySize || len(events) == webhookEvents || e.apart != events[0].apart) {
 			break
 		}
 		events = append(events, h.pop(oldest))
@@ -546,11 +544,11 @@ func (h *hook) send(events []hookEvent) {
 	}
 	body = append(body, "]}"...)
 	key := h.signer()
-	signature := string(key.sign(nil, body))
+	signature := string(key.Sign(nil, body))
 	backoff := webhookBackoff
 	for began := time.Now(); ; backoff = min(2*backoff, webhookSlowest) {
 		asked := time.Now()
-		err := h.post(body, key.name, signature)
+		err := h.post(body, key.Name, signature)
 		n := notice{what: noticeHook, remote: h.name, data: body, reached: len(events), took: time.Since(asked)}
 		done := h.noteResult(uint64(len(events)), err, time.Since(began)+backoff > webhookRetries)
 		if err != nil && done {
@@ -566,7 +564,7 @@ func (h *hook) send(events []hookEvent) {
 }
 
 // signer is the key that signs bodies at this moment.
-func (h *hook) signer() *Key {
+func (h *hook) signer() *sign.Key {
 	h.webhooks.mu.Lock()
 	defer h.webhooks.mu.Unlock()
 	return h.webhooks.key

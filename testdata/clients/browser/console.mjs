@@ -223,6 +223,7 @@ await run({
     await other.clock.install();
     await other.goto(address);
     await other.locator("#live.on").waitFor();
+    await other.evaluate("past.push([-1, 0, 0, 0, 0])"); // a second of now
     const ended = other.waitForEvent("requestfailed", (request) => request.url().endsWith("/feed"));
     await turn(other, "hidden");
     await other.clock.fastForward(29_000);
@@ -233,6 +234,7 @@ await run({
     await turn(other, "visible");
     await again;
     await other.getByText("This page was out of sight").waitFor();
+    equal(await other.evaluate("past.some((second) => second[0] < 0)"), false, "seconds from before on the charts");
     await shown(other, "Event", "seen-again", () => server.trigger("seen-again", "news", {}));
 
     await other.route("**/trigger", () => {}); // as a browser does that has no connection left

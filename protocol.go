@@ -1,5 +1,21 @@
 package main
 
+// The Pusher Channels protocol, versions 5 to 7 (https://pusher.com/docs/channels/library_auth_reference/pusher-websockets-protocol/).
+//
+// Protocol flow:
+//
+//	client: GET /app/{key}?protocol=7&client=js&version=8.4.0, Upgrade: websocket
+//	server: 101, then connection_established with the socket id, or error and a close frame with a 40xx code
+//
+//	then the client sends, in any order and each as one text frame {"event":…,"data":…[,"channel":…]}:
+//	  pusher:subscribe     answered by subscription_succeeded, then the cached event or cache_miss of a cache channel;
+//	                       or by subscription_error and error, and the connection stays usable
+//	  pusher:unsubscribe   not answered
+//	  pusher:signin        answered by signin_success, then watchlist_events
+//	  pusher:ping          answered by pong
+//	  client-…             relayed to the other subscribers of a private or presence channel
+//	and receives events, member_added, member_removed and subscription_count of its channels.
+//
 // Socket is one client: one handleX for each verb of the protocol, liveness and the end.
 //
 // Whatever a client sends is handled with its Socket's mu held, one message after the other, and so is what time brings: there
@@ -22,6 +38,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/lxzan/gws"
+
+	"edge/internal/sign"
+	"edge/internal/wire"
 )
 
 const (
@@ -34,7 +53,7 @@ const (
 type Socket struct {
 	// Static after serve.
 	app   *App
-	id    socketID
+	id    wire.SocketID
 	began int64       // when the connection was established
 	timer *time.Timer // calls tick
 	conn  conn        // has its own locking
@@ -47,7 +66,7 @@ type Socket struct {
 
 	mu            sync.Mutex // guards the following
 	subscriptions []*Subscription
-	user          *User         // nil until signed in
+	user          *wire.User    // nil until signed in
 	userSub       *Subscription // to the user's channel, from signing in on
 	userJoined    bool          // the client subscribed to the user's channel
 	left          bool          // leave was called
@@ -98,24 +117,24 @@ func (s *Socket) greet(first []byte, code int, reason string) {
 	err, crowded := s.app.addSocket(s, code == 0)
 	switch err {
 	case errQuota:
-		code, reason = codeOverQuota, "The app is over its connection limit"
+		code, reason = wire.CodeOverQuota, "The app is over its connection limit"
 	case errMemory:
-		code, reason = codeOverCapacity, textShortOfMemory
+		code, reason = wire.CodeOverCapacity, textShortOfMemory
 	case errCapacity:
-		code, reason = codeOverCapacity, "The server is at its connection limit"
+		code, reason = wire.CodeOverCapacity, "The server is at its connection limit"
 	case errShutdown:
-		code, reason = codeReconnect, "Please reconnect immediately"
+		code, reason = wire.CodeReconnect, "Please reconnect immediately"
 	}
 	if code == 0 {
 		s.app.counts.connected.Add(1)
 		s.tell(notice{what: "connected"})
-		frames := appendEstablished(first, s.id, s.app.limits().activityTimeout)
+		frames := wire.AppendEstablished(first, s.id, s.app.limits().activityTimeout)
 		s.noteSent(frames[len(first):])
 		s.conn.Write(frames)
 	} else {
 		s.app.counts.refuse("connection", strconv.Itoa(code))
 		s.tell(notice{what: noticeRefused, code: code, reason: reason})
-		s.writeLast(appendClose(appendError(first, code, reason, ""), code, reason))
+		s.writeLast(appendClose(wire.AppendError(first, code, reason, ""), code, reason))
 		if crowded {
 			s.conn.abort() // there are no descriptors for lingering
 		}
@@ -170,12 +189,36 @@ func (s *Socket) handleFrames(l *link, frames []byte) (ok bool) {
 	case m.Opcode == gws.OpcodeBinary:
 		s.close(closeUnsupported, "binary messages are not supported")
 	default:
-		s.app.counts.received.Add(1)
-		s.showReceived(m.Bytes())
-		s.handleMessage(m.Bytes())
+		s.handleText(m.Bytes())
 	}
 	endMessage(m)
 	return true
+}
+
+// receiveText is receive for a message of a client over HTTP, whose size and UTF-8 are checked; nil is a sign of life.
+func (s *Socket) receiveText(text []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.recovered()
+	s.lastRead = monotonic()
+	s.app.counts.receivedBytes.Add(uint64(len(text)))
+	switch {
+	case s.over():
+	case text != nil:
+		s.handleText(text)
+	case !s.in.controls.allow(s.lastRead, controlRate, controlBurst):
+		s.close(closePolicy, frameProblem(closePolicy))
+	}
+	if s.closing.Load() {
+		s.leave()
+	}
+}
+
+// handleText counts, shows and handles a message.
+func (s *Socket) handleText(text []byte) {
+	s.app.counts.received.Add(1)
+	s.showReceived(text)
+	s.handleMessage(text)
 }
 
 // showReceived shows a message if someone wants to see it. A notice is large, and the stack of each connection that says
@@ -244,7 +287,7 @@ func (s *Socket) keepAlive(now int64) {
 	wait := func(d time.Duration) { s.wait(min(d, toAuthorize)) }
 	switch {
 	case toAuthorize <= 0:
-		s.close(codeUnauthorized, "Connection not authorized within timeout")
+		s.close(wire.CodeUnauthorized, "Connection not authorized within timeout")
 	case !s.in.idle():
 		if left := frameTimeout - time.Duration(now-s.frameBegan); left > 0 {
 			wait(left)
@@ -260,7 +303,7 @@ func (s *Socket) keepAlive(now int64) {
 	case time.Duration(now-s.pinged) < limits.pongTimeout:
 		wait(limits.pongTimeout - time.Duration(now-s.pinged))
 	default:
-		s.close(codePongMissing, "Pong reply not received")
+		s.close(wire.CodePongMissing, "Pong reply not received")
 	}
 }
 
@@ -331,7 +374,7 @@ func (s *Socket) ended() {
 	s.timer.Stop()
 	s.in.kept = [2]*[]byte{}
 	s.holdMessage()
-	if s.id != (socketID{}) {
+	if s.id != (wire.SocketID{}) {
 		s.app.counts.disconnected.Add(1)
 		if reason, cut := s.conn.cause().(cutReason); cut {
 			s.tell(notice{what: "cut", reason: cutTexts[reason]})
@@ -340,13 +383,7 @@ func (s *Socket) ended() {
 	}
 }
 
-// deliver sends frames. Anyone may call it.
-func (s *Socket) deliver(frames []byte) {
-	defer s.recovered() // or a panic would take the channel's pump with it, and everyone
-	s.write(frames)
-}
-
-// write sends bytes that the caller may use again.
+// write sends frames, which the caller may use again. Anyone may call it.
 func (s *Socket) write(frames []byte) {
 	s.noteSent(frames)
 	s.conn.Write(frames) // a failed write shows in ended
@@ -414,25 +451,25 @@ func (s *Socket) writeLast(closeFrame []byte) (first bool) {
 
 // handleMessage is the switch of the protocol. text is valid until it returns.
 func (s *Socket) handleMessage(text []byte) {
-	buffer := frameBuffers.Get().(*[]byte)
-	defer freeFrameBuffer(&buffer)
-	m := message{buffer: buffer}
-	if err := m.parse(text); err != nil {
+	buffer := wire.Buffers.Get().(*[]byte)
+	defer wire.FreeBuffer(&buffer)
+	m := wire.Message{Buffer: buffer}
+	if err := m.Parse(text); err != nil {
 		s.handleMalformed(err)
 		return
 	}
 	s.malformed = 0
-	switch string(m.event) {
-	case eventPing:
-		s.write(pongFrame)
-	case eventSubscribe:
+	switch string(m.Event) {
+	case wire.EventPing:
+		s.write(wire.PongFrame)
+	case wire.EventSubscribe:
 		s.handleSubscribe(&m)
-	case eventUnsubscribe:
+	case wire.EventUnsubscribe:
 		s.handleUnsubscribe(&m)
-	case eventSignin:
+	case wire.EventSignin:
 		s.handleSignin(&m)
 	default:
-		if bytes.HasPrefix(m.event, []byte(clientEventPrefix)) {
+		if bytes.HasPrefix(m.Event, []byte(wire.ClientEventPrefix)) {
 			s.handleClientEvent(&m)
 		}
 		// Other names are ignored, as by every server.
@@ -443,8 +480,8 @@ func (s *Socket) handleMessage(text []byte) {
 //
 //go:noinline
 func (s *Socket) handleMalformed(err error) {
-	if s.malformed++; s.malformed > maxMalformed {
-		s.close(codeOverCapacity, "too many malformed messages")
+	if s.malformed++; s.malformed > wire.MaxMalformed {
+		s.close(wire.CodeOverCapacity, "too many malformed messages")
 		return
 	}
 	s.sendError(0, "Malformed message: "+err.Error(), "")
@@ -456,7 +493,7 @@ func (s *Socket) handleMalformed(err error) {
 func (s *Socket) sendError(code int, text, channel string) {
 	s.app.counts.refuse("message", strconv.Itoa(code))
 	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: channel, code: code, reason: text})
-	s.deliver(appendError(nil, code, text, channel))
+	s.write(wire.AppendError(nil, code, text, channel))
 }
 
 // find returns the place of the subscription to the channel in the list, or -1. It is a list because a client has few
@@ -469,7 +506,7 @@ func (s *Socket) find(channel []byte) int {
 // told each time. To an error the client could only answer by trying again.
 func (s *Socket) pace() {
 	for !s.over() {
-		wait := s.subscribes.take(monotonic(), subscribeRate, subscribeBurst)
+		wait := s.subscribes.take(monotonic(), wire.SubscribeRate, wire.SubscribeBurst)
 		if wait == 0 {
 			return
 		}
@@ -478,45 +515,45 @@ func (s *Socket) pace() {
 }
 
 // handleSubscribe answers pusher:subscribe, before the next message of this connection is read.
-func (s *Socket) handleSubscribe(m *message) {
+func (s *Socket) handleSubscribe(m *wire.Message) {
 	s.pace()
-	r, err := m.parseSubscribe()
+	r, err := m.ParseSubscribe()
 	if err != nil {
 		s.sendError(0, err.Error(), "")
 		return
 	}
-	k, ok := parseChannel(r.channel, s.app.limits().channelName)
+	k, ok := wire.ParseChannel(r.Channel, s.app.limits().channelName)
 	switch {
 	case !ok:
-		s.refuse(clip(r.channel), "InvalidChannel", http.StatusBadRequest,
+		s.refuse(wire.Clip(r.Channel), "InvalidChannel", http.StatusBadRequest,
 			"Invalid channel name: it must have 1 to %d of the characters A-Z a-z 0-9 _ - = @ , . ;", s.app.limits().channelName)
-	case k == kindUser:
-		s.subscribeUser(r.channel)
-	case s.find(r.channel) >= 0:
-		s.sendError(0, "Existing subscription to channel "+string(r.channel), "")
-	case len(s.subscriptions) >= maxChannelsPerConnection:
-		s.refuse(r.channel, "LimitReached", codeOverCapacity, "A connection may have at most %d subscriptions", maxChannelsPerConnection)
+	case k == wire.KindUser:
+		s.subscribeUser(r.Channel)
+	case s.find(r.Channel) >= 0:
+		s.sendError(0, "Existing subscription to channel "+string(r.Channel), "")
+	case len(s.subscriptions) >= wire.MaxChannelsPerConnection:
+		s.refuse(r.Channel, "LimitReached", wire.CodeOverCapacity, "A connection may have at most %d subscriptions", wire.MaxChannelsPerConnection)
 	case s.app.bounds.memory.refuses():
-		s.refuse(r.channel, "LimitReached", codeOverCapacity, textShortOfMemory)
+		s.refuse(r.Channel, "LimitReached", wire.CodeOverCapacity, textShortOfMemory)
 	default:
 		s.subscribe(r, k)
 	}
 }
 
 // subscribe subscribes to a channel that has a legal name and is not a user's.
-func (s *Socket) subscribe(r subscribeRequest, k kind) {
+func (s *Socket) subscribe(r wire.SubscribeRequest, k wire.Kind) {
 	m, no := s.authorize(r, k)
 	if no != nil {
-		s.refuseWith(r.channel, no)
+		s.refuseWith(r.Channel, no)
 		return
 	}
-	sub, err := s.app.subscribe(s, string(r.channel), k, m, nil)
+	sub, err := s.app.subscribe(s, string(r.Channel), k, m, nil)
 	if errors.Is(err, errFull) {
-		s.refuse(r.channel, "LimitReached", codeOverCapacity, "The presence channel has its maximum of %d members", s.app.limits().presenceMembers)
+		s.refuse(r.Channel, "LimitReached", wire.CodeOverCapacity, "The presence channel has its maximum of %d members", s.app.limits().presenceMembers)
 		return
 	}
 	s.subscriptions = append(s.subscriptions, sub)
-	s.authorized = s.authorized || k&kindPrivate != 0
+	s.authorized = s.authorized || k&wire.KindPrivate != 0
 	s.tellOf("subscribed", sub)
 }
 
@@ -528,32 +565,32 @@ func (s *Socket) tellOf(what string, sub *Subscription) {
 }
 
 // authorize checks the signature of a channel that needs one, and returns the member for a presence channel.
-func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *subscriptionError) {
-	if k&kindPrivate == 0 {
+func (s *Socket) authorize(r wire.SubscribeRequest, k wire.Kind) (*Member, *wire.SubscriptionError) {
+	if k&wire.KindPrivate == 0 {
 		return nil, nil // pusher-js sends an empty auth on public channels
 	}
-	if len(r.auth) == 0 {
-		return nil, &subscriptionError{"AuthError", "Auth info required to subscribe to " + string(r.channel), http.StatusUnauthorized}
+	if len(r.Auth) == 0 {
+		return nil, &wire.SubscriptionError{Kind: "AuthError", Text: "Auth info required to subscribe to " + string(r.Channel), Status: http.StatusUnauthorized}
 	}
-	if problem := checkToken(s.app.keys(), r.auth, channelText(nil, s.id.String(), r.channel, r.channelData)); problem != "" {
-		return nil, &subscriptionError{"AuthError", problem, http.StatusUnauthorized}
+	if problem := checkToken(s.app.keys(), r.Auth, sign.ChannelText(nil, s.id.String(), r.Channel, r.ChannelData)); problem != "" {
+		return nil, &wire.SubscriptionError{Kind: "AuthError", Text: problem, Status: http.StatusUnauthorized}
 	}
-	if k&kindPresence == 0 {
+	if k&wire.KindPresence == 0 {
 		return nil, nil
 	}
 	m := new(Member)
-	if len(r.channelData) > 0 {
+	if len(r.ChannelData) > 0 {
 		var err error
-		if m.id, m.info, err = parseMember(r.channelData); err != nil {
-			return nil, &subscriptionError{"AuthError", "Invalid " + err.Error(), http.StatusBadRequest}
+		if m.id, m.info, err = wire.ParseMember(r.ChannelData); err != nil {
+			return nil, &wire.SubscriptionError{Kind: "AuthError", Text: "Invalid " + err.Error(), Status: http.StatusBadRequest}
 		}
 	} else if s.user != nil {
-		m.id, m.info = s.user.id, s.user.info
+		m.id, m.info = s.user.ID, s.user.Info
 	} else {
-		return nil, &subscriptionError{"AuthError", "Presence channels need channel_data with a user_id, or a connection that is signed in", http.StatusUnauthorized}
+		return nil, &wire.SubscriptionError{Kind: "AuthError", Text: "Presence channels need channel_data with a user_id, or a connection that is signed in", Status: http.StatusUnauthorized}
 	}
 	if limit := s.app.limits().presenceUserSize; len(m.info) > limit {
-		return nil, &subscriptionError{"LimitReached", fmt.Sprintf("user_info may have at most %d bytes", limit), codeUserInfoTooLarge}
+		return nil, &wire.SubscriptionError{Kind: "LimitReached", Text: fmt.Sprintf("user_info may have at most %d bytes", limit), Status: wire.CodeUserInfoTooLarge}
 	}
 	return m, nil
 }
@@ -561,13 +598,13 @@ func (s *Socket) authorize(r subscribeRequest, k kind) (*Member, *subscriptionEr
 // subscribeUser answers a subscription to #server-to-user-{id}. Its events come with signing in; this only confirms it.
 func (s *Socket) subscribeUser(channel []byte) {
 	switch {
-	case s.user == nil || string(channel[len(userChannelPrefix):]) != s.user.id:
+	case s.user == nil || string(channel[len(wire.UserChannelPrefix):]) != s.user.ID:
 		s.refuse(channel, "AuthError", http.StatusUnauthorized, "Only a connection signed in as this user may subscribe to %s", channel)
 	case s.userJoined:
 		s.sendError(0, "Existing subscription to channel "+string(channel), "")
 	default:
 		s.userJoined = true
-		s.deliver(appendSucceeded(nil, string(channel), nil))
+		s.write(wire.AppendSucceeded(nil, string(channel), nil))
 	}
 }
 
@@ -576,31 +613,31 @@ func (s *Socket) subscribeUser(channel []byte) {
 //
 //go:noinline
 func (s *Socket) refuse(channel []byte, kind string, status int, format string, args ...any) {
-	s.refuseWith(channel, &subscriptionError{kind, fmt.Sprintf(format, args...), status})
+	s.refuseWith(channel, &wire.SubscriptionError{Kind: kind, Text: fmt.Sprintf(format, args...), Status: status})
 }
 
 // refuseWith answers a refused subscription twice: on the channel, where applications listen, and as the hosted service does.
-func (s *Socket) refuseWith(channel []byte, r *subscriptionError) {
-	s.app.counts.refuse("subscription", r.kind)
-	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: string(channel), code: r.status, reason: r.text})
-	s.deliver(appendError(appendSubscriptionError(nil, channel, r), 0, r.text, ""))
+func (s *Socket) refuseWith(channel []byte, r *wire.SubscriptionError) {
+	s.app.counts.refuse("subscription", r.Kind)
+	s.app.tell(notice{what: noticeRefused, socket: s.id, channel: string(channel), code: r.Status, reason: r.Text})
+	s.write(wire.AppendError(wire.AppendSubscriptionError(nil, channel, r), 0, r.Text, ""))
 }
 
 // handleUnsubscribe answers pusher:unsubscribe only if there is no such subscription.
-func (s *Socket) handleUnsubscribe(m *message) {
+func (s *Socket) handleUnsubscribe(m *wire.Message) {
 	s.pace()
-	r, err := m.parseSubscribe()
+	r, err := m.ParseSubscribe()
 	if err != nil {
 		s.sendError(0, err.Error(), "")
 		return
 	}
-	if s.userJoined && string(r.channel) == userChannelPrefix+s.user.id {
+	if s.userJoined && string(r.Channel) == wire.UserChannelPrefix+s.user.ID {
 		s.userJoined = false
 		return
 	}
-	i := s.find(r.channel)
+	i := s.find(r.Channel)
 	if i < 0 {
-		s.sendError(0, fmt.Sprintf("No current subscription to channel %s, or subscription in progress", clip(r.channel)), "")
+		s.sendError(0, fmt.Sprintf("No current subscription to channel %s, or subscription in progress", wire.Clip(r.Channel)), "")
 		return
 	}
 	sub := s.subscriptions[i]
@@ -611,75 +648,75 @@ func (s *Socket) handleUnsubscribe(m *message) {
 
 // handleSignin answers pusher:signin. Clients sign in each time they connect and never sign out; a connection stays that of
 // the user it first signed in as.
-func (s *Socket) handleSignin(m *message) {
-	r, err := m.parseSignin()
+func (s *Socket) handleSignin(m *wire.Message) {
+	r, err := m.ParseSignin()
 	if err != nil {
 		s.sendError(0, err.Error(), "")
 		return
 	}
-	if problem := checkToken(s.app.keys(), r.auth, userText(nil, s.id.String(), r.userData)); problem != "" {
+	if problem := checkToken(s.app.keys(), r.Auth, sign.UserText(nil, s.id.String(), r.UserData)); problem != "" {
 		s.sendError(0, problem, "")
 		return
 	}
-	user, excess, err := parseUser(r.userData)
+	user, excess, err := wire.ParseUser(r.UserData)
 	switch {
 	case err != nil:
 		s.sendError(0, "Invalid "+err.Error(), "")
 		return
-	case s.user != nil && s.user.id != user.id:
+	case s.user != nil && s.user.ID != user.ID:
 		s.sendError(0, "This connection is signed in as another user already", "")
 		return
 	case s.user == nil && s.app.bounds.memory.refuses():
 		s.sendError(0, textShortOfMemory, "")
 		return
 	}
-	success := appendSigninSuccess(nil, r.userData)
+	success := wire.AppendSigninSuccess(nil, r.UserData)
 	if excess {
-		text := fmt.Sprintf("The watchlist may have at most %d users; accepted were the first: %s", maxWatchlist, strings.Join(user.watchlist, ", "))
-		success = appendError(success, codeWatchlistTooLong, text, "")
+		text := fmt.Sprintf("The watchlist may have at most %d users; accepted were the first: %s", wire.MaxWatchlist, strings.Join(user.Watchlist, ", "))
+		success = wire.AppendError(success, wire.CodeWatchlistTooLong, text, "")
 	}
 	if s.user != nil {
-		s.deliver(success)
+		s.write(success)
 		return
 	}
 	s.userSub = s.app.signIn(s, &user, success)
 	s.user, s.authorized = &user, true
-	s.app.tell(notice{what: "signed in", socket: s.id, user: user.id})
+	s.app.tell(notice{what: "signed in", socket: s.id, user: user.ID})
 }
 
 // handleClientEvent relays an event to the other subscribers of its channel. Of what the client sent only name and data go
 // on: the user_id is that of its verified channel_data.
-func (s *Socket) handleClientEvent(m *message) {
+func (s *Socket) handleClientEvent(m *wire.Message) {
 	limits := s.app.limits()
-	k, _ := parseChannel(m.channel, limits.channelName)
-	problem, place := "", s.find(m.channel)
+	k, _ := wire.ParseChannel(m.Channel, limits.channelName)
+	problem, place := "", s.find(m.Channel)
 	switch {
-	case len(m.channel) == 0 || m.data == nil:
+	case len(m.Channel) == 0 || m.Data == nil:
 		problem = "Invalid client event (must contain channel and data)"
 	case !limits.clientEvents:
 		problem = "To send client events, you must enable this feature: start edge without -client-events=false"
-	case k&kindPrivate == 0 || k&kindEncrypted != 0:
+	case k&wire.KindPrivate == 0 || k&wire.KindEncrypted != 0:
 		problem = "Client event rejected - only supported on private and presence channels"
 	case place < 0:
-		problem = "Client event rejected - not subscribed to channel " + string(m.channel)
-	case utf8.RuneCount(m.event) > maxEventName:
-		problem = fmt.Sprintf("Client event rejected - the name may have at most %d characters", maxEventName)
+		problem = "Client event rejected - not subscribed to channel " + string(m.Channel)
+	case utf8.RuneCount(m.Event) > wire.MaxEventName:
+		problem = fmt.Sprintf("Client event rejected - the name may have at most %d characters", wire.MaxEventName)
 	}
 	if problem != "" {
-		s.sendError(0, problem, string(m.channel))
+		s.sendError(0, problem, string(m.Channel))
 		return
 	}
 	sub := s.subscriptions[place]
-	if m.data.exceeds(limits.eventSize) {
+	if m.Data.Exceeds(limits.eventSize) {
 		s.sendError(0, fmt.Sprintf("Client event rejected - the data may have at most %d bytes", limits.eventSize), sub.channel.name)
 		return
 	}
-	if !s.clientEvents.allow(monotonic(), maxClientEvents, maxClientEvents) {
-		text := fmt.Sprintf("Rate limit exceeded: at most %d client events a second", maxClientEvents)
-		s.sendError(codeClientEventRate, text, sub.channel.name)
+	if !s.clientEvents.allow(monotonic(), wire.MaxClientEvents, wire.MaxClientEvents) {
+		text := fmt.Sprintf("Rate limit exceeded: at most %d client events a second", wire.MaxClientEvents)
+		s.sendError(wire.CodeClientEventRate, text, sub.channel.name)
 		return
 	}
-	e := Event{name: m.event, data: m.data.literal(), except: s}
+	e := Event{name: m.Event, data: m.Data.Literal(), except: s}
 	if sub.member != nil {
 		e.userID = sub.member.id
 	}

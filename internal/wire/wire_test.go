@@ -1,6 +1,7 @@
-package main
+package wire
 
 import (
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -10,27 +11,27 @@ import (
 
 func TestParseChannel(t *testing.T) {
 	const (
-		private, presence = kindPrivate, kindPrivate | kindPresence
-		encrypted         = kindPrivate | kindEncrypted
-		invalid           = ^kind(0)
+		private, presence = KindPrivate, KindPrivate | KindPresence
+		encrypted         = KindPrivate | KindEncrypted
+		invalid           = ^Kind(0)
 	)
-	for name, want := range map[string]kind{
-		"a": kindPublic, "my-channel": kindPublic, "AZaz09_-=@,.;": kindPublic, "-": kindPublic, "1": kindPublic,
+	for name, want := range map[string]Kind{
+		"a": KindPublic, "my-channel": KindPublic, "AZaz09_-=@,.;": KindPublic, "-": KindPublic, "1": KindPublic,
 		"private-a": private, "private-": private, "private--": private, "private-private-a": private, "private-presence-a": private,
-		"private-cache-a": private | kindCache, "private-cache-": private | kindCache, "private-cachea": private, "private-cache": private,
+		"private-cache-a": private | KindCache, "private-cache-": private | KindCache, "private-cachea": private, "private-cache": private,
 		"private-encrypted-a": encrypted, "private-encrypted-": encrypted, "private-encrypted": private, "private-encrypteda": private,
-		"private-encrypted-cache-a": encrypted | kindCache, "private-encrypted-cache-": encrypted | kindCache,
-		"private-encrypted-cache": encrypted, "private-cache-encrypted-a": private | kindCache,
-		"presence-a": presence, "presence-": presence, "presence-cache-a": presence | kindCache, "presence-cache": presence,
+		"private-encrypted-cache-a": encrypted | KindCache, "private-encrypted-cache-": encrypted | KindCache,
+		"private-encrypted-cache": encrypted, "private-cache-encrypted-a": private | KindCache,
+		"presence-a": presence, "presence-": presence, "presence-cache-a": presence | KindCache, "presence-cache": presence,
 		"presence-encrypted-a": presence, "presence-encrypted-cache-a": presence,
-		"cache-a": kindCache, "cache-": kindCache, "cache-private-a": kindCache, "cache-presence-a": kindCache,
-		"#server-to-user-1": kindUser, "#server-to-user-a=@,.;b": kindUser, "#server-to-user--": kindUser, "#server-to-user-private-a": kindUser,
+		"cache-a": KindCache, "cache-": KindCache, "cache-private-a": KindCache, "cache-presence-a": KindCache,
+		"#server-to-user-1": KindUser, "#server-to-user-a=@,.;b": KindUser, "#server-to-user--": KindUser, "#server-to-user-private-a": KindUser,
 
-		"privateer": kindPublic, "private": kindPublic, "Private-a": kindPublic, "PRIVATE-a": kindPublic, "private_a": kindPublic,
-		"private.a": kindPublic, "xprivate-a": kindPublic, "-private-a": kindPublic, "privat-e": kindPublic,
-		"presence": kindPublic, "presences": kindPublic, "mypresence-x": kindPublic, "Presence-x": kindPublic,
-		"cache": kindPublic, "cached": kindPublic, "mycache-x": kindPublic, "my-cache-x": kindPublic, "Cache-x": kindPublic,
-		"encrypted-x": kindPublic, "server-to-user-1": kindPublic,
+		"privateer": KindPublic, "private": KindPublic, "Private-a": KindPublic, "PRIVATE-a": KindPublic, "private_a": KindPublic,
+		"private.a": KindPublic, "xprivate-a": KindPublic, "-private-a": KindPublic, "privat-e": KindPublic,
+		"presence": KindPublic, "presences": KindPublic, "mypresence-x": KindPublic, "Presence-x": KindPublic,
+		"cache": KindPublic, "cached": KindPublic, "mycache-x": KindPublic, "my-cache-x": KindPublic, "Cache-x": KindPublic,
+		"encrypted-x": KindPublic, "server-to-user-1": KindPublic,
 
 		"": invalid, "#": invalid, "##": invalid, "#x": invalid, "#a#": invalid, "a#": invalid, "#private-a": invalid, "#presence-a": invalid,
 		"#cache-a": invalid, "#server-to-user": invalid, "#server-to-user-": invalid, "#server-to-user-a#": invalid, "##server-to-user-a": invalid,
@@ -38,8 +39,8 @@ func TestParseChannel(t *testing.T) {
 		"a:b": invalid, "a b": invalid, " a": invalid, "a ": invalid, "a\n": invalid, "a/b": invalid, "../a": invalid, "%2e": invalid, "a+b": invalid,
 		"a\x00": invalid, "a\u202e": invalid, "é": invalid, "a\"b": invalid, `a\b`: invalid, "a!": invalid, "a*": invalid, "a~": invalid, "private-a b": invalid,
 	} {
-		got, ok := parseChannel(name, 200)
-		if got2, ok2 := parseChannel([]byte(name), 200); got2 != got || ok2 != ok {
+		got, ok := ParseChannel(name, 200)
+		if got2, ok2 := ParseChannel([]byte(name), 200); got2 != got || ok2 != ok {
 			t.Errorf("%q: got %b, %v as bytes, %b, %v as a string", name, got2, ok2, got, ok)
 		}
 		if want == invalid && ok || want != invalid && (!ok || got != want) {
@@ -55,7 +56,7 @@ func TestParseChannelBytes(t *testing.T) {
 		want := strings.IndexByte(legal, byte(c)) >= 0
 		for _, format := range []string{"%s", "%sa", "a%s", "a%sb", "private-%s", "presence-cache-a%s", "#server-to-user-%s", "#server-to-user-%sa"} {
 			name := fmt.Sprintf(format, []byte{byte(c)})
-			if _, ok := parseChannel(name, 200); ok != want {
+			if _, ok := ParseChannel(name, 200); ok != want {
 				t.Errorf("%q: got %v, want %v", name, ok, want)
 			}
 		}
@@ -67,7 +68,7 @@ func TestParseChannelLength(t *testing.T) {
 		for _, limit := range []int{1, 32, 164, 200} {
 			for n := max(1, len(prefix)+1); n < 210; n++ {
 				name := prefix + strings.Repeat("x", n-len(prefix))
-				if _, ok := parseChannel(name, limit); ok != (n <= limit) {
+				if _, ok := ParseChannel(name, limit); ok != (n <= limit) {
 					t.Errorf("%d bytes %.30s…, limit %d: got %v", n, name, limit, ok)
 				}
 			}
@@ -76,32 +77,32 @@ func TestParseChannelLength(t *testing.T) {
 }
 
 func TestSocketID(t *testing.T) {
-	for s, want := range map[string]socketID{
+	for s, want := range map[string]SocketID{
 		"1.2": {1, 2}, "0.0": {0, 0}, "218483.9471823": {218483, 9471823}, "9007199254740991.1": {1<<53 - 1, 1},
 		"18446744073709551615.18446744073709551615": {1<<64 - 1, 1<<64 - 1},
 		// Of the form, but of no connection:
 		"01.2": {}, "1.02": {}, "00.0": {}, "18446744073709551616.1": {}, "1.18446744073709551616": {},
 		strings.Repeat("9", 100) + ".1": {}, "1." + strings.Repeat("1", 1000): {},
 	} {
-		id, ok := parseSocketID(s)
-		fromBytes, _ := parseSocketID([]byte(s))
+		id, ok := ParseSocketID(s)
+		fromBytes, _ := ParseSocketID([]byte(s))
 		if !ok || id != want || fromBytes != want {
 			t.Errorf("%.50q: got %v, %v, from bytes %v, want %v", s, id, ok, fromBytes, want)
 		}
-		if want != (socketID{}) && (id.String() != s || string(id.append([]byte("x"))) != "x"+s) {
+		if want != (SocketID{}) && (id.String() != s || string(id.Append([]byte("x"))) != "x"+s) {
 			t.Errorf("%s is written %s", s, id)
 		}
 	}
 	for _, s := range []string{"", ".", "1", "1.", ".1", "1.2.3", "1..2", "-1.2", "1.-2", "+1.2", "1.+2", " 1.2", "1.2 ", "1.2\n", "1. 2", "1,2", "a.b", "1.a",
 		"0x1.2", "1e3.2", "1_0.2", "1.2:", "1.2:private-a", "١.٢", "1.2\x00", "１.２"} {
-		if id, ok := parseSocketID(s); ok {
+		if id, ok := ParseSocketID(s); ok {
 			t.Errorf("%q: accepted as %v", s, id)
 		}
 	}
-	seen := make(map[socketID]bool)
+	seen := make(map[SocketID]bool)
 	for range 1000 {
-		id := newSocketID()
-		if got, ok := parseSocketID(id.String()); !ok || got != id || seen[id] || id.a >= 1<<53 || id.b >= 1<<53 {
+		id := NewSocketID()
+		if got, ok := ParseSocketID(id.String()); !ok || got != id || seen[id] || id.a >= 1<<53 || id.b >= 1<<53 {
 			t.Fatalf("%s: got %v, %v; seen %v", id, got, ok, seen[id])
 		}
 		seen[id] = true
@@ -109,7 +110,7 @@ func TestSocketID(t *testing.T) {
 }
 
 func TestParseMember(t *testing.T) {
-	long := strings.Repeat("é", maxUserID)
+	long := strings.Repeat("é", MaxUserID)
 	for _, test := range []struct{ data, id, info string }{ // no id: refused
 		{`{"user_id":"10"}`, "10", "{}"},
 		{`{"user_id":10}`, "10", "{}"},
@@ -122,7 +123,7 @@ func TestParseMember(t *testing.T) {
 		{`{"user_id":"null"}`, "null", "{}"},
 		{`{"us\u0065r_id":"1"}`, "1", "{}"},
 		{`{"user_id":"` + long + `"}`, long, "{}"}, // characters, not bytes
-		{`{"user_id":` + strings.Repeat("9", maxUserID) + `}`, strings.Repeat("9", maxUserID), "{}"},
+		{`{"user_id":` + strings.Repeat("9", MaxUserID) + `}`, strings.Repeat("9", MaxUserID), "{}"},
 		{" { \"user_id\" : 1 , \"user_info\" : { \"a\" : [ 1 , 2.50 ] } } ", "1", `{"a":[1,2.50]}`},
 		{`{"user_id":"1","user_info":null}`, "1", "{}"},
 		{`{"user_info":{"name":"Mr. \u0041\/\u00e9"},"user_id":"1"}`, "1", `{"name":"Mr. \u0041\/\u00e9"}`}, // its bytes, not read
@@ -151,7 +152,7 @@ func TestParseMember(t *testing.T) {
 		{`{"user_id":{"user_id":1}}`, "", ""},
 		{`{"user_id":[1]}`, "", ""},
 		{`{"user_id":"` + long + `x"}`, "", ""},
-		{`{"user_id":` + strings.Repeat("9", maxUserID+1) + `}`, "", ""},
+		{`{"user_id":` + strings.Repeat("9", MaxUserID+1) + `}`, "", ""},
 		{`{"User_id":1}`, "", ""},
 		{`{"user_id":"1","user_id":"1"}`, "", ""},
 		{`{"user_id":"1","user_id":"2"}`, "", ""},
@@ -171,9 +172,9 @@ func TestParseMember(t *testing.T) {
 		{`{"user_id":"1","x":` + strings.Repeat("[", 16) + strings.Repeat("]", 16) + `}`, "", ""},
 	} {
 		data := []byte(test.data)
-		id, info, err := parseMember(data)
+		id, info, err := ParseMember(data)
 		clear(data) // what came out is a copy
-		parseMember([]byte(`{"user_id":"another","user_info":{"of":"the parser"}}`))
+		ParseMember([]byte(`{"user_id":"another","user_info":{"of":"the parser"}}`))
 		if id != test.id || string(info) != test.info || (err == nil) != (test.id != "") {
 			t.Errorf("%.100s: got %q, %s, %v, want %q, %s", test.data, id, info, err, test.id, test.info)
 		}
@@ -191,7 +192,7 @@ func TestParseUser(t *testing.T) {
 		}
 		return strings.Join(ids, ",")
 	}
-	long := strings.Repeat("x", maxUserID)
+	long := strings.Repeat("x", MaxUserID)
 	for _, test := range []struct {
 		data, id, info string // no id: refused
 		watchlist      string // JSON without brackets
@@ -234,18 +235,18 @@ func TestParseUser(t *testing.T) {
 		{``, "", "", "", false},
 	} {
 		data := []byte(test.data)
-		u, excess, err := parseUser(data)
+		u, excess, err := ParseUser(data)
 		clear(data)
-		parseUser([]byte(`{"id":"another","user_info":{"of":"the parser"},"watchlist":["x"]}`))
+		ParseUser([]byte(`{"id":"another","user_info":{"of":"the parser"},"watchlist":["x"]}`))
 		if test.id == "" {
 			if err == nil {
 				t.Errorf("%.80s: accepted as %+v", test.data, u)
 			}
 			continue
 		}
-		watchlist, _ := json.Marshal(append([]string{}, u.watchlist...))
-		if got := strings.Trim(string(watchlist), "[]"); err != nil || u.id != test.id || string(u.info) != test.info || got != test.watchlist || excess != test.excess {
-			t.Errorf("%.80s: got %q, %s, %v, %v, %v, want %q, %s, %v, %v", test.data, u.id, u.info, u.watchlist, excess, err, test.id, test.info, test.watchlist, test.excess)
+		watchlist, _ := json.Marshal(append([]string{}, u.Watchlist...))
+		if got := strings.Trim(string(watchlist), "[]"); err != nil || u.ID != test.id || string(u.Info) != test.info || got != test.watchlist || excess != test.excess {
+			t.Errorf("%.80s: got %q, %s, %v, %v, %v, want %q, %s, %v, %v", test.data, u.ID, u.Info, u.Watchlist, excess, err, test.id, test.info, test.watchlist, test.excess)
 		}
 	}
 }
@@ -284,7 +285,7 @@ func TestParseMessage(t *testing.T) {
 		{`{"event":"a","channel":"b","channel":"c"}`, "", "", ""},
 		{`{"event":"a","data":1,"d\u0061ta":2}`, "", "", ""},
 	} {
-		if _, _, err := checkJSON([]byte(test.frame), socketDepth, socketValues); err != nil {
+		if _, _, err := CheckJSON([]byte(test.frame), socketDepth, SocketValues); err != nil {
 			t.Fatal(test.frame, err)
 		}
 		m, err := readMessage(new([]byte), []byte(test.frame))
@@ -294,23 +295,23 @@ func TestParseMessage(t *testing.T) {
 			}
 			continue
 		}
-		data := string(m.data)
-		if err != nil || string(m.event) != test.event || string(m.channel) != test.channel || data != test.data {
-			t.Errorf("%s: got %q, %q, %s, %v, want %q, %q, %s", test.frame, m.event, m.channel, data, err, test.event, test.channel, test.data)
+		data := string(m.Data)
+		if err != nil || string(m.Event) != test.event || string(m.Channel) != test.channel || data != test.data {
+			t.Errorf("%s: got %q, %q, %s, %v, want %q, %q, %s", test.frame, m.Event, m.Channel, data, err, test.event, test.channel, test.data)
 		}
 	}
 }
 
-func readMessage(buffer *[]byte, text []byte) (*message, error) {
-	m := &message{buffer: buffer}
-	return m, m.parse(text)
+func readMessage(buffer *[]byte, text []byte) (*Message, error) {
+	m := &Message{Buffer: buffer}
+	return m, m.Parse(text)
 }
 
 // withData is a message with this data.
-func withData(data value) *message { return &message{data: data, buffer: new([]byte)} }
+func withData(data Value) *Message { return &Message{Data: data, Buffer: new([]byte)} }
 
 // bothForms returns data as it is and as the string that slanger's clients send.
-func bothForms(data string) [2]value { return [2]value{value(data), quote(data)} }
+func bothForms(data string) [2]Value { return [2]Value{Value(data), quoted(data)} }
 
 func TestParseSubscribe(t *testing.T) {
 	for _, test := range []struct{ data, channel, auth, channelData string }{ // no channel: refused
@@ -341,20 +342,20 @@ func TestParseSubscribe(t *testing.T) {
 		{`{"channel":"a","channel_data":"{}","channel_dat\u0061":"{}"}`, "", "", ""},
 	} {
 		for form, data := range bothForms(test.data) {
-			r, err := withData(data).parseSubscribe()
+			r, err := withData(data).ParseSubscribe()
 			if test.channel == "" && err == nil {
 				t.Errorf("%s (form %d): accepted", test.data, form)
-			} else if test.channel != "" && (err != nil || string(r.channel) != test.channel || string(r.auth) != test.auth || string(r.channelData) != test.channelData) {
-				t.Errorf("%s (form %d): got %q, %q, %s, %v, want %q, %q, %s", test.data, form, r.channel, r.auth, r.channelData, err, test.channel, test.auth, test.channelData)
+			} else if test.channel != "" && (err != nil || string(r.Channel) != test.channel || string(r.Auth) != test.auth || string(r.ChannelData) != test.channelData) {
+				t.Errorf("%s (form %d): got %q, %q, %s, %v, want %q, %q, %s", test.data, form, r.Channel, r.Auth, r.ChannelData, err, test.channel, test.auth, test.channelData)
 			}
 		}
 	}
 	for _, data := range []string{`""`, `"channel"`, `"{"`, `"{\"channel\":\"a\"}x"`, `"\"{\\\"channel\\\":\\\"a\\\"}\""`, `"[[[[[[[[[[[[[[[[["`, "\"{\\\"channel\\\":\\\"\\u0001\\\"}\""} {
-		if r, err := withData(value(data)).parseSubscribe(); err == nil {
+		if r, err := withData(Value(data)).ParseSubscribe(); err == nil {
 			t.Errorf("%s: accepted as %q", data, r)
 		}
 	}
-	if _, err := withData(nil).parseSubscribe(); err == nil {
+	if _, err := withData(nil).ParseSubscribe(); err == nil {
 		t.Error("no data: accepted")
 	}
 }
@@ -375,15 +376,15 @@ func TestParseSignin(t *testing.T) {
 		{`[]`, "", "", "expected an object"},
 	} {
 		for form, data := range bothForms(test.data) {
-			r, err := withData(data).parseSignin()
+			r, err := withData(data).ParseSignin()
 			if test.problem != "" && (err == nil || err.Error() != test.problem) {
 				t.Errorf("%s (form %d): got %v, want %s", test.data, form, err, test.problem)
-			} else if test.problem == "" && (err != nil || string(r.auth) != test.auth || string(r.userData) != test.userData) {
-				t.Errorf("%s (form %d): got %q, %s, %v, want %q, %s", test.data, form, r.auth, r.userData, err, test.auth, test.userData)
+			} else if test.problem == "" && (err != nil || string(r.Auth) != test.auth || string(r.UserData) != test.userData) {
+				t.Errorf("%s (form %d): got %q, %s, %v, want %q, %s", test.data, form, r.Auth, r.UserData, err, test.auth, test.userData)
 			}
 		}
 	}
-	if _, err := withData(nil).parseSignin(); err == nil {
+	if _, err := withData(nil).ParseSignin(); err == nil {
 		t.Error("no data: accepted")
 	}
 }
@@ -403,20 +404,20 @@ func TestAppendLiteral(t *testing.T) {
 		"\"\x7f\u2028\U000e0001\"":       "\"\x7f\u2028\U000e0001\"",
 		"[\"\x7f\u2028\U000e0001\\\"\"]": "\"[\\\"\x7f\u2028\U000e0001\\\\\\\"\\\"]\"",
 	} {
-		if got := string(member(t, data).literal()); got != want {
+		if got := string(member(t, data).Literal()); got != want {
 			t.Errorf("%s: got %s, want %s", data, got, want)
 		}
 	}
-	if got := string(value(nil).literal()); got != `"null"` {
+	if got := string(Value(nil).Literal()); got != `"null"` {
 		t.Errorf("no data: got %s", got)
 	}
 }
 
 // member reads data as a member of an object.
-func member(t *testing.T, data string) value {
+func member(t *testing.T, data string) Value {
 	t.Helper()
-	var f [1]value
-	if _, err := parseObject(nil, []byte(`{"a":`+data+"}"), socketDepth, socketValues, []string{"a"}, f[:]); err != nil {
+	var f [1]Value
+	if _, err := ParseObject(nil, []byte(`{"a":`+data+"}"), socketDepth, SocketValues, []string{"a"}, f[:]); err != nil {
 		t.Fatal(data, err)
 	}
 	return f[0]
@@ -427,7 +428,7 @@ func TestReservedEvent(t *testing.T) {
 		"pusher:ping": true, "pusher:": true, "pusher_internal:x": true, "pusher_internal:": true,
 		"": false, "pusher": false, "pusher_internal": false, "Pusher:x": false, " pusher:x": false, "xpusher:": false, "client-pusher:x": false, "pusher-x": false,
 	} {
-		if got := reservedEvent(name); got != want || reservedEvent([]byte(name)) != want {
+		if got := ReservedEvent(name); got != want || ReservedEvent([]byte(name)) != want {
 			t.Errorf("%q: got %v, want %v", name, got, want)
 		}
 	}
@@ -442,81 +443,81 @@ func TestServerFrames(t *testing.T) {
 		frame []byte
 		want  string
 	}{
-		{"established", appendEstablished(x, socketID{218483, 9471823}, 120*time.Second),
+		{"established", AppendEstablished(x, SocketID{218483, 9471823}, 120*time.Second),
 			`{"event":"pusher:connection_established","data":"{\"socket_id\":\"218483.9471823\",\"activity_timeout\":120}"}`},
-		{"established, never 0", appendEstablished(x, socketID{1, 2}, 100*time.Millisecond),
+		{"established, never 0", AppendEstablished(x, SocketID{1, 2}, 100*time.Millisecond),
 			`{"event":"pusher:connection_established","data":"{\"socket_id\":\"1.2\",\"activity_timeout\":1}"}`},
-		{"established, whole seconds", appendEstablished(x, socketID{1<<64 - 1, 0}, 2999*time.Millisecond),
+		{"established, whole seconds", AppendEstablished(x, SocketID{1<<64 - 1, 0}, 2999*time.Millisecond),
 			`{"event":"pusher:connection_established","data":"{\"socket_id\":\"18446744073709551615.0\",\"activity_timeout\":2}"}`},
-		{"pong", append([]byte("x"), pongFrame...), `{"event":"pusher:pong","data":"{}"}`},
-		{"error", appendError(x, 0, "Existing subscription to channel my-channel", ""),
+		{"pong", append([]byte("x"), PongFrame...), `{"event":"pusher:pong","data":"{}"}`},
+		{"error", AppendError(x, 0, "Existing subscription to channel my-channel", ""),
 			`{"event":"pusher:error","data":{"code":null,"message":"Existing subscription to channel my-channel"}}`},
-		{"error with code", appendError(x, 4001, `App key "x"`, ""), `{"event":"pusher:error","data":{"code":4001,"message":"App key \"x\""}}`},
-		{"error with channel", appendError(x, codeClientEventRate, "rate\n", "private-a\"\xff"),
+		{"error with code", AppendError(x, 4001, `App key "x"`, ""), `{"event":"pusher:error","data":{"code":4001,"message":"App key \"x\""}}`},
+		{"error with channel", AppendError(x, CodeClientEventRate, "rate\n", "private-a\"\xff"),
 			`{"event":"pusher:error","data":{"code":4301,"message":"rate\n"},"channel":"private-a\"` + "\ufffd" + `"}`},
-		{"subscription_error", appendSubscriptionError(x, []byte("private-x"), &subscriptionError{"AuthError", "The connection is unauthorized.", 401}),
+		{"subscription_error", AppendSubscriptionError(x, []byte("private-x"), &SubscriptionError{"AuthError", "The connection is unauthorized.", 401}),
 			`{"event":"pusher:subscription_error","channel":"private-x","data":{"type":"AuthError","error":"The connection is unauthorized.","status":401}}`},
-		{"subscription_error, bad name", appendSubscriptionError(x, []byte("\"\x00"), &subscriptionError{"InvalidChannel", "\"\\", 400}),
+		{"subscription_error, bad name", AppendSubscriptionError(x, []byte("\"\x00"), &SubscriptionError{"InvalidChannel", "\"\\", 400}),
 			`{"event":"pusher:subscription_error","channel":"\"\u0000","data":{"type":"InvalidChannel","error":"\"\\","status":400}}`},
-		{"succeeded", appendSucceeded(x, "my-channel", nil), `{"event":"pusher_internal:subscription_succeeded","channel":"my-channel","data":"{}"}`},
-		{"succeeded, two members", appendSucceeded(x, "presence-foobar", eachOf("10", `{"name":"A"}`, "11", `{}`)),
+		{"succeeded", AppendSucceeded(x, "my-channel", nil), `{"event":"pusher_internal:subscription_succeeded","channel":"my-channel","data":"{}"}`},
+		{"succeeded, two members", AppendSucceeded(x, "presence-foobar", eachOf("10", `{"name":"A"}`, "11", `{}`)),
 			`{"event":"pusher_internal:subscription_succeeded","channel":"presence-foobar","data":"{\"presence\":{\"count\":2,\"ids\":[\"10\",\"11\"],\"hash\":{\"10\":{\"name\":\"A\"},\"11\":{}}}}"}`},
-		{"succeeded, odd member", appendSucceeded(x, "presence-a", eachOf(odd, oddInfo)),
+		{"succeeded, odd member", AppendSucceeded(x, "presence-a", eachOf(odd, oddInfo)),
 			`{"event":"pusher_internal:subscription_succeeded","channel":"presence-a","data":"{\"presence\":{\"count\":1,\"ids\":[\"a\\\"\\\\\\n` + "\u2028" +
 				`\"],\"hash\":{\"a\\\"\\\\\\n` + "\u2028" + `\":{\"q\":\"\\\"\\\\\\n\"}}}}"}`},
-		{"member_added", appendMemberAdded(x, "presence-foobar", "11", []byte(`{"name":"B"}`)),
+		{"member_added", AppendMemberAdded(x, "presence-foobar", "11", []byte(`{"name":"B"}`)),
 			`{"event":"pusher_internal:member_added","channel":"presence-foobar","data":"{\"user_id\":\"11\",\"user_info\":{\"name\":\"B\"}}"}`},
-		{"member_removed", appendMemberRemoved(x, "presence-foobar", "11"),
+		{"member_removed", AppendMemberRemoved(x, "presence-foobar", "11"),
 			`{"event":"pusher_internal:member_removed","channel":"presence-foobar","data":"{\"user_id\":\"11\"}"}`},
-		{"member_removed, odd", appendMemberRemoved(x, "presence-a", odd),
+		{"member_removed, odd", AppendMemberRemoved(x, "presence-a", odd),
 			`{"event":"pusher_internal:member_removed","channel":"presence-a","data":"{\"user_id\":\"a\\\"\\\\\\n` + "\u2028" + `\"}"}`},
-		{"subscription_count", appendSubscriptionCount(x, "my-channel", 7),
+		{"subscription_count", AppendSubscriptionCount(x, "my-channel", 7),
 			`{"event":"pusher_internal:subscription_count","channel":"my-channel","data":"{\"subscription_count\":7}"}`},
-		{"cache_miss", appendEvent(x, eventCacheMiss, "cache-x", emptyData, ""), `{"event":"pusher:cache_miss","channel":"cache-x","data":"{}"}`},
-		{"event", appendEvent(x, "NAME", "CH", []byte(`"DATA"`), ""), `{"event":"NAME","channel":"CH","data":"DATA"}`},
-		{"event without channel", appendEvent(x, []byte("a\"\n"), "", []byte(`""`), ""), `{"event":"a\"\n","data":""}`},
-		{"client event", appendEvent(x, "client-typing", "presence-foobar", []byte(`"{\"x\":1}"`), "10"),
+		{"cache_miss", AppendEvent(x, EventCacheMiss, "cache-x", EmptyData, ""), `{"event":"pusher:cache_miss","channel":"cache-x","data":"{}"}`},
+		{"event", AppendEvent(x, "NAME", "CH", []byte(`"DATA"`), ""), `{"event":"NAME","channel":"CH","data":"DATA"}`},
+		{"event without channel", AppendEvent(x, []byte("a\"\n"), "", []byte(`""`), ""), `{"event":"a\"\n","data":""}`},
+		{"client event", AppendEvent(x, "client-typing", "presence-foobar", []byte(`"{\"x\":1}"`), "10"),
 			`{"event":"client-typing","channel":"presence-foobar","data":"{\"x\":1}","user_id":"10"}`},
-		{"signin_success", appendSigninSuccess(x, []byte(`{"id":"12345","user_info":{},"watchlist":["1","2"]}`)),
+		{"signin_success", AppendSigninSuccess(x, []byte(`{"id":"12345","user_info":{},"watchlist":["1","2"]}`)),
 			`{"event":"pusher:signin_success","data":{"user_data":"{\"id\":\"12345\",\"user_info\":{},\"watchlist\":[\"1\",\"2\"]}"}}`},
-		{"watchlist", appendWatchlist(x, []string{"1"}, []string{"2", "3"}),
+		{"watchlist", AppendWatchlist(x, []string{"1"}, []string{"2", "3"}),
 			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"online\",\"user_ids\":[\"1\"]},{\"name\":\"offline\",\"user_ids\":[\"2\",\"3\"]}]}"}`},
-		{"watchlist, online", appendWatchlist(x, []string{"1", "\""}, nil),
+		{"watchlist, online", AppendWatchlist(x, []string{"1", "\""}, nil),
 			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"online\",\"user_ids\":[\"1\",\"\\\"\"]}]}"}`},
-		{"watchlist, offline", appendWatchlist(x, nil, []string{"1"}),
+		{"watchlist, offline", AppendWatchlist(x, nil, []string{"1"}),
 			`{"event":"pusher_internal:watchlist_events","data":"{\"events\":[{\"name\":\"offline\",\"user_ids\":[\"1\"]}]}"}`},
 	} {
 		opcodes, payloads, err := serverFrames(test.frame[1:])
-		if err != nil || test.frame[0] != 'x' || len(payloads) != 1 || opcodes[0] != opText || payloads[0] != test.want {
+		if err != nil || test.frame[0] != 'x' || len(payloads) != 1 || opcodes[0] != 1 || payloads[0] != test.want {
 			t.Errorf("%s: %v, opcodes %d\ngot  %s\nwant %s", test.name, err, opcodes, payloads, test.want)
 		}
 		if !json.Valid([]byte(test.want)) {
 			t.Errorf("%s: %s is not valid JSON", test.name, test.want)
 		}
 	}
-	if got := appendWatchlist([]byte("x"), nil, nil); string(got) != "x" {
+	if got := AppendWatchlist([]byte("x"), nil, nil); string(got) != "x" {
 		t.Errorf("empty watchlist: got %q, want nothing", got)
 	}
 }
 
 // TestServerFramesHostile: with whatever strings, every frame is valid JSON, and so is the JSON inside its data.
 func TestServerFramesHostile(t *testing.T) {
-	for _, s := range hostileStrings {
+	for _, s := range edgetest.HostileStrings {
 		if s == "" {
 			continue
 		}
 		want := string([]rune(s))
-		info := fmt.Appendf(nil, `{"k":%s}`, quote(s))
+		info := fmt.Appendf(nil, `{"k":%s}`, quoted(s))
 		var b []byte
-		b = appendEvent(b, s, "c", quote(s), s)
-		b = appendEvent(b, []byte(s), "", quote(s), s)
-		b = appendError(b, 0, s, s)
-		b = appendSubscriptionError(b, []byte(s), &subscriptionError{"AuthError", s, 401})
-		b = appendSucceeded(b, "presence-a", eachOf(s, string(info), "2", string(info)))
-		b = appendMemberAdded(b, "presence-a", s, info)
-		b = appendMemberRemoved(b, "presence-a", s)
-		b = appendSigninSuccess(b, []byte(s))
-		b = appendWatchlist(b, []string{s, s}, []string{s})
+		b = AppendEvent(b, s, "c", quoted(s), s)
+		b = AppendEvent(b, []byte(s), "", quoted(s), s)
+		b = AppendError(b, 0, s, s)
+		b = AppendSubscriptionError(b, []byte(s), &SubscriptionError{"AuthError", s, 401})
+		b = AppendSucceeded(b, "presence-a", eachOf(s, string(info), "2", string(info)))
+		b = AppendMemberAdded(b, "presence-a", s, info)
+		b = AppendMemberRemoved(b, "presence-a", s)
+		b = AppendSigninSuccess(b, []byte(s))
+		b = AppendWatchlist(b, []string{s, s}, []string{s})
 		_, payloads, err := serverFrames(b)
 		if err != nil || len(payloads) != 9 {
 			t.Fatalf("%q: %d frames, %v", s, len(payloads), err)
@@ -544,30 +545,30 @@ func TestServerFramesHostile(t *testing.T) {
 	}
 }
 
-// TestAppendEventAllocations guards the path of every published event (appendEvent in protocol.go).
+// TestAppendEventAllocations guards the path of every published event (AppendEvent in protocol.go).
 func TestAppendEventAllocations(t *testing.T) {
 	dst := make([]byte, 0, 4096)
-	name, data := []byte("client-é\"event"), quote(strings.Repeat(`{"x":1}`, 100))
-	if n := testing.AllocsPerRun(1000, func() { dst = appendEvent(dst[:0], name, "presence-room", data, "user \"10\"") }); n != 0 {
+	name, data := []byte("client-é\"event"), quoted(strings.Repeat(`{"x":1}`, 100))
+	if n := testing.AllocsPerRun(1000, func() { dst = AppendEvent(dst[:0], name, "presence-room", data, "user \"10\"") }); n != 0 {
 		t.Errorf("appendEvent of bytes allocates %v times, want 0", n)
 	}
-	if n := testing.AllocsPerRun(1000, func() { dst = appendEvent(dst[:0], "event", "presence-room", data, "") }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { dst = AppendEvent(dst[:0], "event", "presence-room", data, "") }); n != 0 {
 		t.Errorf("appendEvent of a string allocates %v times, want 0", n)
 	}
-	if n := testing.AllocsPerRun(1000, func() { dst = appendError(dst[:0], 4301, "too much", "private-a") }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { dst = AppendError(dst[:0], 4301, "too much", "private-a") }); n != 0 {
 		t.Errorf("appendError allocates %v times, want 0", n)
 	}
 	frame, buffer := []byte(`{"event":"client-x","channel":"presence-a","data":{"a":[1,2,3],"b":"\u0041"}}`), new([]byte)
 	if n := testing.AllocsPerRun(1000, func() {
-		m := message{buffer: buffer}
-		if err := m.parse(frame); err != nil || len(m.event) == 0 {
+		m := Message{Buffer: buffer}
+		if err := m.Parse(frame); err != nil || len(m.Event) == 0 {
 			t.Fatal(err)
 		}
-	}); n != 0 && !raceEnabled { // with the race detector pools forget
+	}); n != 0 && !edgetest.Race { // with the race detector pools forget
 		t.Errorf("parse allocates %v times, want 0", n)
 	}
 	if n := testing.AllocsPerRun(1000, func() {
-		if k, ok := parseChannel([]byte("private-encrypted-cache-a"), 200); !ok || k&kindCache == 0 {
+		if k, ok := ParseChannel([]byte("private-encrypted-cache-a"), 200); !ok || k&KindCache == 0 {
 			t.Fatal(k, ok)
 		}
 	}); n != 0 {

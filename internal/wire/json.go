@@ -1,4 +1,4 @@
-package main
+package wire
 
 // JSON from clients and from callers of the API: fastjson reads it, behind one guard.
 //
@@ -27,10 +27,10 @@ const shapePrime = 1099511628211
 
 var shapeSeed = rand.Uint64()
 
-// checkJSON is the guard: it returns an error unless b is one JSON text (RFC 8259) in UTF-8, at most depth levels deep and of at
+// CheckJSON is the guard: it returns an error unless b is one JSON text (RFC 8259) in UTF-8, at most depth levels deep and of at
 // most values values. n is how many these are; an array or object with nothing but space in it counts twice. shape is the same for texts that
 // differ in strings, numbers and words only. Names that stand twice are for pick.
-func checkJSON(b []byte, depth, values int) (n int, shape uint64, err error) {
+func CheckJSON(b []byte, depth, values int) (n int, shape uint64, err error) {
 	if !utf8.Valid(b) {
 		return 0, 0, errors.New("invalid JSON: not UTF-8")
 	}
@@ -121,23 +121,23 @@ var (
 	largeMu      sync.Mutex // guards largeParser
 )
 
-// readJSON has use look at the tree of b, if checkJSON accepts b. The tree is valid until use returns, which must be soon, and
+// ReadJSON has use look at the tree of b, if CheckJSON accepts b. The tree is valid until use returns, which must be soon, and
 // must not read JSON itself.
-func readJSON(b []byte, depth, values int, use func(*fastjson.Value) error) error {
-	n, shape, err := checkJSON(b, depth, values)
+func ReadJSON(b []byte, depth, values int, use func(*fastjson.Value) error) error {
+	n, shape, err := CheckJSON(b, depth, values)
 	if err != nil {
 		return err
 	}
 	var p *treeParser
 	room := 8*n + 32*bytes.Count(b, []byte(":")) // for values in arrays, and for members
-	if n > smallTree || len(b) > maxBatchBuf {   // of b it keeps a copy
+	if n > smallTree || len(b) > MaxBuffer {     // of b it keeps a copy
 		largeMu.Lock()
 		defer largeMu.Unlock()
 		p = &largeParser
 		if shape != p.shape { // else there is room already
 			p.room, p.shape = p.room+room, shape
 		}
-		if p.room > mostRoom || n > socketValues { // so many only the API takes
+		if p.room > mostRoom || n > SocketValues { // so many only the API takes
 			defer func() { largeParser = treeParser{} }()
 		}
 	} else {
@@ -153,21 +153,21 @@ func readJSON(b []byte, depth, values int, use func(*fastjson.Value) error) erro
 	return use(v)
 }
 
-// value is one JSON value that has been checked, without space between its tokens; nil if there was none.
-type value []byte
+// Value is one JSON value that has been checked, without space between its tokens; nil if there was none.
+type Value []byte
 
 // appendValue appends v to dst, and returns it too. Nobody must have asked v for its type or text before: of a string fastjson
 // appends what is not JSON then.
-func appendValue(dst []byte, v *fastjson.Value) ([]byte, value) {
+func appendValue(dst []byte, v *fastjson.Value) ([]byte, Value) {
 	from := len(dst)
 	dst = v.MarshalTo(dst)
-	return dst, value(dst[from:len(dst):len(dst)])
+	return dst, Value(dst[from:len(dst):len(dst)])
 }
 
-// pick puts the named members of an object into found, which is as long as names and all nil. None of them may stand twice,
+// Pick puts the named members of an object into found, which is as long as names and all nil. None of them may stand twice,
 // however it is written: parsers disagree on which of two counts, so an object we decide by must not have any. Other members are
 // passed over.
-func pick(object *fastjson.Value, names []string, found []*fastjson.Value) (err error) {
+func Pick(object *fastjson.Value, names []string, found []*fastjson.Value) (err error) {
 	o := object.GetObject()
 	if o == nil {
 		return errors.New("expected an object")
@@ -185,10 +185,10 @@ func pick(object *fastjson.Value, names []string, found []*fastjson.Value) (err 
 	return err
 }
 
-// appendMembers is pick for values that last: they lie in what it appends to dst, which it returns.
-func appendMembers(dst []byte, object *fastjson.Value, names []string, found []value) ([]byte, error) {
+// AppendMembers is pick for values that last: they lie in what it appends to dst, which it returns.
+func AppendMembers(dst []byte, object *fastjson.Value, names []string, found []Value) ([]byte, error) {
 	var members [maxFields]*fastjson.Value
-	if err := pick(object, names, members[:len(names)]); err != nil {
+	if err := Pick(object, names, members[:len(names)]); err != nil {
 		return dst, err
 	}
 	for i, m := range members[:len(names)] {
@@ -202,25 +202,25 @@ func appendMembers(dst []byte, object *fastjson.Value, names []string, found []v
 // maxFields is how many members of one object we look for.
 const maxFields = 8
 
-// parseObject is appendMembers for a text, within the bounds of checkJSON.
-func parseObject(dst, b []byte, depth, values int, names []string, found []value) ([]byte, error) {
-	err := readJSON(b, depth, values, func(v *fastjson.Value) (err error) {
-		dst, err = appendMembers(slices.Grow(dst, len(b)), v, names, found)
+// ParseObject is AppendMembers for a text, within the bounds of CheckJSON.
+func ParseObject(dst, b []byte, depth, values int, names []string, found []Value) ([]byte, error) {
+	err := ReadJSON(b, depth, values, func(v *fastjson.Value) (err error) {
+		dst, err = AppendMembers(slices.Grow(dst, len(b)), v, names, found)
 		return err
 	})
 	return dst, err
 }
 
-// parseArray returns the first values of an array, most at most, and how many it has in all; none of anything else. They lie in
+// ParseArray returns the first values of an array, most at most, and how many it has in all; none of anything else. They lie in
 // what it appends to dst, which it returns.
-func parseArray(dst []byte, array value, most int) (_ []byte, first []value, all int) {
-	if !array.is('[') {
+func ParseArray(dst []byte, array Value, most int) (_ []byte, first []Value, all int) {
+	if !array.Is('[') {
 		return dst, nil, 0
 	}
-	readJSON(array, apiDepth, apiValues, func(v *fastjson.Value) error { // it was within these bounds as a part of another
+	ReadJSON(array, APIDepth, APIValues, func(v *fastjson.Value) error { // it was within these bounds as a part of another
 		items := v.GetArray()
 		all = len(items)
-		first = make([]value, min(most, all))
+		first = make([]Value, min(most, all))
 		for i := range first {
 			dst, first[i] = appendValue(dst, items[i])
 		}
@@ -229,20 +229,20 @@ func parseArray(dst []byte, array value, most int) (_ []byte, first []value, all
 	return dst, first, all
 }
 
-// is reports whether v begins with c: a quote for a string, a bracket for an object or array, n for null.
-func (v value) is(c byte) bool { return len(v) > 0 && v[0] == c }
+// Is reports whether v begins with c: a quote for a string, a bracket for an object or array, n for null.
+func (v Value) Is(c byte) bool { return len(v) > 0 && v[0] == c }
 
 // absent reports whether v is null or not there, which counts as the same.
-func (v value) absent() bool { return v == nil || v.is('n') }
+func (v Value) absent() bool { return v == nil || v.Is('n') }
 
 // isInteger reports whether v is a number without fraction and exponent.
-func (v value) isInteger() bool {
+func (v Value) isInteger() bool {
 	return len(v) > 0 && strings.IndexByte("-0123456789", v[0]) >= 0 && !bytes.ContainsAny(v, ".eE")
 }
 
-// text returns what a string stands for: a part of it, or a copy if it has escapes. Half of a surrogate pair becomes U+FFFD, as
+// Text returns what a string stands for: a part of it, or a copy if it has escapes. Half of a surrogate pair becomes U+FFFD, as
 // with encoding/json; fastjson would lose what follows it.
-func (v value) text() []byte {
+func (v Value) Text() []byte {
 	in := v[1 : len(v)-1]
 	if bytes.IndexByte(in, '\\') < 0 {
 		return in
@@ -282,8 +282,8 @@ func hex4(b []byte) (r rune) {
 	return rune(n)
 }
 
-// appendString appends s as a JSON string literal (RFC 8259 section 7). Bytes that are not UTF-8 become U+FFFD.
-func appendString[T string | []byte](dst []byte, s T) []byte {
+// AppendString appends s as a JSON string literal (RFC 8259 section 7). Bytes that are not UTF-8 become U+FFFD.
+func AppendString[T string | []byte](dst []byte, s T) []byte {
 	dst = append(dst, '"')
 	from := 0 // what is not yet copied
 	for i := 0; i < len(s); {
@@ -309,8 +309,8 @@ func appendString[T string | []byte](dst []byte, s T) []byte {
 	return append(dst, '"')
 }
 
-// appendComma appends a comma unless an array or object was just opened, so before each of its items.
-func appendComma(dst []byte) []byte {
+// AppendComma appends a comma unless an array or object was just opened, so before each of its items.
+func AppendComma(dst []byte) []byte {
 	if c := dst[len(dst)-1]; c == '[' || c == '{' {
 		return dst
 	}
@@ -335,23 +335,23 @@ func appendEscape(dst []byte, c byte) []byte {
 	return append(dst, "\uFFFD"...)
 }
 
-// exceeds reports whether an event that carries v has more than most bytes of data.
-func (v value) exceeds(most int) bool {
-	if v.is('"') {
+// Exceeds reports whether an event that carries v has more than most bytes of data.
+func (v Value) Exceeds(most int) bool {
+	if v.Is('"') {
 		raw := len(v) - 2 // a byte is written with one to six
-		return raw > 6*most || raw > most && len(v.text()) > most
+		return raw > 6*most || raw > most && len(v.Text()) > most
 	}
 	return len(v) > most
 }
 
-// literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came with; other
+// Literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came with; other
 // values become a string that holds them.
-func (v value) literal() []byte {
-	if v.is('"') {
+func (v Value) Literal() []byte {
+	if v.Is('"') {
 		return v
 	}
 	if v == nil {
-		v = value("null")
+		v = Value("null")
 	}
-	return appendString(make([]byte, 0, len(v)+len(v)/4), []byte(v))
+	return AppendString(make([]byte, 0, len(v)+len(v)/4), []byte(v))
 }

@@ -1,7 +1,8 @@
-package main
+package wire
 
 import (
 	"bytes"
+	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -44,7 +45,7 @@ func TestCheckJSONBounds(t *testing.T) {
 		{"words without an end", strings.Repeat("nan", 10_000), "a word"},
 		{"no words", "[true,false,null,truefalse]", "missing ','"},
 	} {
-		_, _, err := checkJSON([]byte(test.text), 16, 100)
+		_, _, err := CheckJSON([]byte(test.text), 16, 100)
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s: %.100q: got %v, want %q", test.name, test.text, err, test.want)
 		}
@@ -52,17 +53,17 @@ func TestCheckJSONBounds(t *testing.T) {
 			t.Errorf("%s: the error has %d bytes: %v", test.name, len(err.Error()), err)
 		}
 	}
-	if _, _, err := checkJSON([]byte("0"), 0, 1); err != nil {
+	if _, _, err := CheckJSON([]byte("0"), 0, 1); err != nil {
 		t.Errorf("a scalar needs no depth: got %v", err)
 	}
-	if _, _, err := checkJSON([]byte("[]"), 0, 2); err == nil {
+	if _, _, err := CheckJSON([]byte("[]"), 0, 2); err == nil {
 		t.Error("[] passes with depth 0")
 	}
 }
 
 // TestParserMemory: texts with the largest object in another place each time do not make parsers hold more and more.
 func TestParserMemory(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector needs memory of its own")
 	}
 	live := func() int64 {
@@ -72,10 +73,10 @@ func TestParserMemory(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	before := live()
-	for _, most := range []int{smallTree, socketValues} {
+	for _, most := range []int{smallTree, SocketValues} {
 		for k := 0; k < most-10; k += most / 200 {
 			text := []byte("[" + strings.Repeat("0,", k) + "{" + strings.Repeat(`"":0,`, most-k-8) + `"":0}]`)
-			if err := readJSON(text, 3, most, func(*fastjson.Value) error { return nil }); err != nil {
+			if err := ReadJSON(text, 3, most, func(*fastjson.Value) error { return nil }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -85,7 +86,7 @@ func TestParserMemory(t *testing.T) {
 	}
 }
 
-// measureJSON returns the depth and the number of values of valid JSON, as checkJSON counts them.
+// measureJSON returns the depth and the number of values of valid JSON, as CheckJSON counts them.
 func measureJSON(b []byte) (depth, values int) {
 	level := 0
 	values = 1
@@ -112,12 +113,12 @@ func measureJSON(b []byte) (depth, values int) {
 	return depth, values
 }
 
-// checkAgainstStd compares checkJSON with encoding/json, and its limits with measureJSON; and what is read of a text that it
+// checkAgainstStd compares CheckJSON with encoding/json, and its limits with measureJSON; and what is read of a text that it
 // accepts with what encoding/json reads.
 func checkAgainstStd(t *testing.T, b []byte) {
 	t.Helper()
 	before := string(b)
-	n, _, err := checkJSON(b, 100, 1_000_000)
+	n, _, err := CheckJSON(b, 100, 1_000_000)
 	if string(b) != before {
 		t.Errorf("checkJSON changed %q to %q", before, b)
 	}
@@ -137,17 +138,17 @@ func checkAgainstStd(t *testing.T, b []byte) {
 	if err != nil || n != values {
 		t.Errorf("%q: got %d, %v, want it accepted with %d values", b, n, err, values)
 	}
-	if _, _, err := checkJSON(b, depth, values); err != nil {
+	if _, _, err := CheckJSON(b, depth, values); err != nil {
 		t.Errorf("%q with depth %d and %d values: got %v", b, depth, values, err)
 	}
-	if _, _, err := checkJSON(b, depth-1, values); depth > 0 && err == nil {
+	if _, _, err := CheckJSON(b, depth-1, values); depth > 0 && err == nil {
 		t.Errorf("%q passes with depth %d", b, depth-1)
 	}
-	if _, _, err := checkJSON(b, depth, values-1); err == nil {
+	if _, _, err := CheckJSON(b, depth, values-1); err == nil {
 		t.Errorf("%q passes with %d values", b, values-1)
 	}
-	var member [1]value
-	if _, err := parseObject(nil, slices.Concat([]byte(`{"\u0061":`), b, []byte("}")), 101, 1_000_000, []string{"a"}, member[:]); err != nil {
+	var member [1]Value
+	if _, err := ParseObject(nil, slices.Concat([]byte(`{"\u0061":`), b, []byte("}")), 101, 1_000_000, []string{"a"}, member[:]); err != nil {
 		t.Errorf("%q as a member: %v", b, err)
 	}
 	if got := string(member[0]); got != compactly(b) {
@@ -164,36 +165,36 @@ func compactly(b []byte) string {
 }
 
 // checkValue compares the strings, arrays and objects of v with what encoding/json reads.
-func checkValue(t *testing.T, v value) {
+func checkValue(t *testing.T, v Value) {
 	t.Helper()
 	switch {
-	case v.is('"'):
+	case v.Is('"'):
 		var want string
 		json.Unmarshal(v, &want)
-		if got := string(v.text()); got != want || v.exceeds(len(want)) || len(want) > 0 && !v.exceeds(len(want)-1) {
-			t.Errorf("%s: read as %q, want %q; more than %d bytes: %v", v, got, want, len(want), v.exceeds(len(want)))
+		if got := string(v.Text()); got != want || v.Exceeds(len(want)) || len(want) > 0 && !v.Exceeds(len(want)-1) {
+			t.Errorf("%s: read as %q, want %q; more than %d bytes: %v", v, got, want, len(want), v.Exceeds(len(want)))
 		}
-	case v.is('['):
-		if depth, n := measureJSON(v); depth > apiDepth || n > apiValues {
+	case v.Is('['):
+		if depth, n := measureJSON(v); depth > APIDepth || n > APIValues {
 			return
 		}
 		var want []json.RawMessage
 		json.Unmarshal(v, &want)
-		_, got, all := parseArray(nil, v, len(v))
-		_, first, _ := parseArray(nil, v, 2)
-		if !slices.EqualFunc(got, want, func(a value, b json.RawMessage) bool { return string(a) == string(b) }) || all != len(got) || len(first) != min(all, 2) {
+		_, got, all := ParseArray(nil, v, len(v))
+		_, first, _ := ParseArray(nil, v, 2)
+		if !slices.EqualFunc(got, want, func(a Value, b json.RawMessage) bool { return string(a) == string(b) }) || all != len(got) || len(first) != min(all, 2) {
 			t.Errorf("%s: items %q, want %q", v, got, want)
 		}
 		for _, item := range got {
 			checkValue(t, item)
 		}
-	case v.is('{'):
+	case v.Is('{'):
 		var want map[string]json.RawMessage
 		json.Unmarshal(v, &want)
 		names := slices.Collect(maps.Keys(want))
 		names = names[:min(len(names), 8)]
-		found := make([]value, len(names))
-		_, err := parseObject(nil, v, 100, 1_000_000, names, found)
+		found := make([]Value, len(names))
+		_, err := ParseObject(nil, v, 100, 1_000_000, names, found)
 		for i, name := range names {
 			if strings.Contains(name, "\ufffd") {
 				continue // half of a surrogate pair, which is in no name that we look for
@@ -306,18 +307,18 @@ func TestJSONAllocations(t *testing.T) {
 	buffer := make([]byte, 0, 1<<16)
 	for _, b := range messages {
 		if n := testing.AllocsPerRun(100, func() {
-			if _, _, err := checkJSON(b, 16, 8192); err != nil {
+			if _, _, err := CheckJSON(b, 16, 8192); err != nil {
 				t.Fatal(err)
 			}
 		}); n != 0 {
 			t.Errorf("checkJSON(%.80q) allocates %v times, want 0", b, n)
 		}
-		if n := testing.AllocsPerRun(100, func() { buffer = appendString(buffer[:0], b) }); n != 0 {
+		if n := testing.AllocsPerRun(100, func() { buffer = AppendString(buffer[:0], b) }); n != 0 {
 			t.Errorf("appendString(%.80q) allocates %v times, want 0", b, n)
 		}
 	}
 	hostile := []byte(strings.Repeat("[", 298) + "t" + strings.Repeat("\x00", 1<<16))
-	if n := testing.AllocsPerRun(100, func() { checkJSON(hostile, 16, 8192) }); n > 2 {
+	if n := testing.AllocsPerRun(100, func() { CheckJSON(hostile, 16, 8192) }); n > 2 {
 		t.Errorf("a hostile text costs %v allocations, want 2", n)
 	}
 }
@@ -327,7 +328,7 @@ func TestIsInteger(t *testing.T) {
 		"0": true, "-0": true, "1": true, "-1": true, "9007199254740993": true, strings.Repeat("9", 100): true,
 		"": false, "1.0": false, "1e3": false, "1E3": false, `"1"`: false, "true": false, "null": false, "{}": false, "[1]": false,
 	} {
-		if got := value(token).isInteger(); got != want {
+		if got := Value(token).isInteger(); got != want {
 			t.Errorf("isInteger(%q) = %v, want %v", token, got, want)
 		}
 	}
@@ -335,8 +336,8 @@ func TestIsInteger(t *testing.T) {
 
 func TestParseObjectRefuses(t *testing.T) {
 	for _, text := range []string{``, ` `, `1`, `[]`, `"{}"`, `null`, ` [{"event":1}]`, `{`, `{"event":}`, `{} {}`, `{"event":1,}`} {
-		var found [1]value
-		if _, err := parseObject(nil, []byte(text), 10, 100, []string{"event"}, found[:]); err == nil {
+		var found [1]Value
+		if _, err := ParseObject(nil, []byte(text), 10, 100, []string{"event"}, found[:]); err == nil {
 			t.Errorf("%s: accepted", text)
 		}
 	}
@@ -361,8 +362,8 @@ func TestMembers(t *testing.T) {
 		{`{"data":1,"channel":2,"data":3,"channel":4}`, "", "data"},
 		{`{"event":1,"event":2,"event":3}`, "", "event"},
 	} {
-		var found [3]value
-		_, err := parseObject(nil, []byte(test.text), 10, 100, names, found[:])
+		var found [3]Value
+		_, err := ParseObject(nil, []byte(test.text), 10, 100, names, found[:])
 		var values []string
 		for _, f := range found {
 			if f == nil {
@@ -401,32 +402,19 @@ func TestText(t *testing.T) {
 		}
 	}
 	for _, literal := range literals {
-		checkValue(t, value(literal))
+		checkValue(t, Value(literal))
 	}
 }
 
-// hostileStrings are what a client may put where a string stands.
-var hostileStrings = func() []string {
-	all := []string{
-		"", "plain", `"`, `\`, `\"`, `","x":"`, `"}`, "</script>", "\u2028\u2029", "\ufeff", "\U000e0001", "\u202e", "é😀", `\u0041`, `\ud800`,
-		"\x00", "\a\b\v\f\n\r\t", "\x1b[2J", "\x7f", "\u0080", "\u0085", "\ufffd", "\uffff", "\U0010ffff", "/", "'", "`", "%s%d", "&lt;",
-		"\xff", "\xc3", "a\xc3", "\xc3a", "\xed\xa0\x80", "\xf0\x9f\x98", "\xf4\x90\x80\x80", "\xc0\x80", "\xe9\xe9\xe9\xe9", "😀\xf0", strings.Repeat("\x01\"é", 300),
-	}
-	for c := range 256 {
-		all = append(all, string([]byte{byte(c)}), "x"+string([]byte{byte(c)})+"y")
-	}
-	return all
-}()
-
 func TestAppendString(t *testing.T) {
-	for _, s := range hostileStrings {
+	for _, s := range edgetest.HostileStrings {
 		want := string([]rune(s)) // a U+FFFD for each byte that is not UTF-8
-		literal := appendString([]byte("before"), s)
-		if fromBytes := appendString([]byte("before"), []byte(s)); string(fromBytes) != string(literal) {
+		literal := AppendString([]byte("before"), s)
+		if fromBytes := AppendString([]byte("before"), []byte(s)); string(fromBytes) != string(literal) {
 			t.Errorf("%q: got %s from bytes, %s from a string", s, fromBytes, literal)
 		}
 		literal, found := bytes.CutPrefix(literal, []byte("before"))
-		if _, _, err := checkJSON(literal, 0, 1); err != nil || !found || !json.Valid(literal) {
+		if _, _, err := CheckJSON(literal, 0, 1); err != nil || !found || !json.Valid(literal) {
 			t.Errorf("%q: got %s, which is not valid: %v", s, literal, err)
 			continue
 		}
@@ -437,8 +425,11 @@ func TestAppendString(t *testing.T) {
 		checkValue(t, literal)
 	}
 	for s, want := range map[string]string{"": `""`, "a/é😀\x7f": "\"a/é😀\x7f\"", "\"\\\n\r\t": `"\"\\\n\r\t"`, "\x00\b\x1f": `"\u0000\u0008\u001f"`, "\xff": "\"\ufffd\""} {
-		if got := string(appendString(nil, s)); got != want {
+		if got := string(AppendString(nil, s)); got != want {
 			t.Errorf("appendString(%q) = %s, want %s", s, got, want)
 		}
 	}
 }
+
+// quoted is s as a JSON string literal.
+func quoted(s string) []byte { return AppendString(nil, s) }

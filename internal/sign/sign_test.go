@@ -1,30 +1,31 @@
-package main
-
-// The vectors of keys, tokens and requests are in auth_test.go.
+package sign
 
 import (
+	"edge/internal/edgetest"
 	"fmt"
 	"net/url"
 	"strings"
 	"testing"
 )
 
+var vectorKey = NewKey(edgetest.VectorKey, edgetest.VectorSecret)
+
 // TestTokenTexts: no two requests may be signed by the same text.
 func TestTokenTexts(t *testing.T) {
 	texts := make(map[string]string)
 	for _, channel := range []string{"private-a", "presence-a", "private-a=b", "presence-a;x"} {
 		for _, data := range []string{"", "{}", "{} ", `{"user_id":1}`, `{"user_id":"1"}`, ":"} {
-			for _, id := range []socketID{{1, 2}, {12, 2}, {1, 22}} {
+			for _, id := range []string{"1.2", "12.2", "1.22"} {
 				what := fmt.Sprint(id, channel, data)
-				text := string(channelText([]byte("x"), id.String(), []byte(channel), []byte(data)))
-				if other, ok := texts[text]; ok || !strings.HasPrefix(text, "x"+id.String()+":"+channel) {
+				text := string(ChannelText([]byte("x"), id, []byte(channel), []byte(data)))
+				if other, ok := texts[text]; ok || !strings.HasPrefix(text, "x"+id+":"+channel) {
 					t.Errorf("%s is signed by %q, as is %q", what, text, other)
 				}
 				texts[text] = what
 			}
 		}
 	}
-	if got, want := string(userText([]byte("x"), socketID{1, 2}.String(), []byte("{}"))), "x1.2::user::{}"; got != want {
+	if got, want := string(UserText([]byte("x"), "1.2", []byte("{}"))), "x1.2::user::{}"; got != want {
 		t.Errorf("signin: got %q, want %q", got, want)
 	}
 }
@@ -39,7 +40,7 @@ func TestWebhookVectors(t *testing.T) {
 	} {
 		body := []byte(v[1])
 		for cut := range body {
-			if got := string(vectorKeys[1].sign([]byte("x"), body[:cut], body[cut:])); got != "x"+v[2] {
+			if got := string(vectorKey.Sign([]byte("x"), body[:cut], body[cut:])); got != "x"+v[2] {
 				t.Fatalf("%s: got %s, want x%s", v[0], got, v[2])
 			}
 		}
@@ -64,17 +65,17 @@ func TestRequestTexts(t *testing.T) {
 		{"channels%5B%5D=c2&name=foo&channels[]=c1", "channels[]=c2&channels[]=c1&name=foo"},
 		{"channels=c2,c1&name=foo", "channels=c2,c1&name=foo"}, // the PHP library
 	} {
-		ps, err := parseParams(nil, test.query)
+		ps, err := ParseParams(nil, test.query)
 		if err != nil {
 			t.Errorf("%q: %v", test.query, err)
-		} else if got := string(requestText(nil, "GET", "/x", ps)); got != "GET\n/x\n"+test.want {
+		} else if got := string(RequestText(nil, "GET", "/x", ps)); got != "GET\n/x\n"+test.want {
 			t.Errorf("%q: signed text: got %q, want %q after GET /x", test.query, got, test.want)
 		}
 	}
 }
 
 func TestParams(t *testing.T) {
-	ps, err := parseParams(nil, "b[]=1&a=x&b[]=2&empty&"+url.QueryEscape("k=&")+"=v")
+	ps, err := ParseParams(nil, "b[]=1&a=x&b[]=2&empty&"+url.QueryEscape("k=&")+"=v")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,12 +83,12 @@ func TestParams(t *testing.T) {
 		name, want string
 		has        bool
 	}{{"a", "x", true}, {"b[]", "1", true}, {"b", "", false}, {"empty", "", true}, {"k=&", "v", true}, {"A", "", false}, {"", "", false}} {
-		if got, has := ps.get(test.name), ps.has(test.name); got != test.want || has != test.has {
+		if got, has := ps.Get(test.name), ps.Has(test.name); got != test.want || has != test.has {
 			t.Errorf("%q: got %q, %v, want %q, %v", test.name, got, has, test.want, test.has)
 		}
 	}
 	for _, query := range []string{"a=1&a=1", "a=1&A=2", "a&a", "a=1&%61=2", "=1&=2", "a=%", "a=%4", "a=%4g", "%=1"} {
-		if ps, err := parseParams(nil, query); err == nil {
+		if ps, err := ParseParams(nil, query); err == nil {
 			t.Errorf("%q: accepted as %v", query, ps)
 		}
 	}
@@ -99,9 +100,9 @@ func TestKeyParallel(t *testing.T) {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
 			for range 200 {
-				for _, v := range tokenVectors {
-					if !vectorKeys[1].valid(v.digest, v.text(vectorSocket)) {
-						t.Fatalf("%s: not valid", v.name)
+				for _, v := range edgetest.TokenVectors {
+					if !vectorKey.Valid(v.Digest, v.Text(edgetest.VectorSocket)) {
+						t.Fatalf("%s: not valid", v.Name)
 					}
 				}
 			}
@@ -110,12 +111,12 @@ func TestKeyParallel(t *testing.T) {
 }
 
 func TestKeyAllocations(t *testing.T) {
-	if raceEnabled {
+	if edgetest.Race {
 		t.Skip("the race detector makes pools forget")
 	}
-	signature, text := tokenVectors[0].digest, tokenVectors[0].text(vectorSocket)
+	signature, text := edgetest.TokenVectors[0].Digest, edgetest.TokenVectors[0].Text(edgetest.VectorSocket)
 	if n := testing.AllocsPerRun(1000, func() {
-		if !vectorKeys[1].valid(signature, text) {
+		if !vectorKey.Valid(signature, text) {
 			t.Fatal("not valid")
 		}
 	}); n != 0 {
