@@ -1051,6 +1051,7 @@ func BenchmarkPostEvents(b *testing.B) {
 func TestPostEventsAllocationsInAll(t *testing.T) {
 	needsExactAllocations(t)
 	const most = 28
+	loadEvent := fmt.Sprintf(`{"name":"event","channel":"room","data":%s}`, benchData)
 	addr := startEdge(t)
 	sub := connect(t, addr)
 	sub.join("room")

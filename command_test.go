@@ -123,7 +123,7 @@ func TestTriggerLines(t *testing.T) {
 
 // A server that is started again in the middle takes the rest: what is sent while none is there waits.
 func TestTriggerLinesSurvivesRestart(t *testing.T) {
-	addr := freeAddr(t)
+	addr := edgetest.FreeAddr(t)
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -325,7 +325,7 @@ func TestTriggerTimeout(t *testing.T) {
 
 // TestSubscribeAcrossRestart: after kill -9 and a new start of the server, events come again.
 func TestSubscribeAcrossRestart(t *testing.T) {
-	first := startProcess(t, "edge", "-addr", freeAddr(t)) // the later one counts
+	first := startProcess(t, "edge", "-addr", edgetest.FreeAddr(t)) // the later one counts
 	p, stdout, stderr := shellProgram(first.addr, nil, "subscribe", "room", "private-room", "-count", "2")
 	stderr.text = "subscribed to room, private-room"
 	ended := make(chan int, 1)

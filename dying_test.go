@@ -1,12 +1,10 @@
 package main
 
-// Tests of what ends: peers that vanish, processes that are stopped or killed, handlers that panic, clocks that jump.
+// Tests of what ends within the process: handlers that panic, clocks that jump. What is seen from outside is in test.
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/md5"
-	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -18,76 +16,17 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
-
-// Half-open connections
-
-// blackhole is a TCP proxy that at some moment stops forwarding, and closes nothing: so a peer looks whose network is gone.
-type blackhole struct {
-	addr  string
-	gone  atomic.Bool
-	over  chan struct{} // closed by close
-	close func()        // ends all connections, and waits; may be called again
-}
-
-func newBlackhole(t *testing.T, target string) *blackhole {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &blackhole{addr: l.Addr().String(), over: make(chan struct{})}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far := dial(t, target)
-			far.SetDeadline(time.Time{})
-			wg.Go(func() { b.forward(near, far, n%3 == 1, false) })
-			wg.Go(func() { b.forward(far, near, false, n%3 == 2) })
-			wg.Go(func() { <-b.over; near.Close(); far.Close() })
-		}
-	})
-	b.close = sync.OnceFunc(func() {
-		l.Close()
-		close(b.over)
-		wg.Wait()
-	})
-	t.Cleanup(b.close)
-	return b
-}
-
-// forward forwards until the blackhole is there, or always. From then on input is lost, or with stuck not even read.
-func (b *blackhole) forward(from, to net.Conn, stuck, always bool) {
-	for buf := make([]byte, 4096); ; {
-		n, err := from.Read(buf)
-		gone := b.gone.Load() && !always
-		if gone && stuck {
-			<-b.over
-		}
-		if !gone {
-			to.Write(buf[:n])
-		}
-		if err != nil {
-			return // the other direction does not learn of it
-		}
-	}
-}
 
 // answerPings reads what c gets until its end, answers pings and returns the code of the close frame, 0 without one.
 func (c *client) answerPings(each func(frame string)) (code int) {
@@ -104,152 +43,6 @@ func (c *client) answerPings(each func(frame string)) (code int) {
 			each(string(payload))
 		}
 	}
-}
-
-// TestHalfOpen: peers that vanish without a word leave when the time is over, each of them once; others stay.
-func TestHalfOpen(t *testing.T) {
-	const activity, pongs = time.Second, 5 * time.Second
-	peers := sized(50, 500)
-	s := startServer(t, "-activity-timeout", activity.String(), "-pong-timeout", pongs.String(), "-presence-members", strconv.Itoa(peers+1))
-	b := newBlackhole(t, s.addr)
-	c := connect(t, s.addr)
-	c.subscribe("presence-x", `{"user_id":"watcher"}`)
-	v, seen := &view{self: c.id}, make(chan int, 3*peers) // how many members there are, after each event
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer close(seen)
-		c.answerPings(func(frame string) {
-			if err := v.apply(frame); err != nil {
-				t.Errorf("%v: %s", err, frame)
-			}
-			seen <- len(v.members)
-		})
-	})
-	var told atomic.Int64 // that they are late
-	for i := range peers {
-		peer := connect(t, b.addr)
-		peer.subscribe("presence-x", fmt.Sprintf(`{"user_id":"%d"}`, i))
-		reading.Go(func() {
-			if peer.answerPings(func(string) {}) == wire.CodePongMissing {
-				told.Add(1)
-			}
-		})
-	}
-	until := func(members int) {
-		for n := range seen {
-			if n == members {
-				return
-			}
-		}
-		t.Fatalf("the watcher was closed before there were %d members", members)
-	}
-	until(peers + 1)
-	b.gone.Store(true)
-	began := time.Now()
-	until(1) // view.apply has seen that nobody left twice
-	took := time.Since(began)
-	if waitUntil(t, "their connections are gone", func() bool { return len(s.app.closeless()) == 1 }); took > activity+pongs+patience/2 {
-		t.Errorf("the last one left after %s", took)
-	}
-	t.Logf("the last of %d left after %s", peers, took.Round(time.Millisecond))
-	if len(seen) > 0 {
-		t.Errorf("%d events after the last had left", len(seen))
-	}
-	b.close()
-	c.leave()
-	reading.Wait()
-	if int(told.Load()) < peers/3 {
-		t.Errorf("%d of the %d that could still read were told that they are late", told.Load(), peers/3)
-	}
-}
-
-// SIGTERM
-
-// TestSigterm stops a process under load: whatever was acknowledged arrives, then everyone is told to come back.
-func TestSigterm(t *testing.T) {
-	conns := sized(500, 5000)
-	if limit := descriptorLimit(); limit < conns+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, conns)
-	}
-	for run := range sized(2, 20) {
-		t.Run(strconv.Itoa(run), func(t *testing.T) { testSigterm(t, conns) })
-	}
-}
-
-func testSigterm(t *testing.T, conns int) {
-	p := startProcess(t, "edge")
-	nb, limit := newNumbering(t, p.addr), time.Duration(sized(1, 4))*patience
-	var reading, publishing sync.WaitGroup
-	var closed atomic.Int64 // that were told to go
-	for i := range conns {
-		r := newReader(nb, connect(t, p.addr))
-		r.conn.SetDeadline(time.Now().Add(limit))
-		r.join(i % deliveryChannels)
-		if r.read(func() bool { return r.over(false) }) {
-			reading.Go(func() { r.readToReconnect(&closed) })
-		}
-	}
-	for i := range deliveryPublishers {
-		publishing.Go(func() { nb.publishUntilGone(i) })
-	}
-	waitUntil(t, "a thousand events are acknowledged", func() bool { return nb.total() >= 1000 })
-	signalled := time.Now()
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	err := p.cmd.Wait()
-	took := time.Since(signalled)
-	publishing.Wait()
-	reading.Wait()
-	if err != nil || took > shutdownTimeout {
-		t.Errorf("ended after %s: %v", took, err)
-	}
-	if int(closed.Load()) != conns {
-		t.Fatalf("%d of %d were told 4200", closed.Load(), conns)
-	}
-	if least := min(closeSpread, time.Duration(conns-1)*closeInterval); took < least {
-		t.Errorf("all were told within %s, want %s at least", took, least)
-	}
-	t.Logf("%d connections, %d events, %d deliveries; exit after %s",
-		conns, nb.total(), nb.received.Load(), took.Round(time.Millisecond))
-}
-
-// readToReconnect reads up to the close frame 4200. All that was acknowledged must have come before.
-func (r *reader) readToReconnect(closed *atomic.Int64) {
-	defer r.leave()
-	for {
-		opcode, frame, err := r.readFrame()
-		if err == nil && opcode == opClose && bytes.HasPrefix(frame, []byte{wire.CodeReconnect >> 8, wire.CodeReconnect & 0xff}) {
-			closed.Add(1)
-			r.numbers.received.Add(r.got)
-			r.complete(&r.numbers.acked) // it cannot grow any more
-			return
-		}
-		if err == nil {
-			err = r.step(frame)
-		}
-		if err != nil {
-			r.t.Errorf("%s, after %d numbers: opcode %d, %v: %.300q", r.id, r.got, opcode, err, frame)
-			return
-		}
-	}
-}
-
-// publishUntilGone sends 200 events a second until the server takes no more.
-func (nb *numbering) publishUntilGone(p int) {
-	pace := time.NewTicker(time.Second * wire.MaxBatch / 200)
-	defer pace.Stop()
-	for k := 0; nb.send(p, k) == nil; k += wire.MaxBatch {
-		<-pace.C
-	}
-}
-
-// total is how many events were acknowledged.
-func (nb *numbering) total() (sum int64) {
-	for p := range nb.acked {
-		for c := range nb.acked[p] {
-			sum += nb.acked[p][c].Load()
-		}
-	}
-	return sum
 }
 
 // TestShutdownFlushes: what was acknowledged reaches those whom the pump has not come to when the end begins.
@@ -275,122 +68,6 @@ func TestShutdownFlushes(t *testing.T) {
 		c.expectClose(wire.CodeReconnect)
 	}
 	stopped.Wait()
-}
-
-// SIGKILL
-
-// TestKill9 kills the process again and again, and starts it on the same port: everyone comes back by himself.
-func TestKill9(t *testing.T) {
-	rounds, clients := sized(3, 50), sized(100, 2000)
-	if limit := descriptorLimit(); limit < clients+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, clients)
-	}
-	addr := steadyAddr(t)
-	var wg sync.WaitGroup
-	joined, told := make(chan int, clients), make(chan string, clients)
-	over := make(chan struct{})
-	for range clients {
-		wg.Go(func() { comeBack(addr, over, joined, told) })
-	}
-	slowest := time.Duration(0)
-	for round := range rounds {
-		began := time.Now()
-		p := startProcess(t, "edge", "-addr", addr) // the later one counts
-		collect(t, "clients are back", joined, clients, func(int) bool { return true })
-		publish(t, addr, "room", "round", strconv.Itoa(round))
-		want := event("round", "room", strconv.Itoa(round))
-		collect(t, "clients got the event", told, clients, func(frame string) bool { return frame == want })
-		slowest = max(slowest, time.Since(began))
-		if round == rounds-1 {
-			close(over)
-		}
-		p.cmd.Process.Kill()
-		p.cmd.Wait()
-		http.DefaultClient.CloseIdleConnections()
-	}
-	wg.Wait()
-	t.Logf("%d times: %d clients were back and had an event after %s at most", rounds, clients, slowest.Round(time.Millisecond))
-}
-
-// collect takes n values, each of which must be right.
-func collect[T any](t *testing.T, what string, from chan T, n int, right func(T) bool) {
-	t.Helper()
-	end := time.After(patience)
-	for i := range n {
-		select {
-		case v := <-from:
-			if !right(v) {
-				t.Fatalf("%s: %v", what, v)
-			}
-		case <-end:
-			t.Fatalf("waited in vain: %d of %d %s", i, n, what)
-		}
-	}
-}
-
-// steadyAddr is an address that nobody else gets while nobody listens there: its port is below those that connections take.
-func steadyAddr(t *testing.T) string {
-	for port := 20_000 + os.Getpid()%10_000; port < 32_000; port++ {
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	t.Skip("no free port")
-	return ""
-}
-
-// comeBack is a client that reconnects whenever its connection ends, at once and then after longer and longer times.
-func comeBack(addr string, over chan struct{}, joined chan int, told chan string) {
-	wait := time.Duration(0)
-	for {
-		select {
-		case <-over:
-			return
-		case <-time.After(wait):
-		}
-		wait = min(2*wait+10*time.Millisecond, time.Second)
-		c, err := tryJoin(addr)
-		if err != nil {
-			continue
-		}
-		wait = 0
-		joined <- 1
-		for err == nil {
-			var frame []byte
-			if _, frame, err = c.readFrame(); err == nil {
-				told <- string(frame)
-			}
-		}
-		c.leave()
-	}
-}
-
-// tryJoin connects and subscribes, if there is a server.
-func tryJoin(addr string) (*client, error) {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	conn.SetDeadline(time.Now().Add(patience))
-	c := &client{conn: conn, in: bufio.NewReader(conn)}
-	conn.Write(append([]byte(httpUpgrade), maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"room"}}`))...))
-	r, err := http.ReadResponse(c.in, nil)
-	for i := 0; i < 2 && err == nil; i++ {
-		var frame []byte
-		if _, frame, err = c.readFrame(); err == nil && i == 1 && string(frame) != succeeded("room") {
-			err = fmt.Errorf("not subscribed: %s", frame)
-		}
-	}
-	if err == nil && r.StatusCode != http.StatusSwitchingProtocols {
-		err = errors.New(r.Status)
-	}
-	if err != nil {
-		c.leave()
-		return nil, err
-	}
-	return c, nil
 }
 
 // Panics

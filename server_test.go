@@ -325,59 +325,6 @@ func TestReloadOfOneApp(t *testing.T) {
 	}
 }
 
-// TestHangup sends SIGHUP to a process that serves a thousand clients, again and again, while numbered events come: nobody is dropped
-// and nothing is lost.
-func TestHangup(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no signals")
-	}
-	const readers, reloads = 1000, 20
-	if limit := descriptorLimit(); limit < readers+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, readers)
-	}
-	file := configOf(t, `{"event-size": 1000}`)
-	pidFile := filepath.Join(t.TempDir(), "pid")
-	cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-config", file, "-pid-file", pidFile)
-	var log syncBuffer
-	cmd.Stderr = &log
-	p := start(t, "edge", cmd)
-	nb := newNumbering(t, p.addr)
-	var reading, publishing sync.WaitGroup
-	for i := range readers {
-		r := newReader(nb, connect(t, p.addr))
-		r.conn.SetDeadline(time.Now().Add(3 * patience))
-		r.join(i % deliveryChannels)
-		r.read(func() bool { return r.over(false) })
-		reading.Go(r.follow)
-	}
-	var over atomic.Bool
-	publishing.Go(func() { nb.publishWhile(t, func() bool { return !over.Load() }) })
-	holds := func() int { return strings.Count(log.String(), "the new configuration holds") }
-	refused := func() int { return strings.Count(log.String(), "the old one stays") }
-	for n := range reloads {
-		text := fmt.Sprintf(`{"event-size": %d, "more-keys": "k%d:s", "presence-members": %[1]d}`, 1000+n, n)
-		if n%5 == 4 {
-			text = "{"
-		}
-		os.WriteFile(file, []byte(text), 0o600)
-		good, bad := holds(), refused()
-		p.cmd.Process.Signal(syscall.SIGHUP)
-		waitUntil(t, "it has read the file", func() bool { return holds() > good || refused() > bad })
-	}
-	over.Store(true)
-	publishing.Wait()
-	nb.end(t)
-	reading.Wait()
-	if holds() != reloads*4/5 || refused() != reloads/5 {
-		t.Errorf("%d hold, %d were refused:\n%s", holds(), refused(), log.String())
-	}
-	cmd.Process.Signal(syscall.SIGTERM)
-	if err := cmd.Wait(); err != nil || exists(pidFile) {
-		t.Errorf("exit: %v; pid file left: %t", err, exists(pidFile))
-	}
-	t.Logf("%d deliveries during %d reloads", nb.received.Load(), reloads)
-}
-
 // TestReloadOfWhatStays: what only the start can change is compared with the start, and memory keeps what was worked out of it.
 func TestReloadOfWhatStays(t *testing.T) {
 	var out syncBuffer
@@ -805,7 +752,7 @@ func checkExposition(t *testing.T, page string) {
 
 // TestMetricsAddr: metrics are on their address, and on no other; without one there are none.
 func TestMetricsAddr(t *testing.T) {
-	addr := steadyAddr(t)
+	addr := edgetest.FreeAddr(t)
 	p := startProcess(t, "edge", "-metrics-addr", addr)
 	get := func(addr, path string) (status int, text string) {
 		r, _ := http.NewRequest("GET", "http://"+addr+path, nil)
@@ -1030,4 +977,9 @@ func TestHangupWithoutConfig(t *testing.T) {
 			t.Errorf("%+v: %v: %s", c, err, said.String())
 		}
 	}
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }

@@ -190,10 +190,10 @@ func TestSocketActivation(t *testing.T) {
 	for range 4 {
 		connecting.Go(func() {
 			for !over.Load() {
-				c, err := tryJoin(addr)
+				c, err := edgetest.TryJoin(addr, "room")
 				if err == nil {
 					connected.Add(1)
-					c.leave()
+					c.Leave()
 				} else if errors.Is(err, syscall.ECONNREFUSED) { // others: connected when the old one ended
 					t.Errorf("refused: %v", err)
 				}

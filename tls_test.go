@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,28 +236,6 @@ func TestTLSSlowReader(t *testing.T) {
 	}
 }
 
-// TestTLSDelivery: numbered events over TLS, to many readers who come and go.
-func TestTLSDelivery(t *testing.T) {
-	dir, trust := edgetest.CertDir(t)
-	plain := steadyAddr(t)
-	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain, "-key", "key", "-send-buffer", share(20))...))
-	nb := newNumbering(t, plain)
-	var reading sync.WaitGroup
-	for i := range deliverySubscribers {
-		r := newReader(nb, secureConnect(t, p.addr, trust))
-		r.conn.SetDeadline(time.Now().Add(3 * patience))
-		r.enroll(i)
-		r.read(func() bool { return r.over(false) })
-		reading.Go(r.follow)
-	}
-	nb.publish(t, 20)
-	nb.end(t)
-	reading.Wait()
-	if n := nb.received.Load(); n != 20*deliveryPublishers*deliverySubscribers*deliveryEach {
-		t.Errorf("%d deliveries", n)
-	}
-}
-
 // TestCertificateSwap changes the certificate again and again while clients connect and events come: no connection is dropped, new
 // ones see the new one, and one that cannot be read changes nothing.
 func TestCertificateSwapUnderLoad(t *testing.T) {
@@ -313,51 +290,4 @@ func TestCertificateSwapUnderLoad(t *testing.T) {
 	}
 	secureConnect(t, s.addr, trustToo).settled()
 	stays.settled()
-}
-
-// TestHandshakesWithoutEnd: a TLS handshake that is begun and not ended is cut off, and others get through meanwhile.
-func TestHandshakesWithoutEnd(t *testing.T) {
-	t.Parallel() // waits most of the time
-	dir, trust := edgetest.CertDir(t)
-	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
-	var half []net.Conn
-	for range sized(100, 500) {
-		conn := dial(t, p.addr)
-		conn.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}) // a ClientHello of 512 bytes, the first few
-		half = append(half, conn)
-	}
-	began := time.Now()
-	secureConnect(t, p.addr, trust).settled()
-	for _, conn := range half {
-		if _, err := io.Copy(io.Discard, conn); isTimeout(err) {
-			t.Fatal("not cut off")
-		}
-		conn.Close()
-	}
-	t.Logf("all were cut off after %s", time.Since(began).Round(time.Millisecond))
-}
-
-// TestMemoryOfTLS: what an idle connection over TLS holds.
-func TestMemoryOfTLS(t *testing.T) {
-	if edgetest.Race || runtime.GOOS != "linux" {
-		t.Skip("needs Linux, and no race detector")
-	}
-	const n, most = 1000, 26_000 // connections, bytes
-	if limit := descriptorLimit(); limit < n+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, n)
-	}
-	dir, trust := edgetest.CertDir(t)
-	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
-	start := p.resident()
-	clients := make([]*client, n)
-	for i := range clients {
-		clients[i] = secureConnect(t, p.addr, trust)
-		clients[i].join("room")
-	}
-	waitUntil(t, fmt.Sprintf("a connection holds %d bytes", most), func() bool { return p.resident()-start <= n*most })
-	time.Sleep(trimAfter + time.Second) // memory is given back
-	t.Logf("%d bytes for each of %d connections", (p.resident()-start)/n, n)
-	for _, c := range clients {
-		c.leave()
-	}
 }

@@ -97,9 +97,9 @@ func TestClients(t *testing.T) {
 			}
 			var env []string
 			if client.tls {
-				cert, _ := certificate(t)
-				args = append(args, cert...)
-				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + cert[1]}
+				dir, _ := edgetest.CertDir(t)
+				args = append(args, edgetest.TLSArgs(dir)...)
+				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
 			}
 			p := edgetest.StartOnTerminal(t, args...)
 			edgetest.WaitUntil(t, "it is ready", func() bool { return strings.Contains(p.Output(), "Ready on") })

@@ -8,7 +8,6 @@ package test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"io"
 	"net"
 	"slices"
@@ -107,12 +106,12 @@ func TestDelivery(t *testing.T) {
 	}
 	t.Run("quiet", func(t *testing.T) { start(t, 300_000).run(t) })
 	t.Run("over TLS", func(t *testing.T) {
-		cert, trust := certificate(t)
+		dir, trust := edgetest.CertDir(t)
 		plain := edgetest.FreeAddr(t)
-		d := start(t, 100_000, append(cert, "-addr", "tls:127.0.0.1:0", "-addr", plain)...)
+		d := start(t, 100_000, append(edgetest.TLSArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain)...)
 		sealed := d.addr
 		d.addr, d.connect = plain, func(t testing.TB, _ string) *edgetest.Client {
-			return edgetest.ConnectOn(t, tls.Client(edgetest.Dial(t, sealed), trust))
+			return connectTLS(t, sealed, trust)
 		}
 		d.run(t)
 	})

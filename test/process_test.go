@@ -5,6 +5,7 @@ package test
 // Tests of what edge holds as a process, and what it survives.
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -36,26 +37,60 @@ func TestSmoke(t *testing.T) {
 	p.Stop()
 }
 
-// TestMemory: what an idle connection holds, and that it is given back.
+// connectTLS is edgetest.Connect over TLS.
+func connectTLS(t testing.TB, addr string, trust *tls.Config) *edgetest.Client {
+	t.Helper()
+	return edgetest.ConnectOn(t, tls.Client(edgetest.Dial(t, addr), trust))
+}
+
+// TestMemory: what an idle connection holds, without TLS and with it, and that it is given back.
 func TestMemory(t *testing.T) {
 	edgetest.NeedsLinux(t)
-	const n, most = 5000, 5000 // connections, bytes
-	edgetest.Descriptors(t, n+1000)
-	p := edgetest.StartPlain(t)
-	start := p.Resident()
-	clients := make([]*edgetest.Client, n)
-	for i := range clients {
-		clients[i] = edgetest.Connect(t, p.Addr)
-		clients[i].Join("room")
+	dir, trust := edgetest.CertDir(t)
+	for _, test := range []struct {
+		args    []string
+		n, most int // connections, bytes for each
+		connect func(addr string) *edgetest.Client
+	}{
+		{nil, 5000, 5000, func(addr string) *edgetest.Client { return edgetest.Connect(t, addr) }},
+		{edgetest.TLSArgs(dir), 1000, 26_000, func(addr string) *edgetest.Client { return connectTLS(t, addr, trust) }},
+	} {
+		edgetest.Descriptors(t, test.n+1000)
+		p := edgetest.StartPlain(t, test.args...)
+		start := p.Resident()
+		clients := make([]*edgetest.Client, test.n)
+		for i := range clients {
+			clients[i] = test.connect(p.Addr)
+			clients[i].Join("room")
+		}
+		edgetest.WaitUntil(t, fmt.Sprintf("a connection holds %d bytes", test.most), func() bool {
+			return p.Resident()-start <= test.n*test.most
+		})
+		t.Logf("%d KiB at start, %d bytes for each of %d connections", start>>10, (p.Resident()-start)/test.n, test.n)
+		for _, c := range clients {
+			c.Leave()
+		}
+		edgetest.WaitUntil(t, "memory is given back", func() bool { return p.Resident() <= 2*start })
 	}
-	edgetest.WaitUntil(t, fmt.Sprintf("a connection holds %d bytes", most), func() bool {
-		return p.Resident()-start <= n*most
-	})
-	t.Logf("%d KiB at start, %d bytes for each of %d connections", start>>10, (p.Resident()-start)/n, n)
-	for _, c := range clients {
-		c.Leave()
+}
+
+// TestHandshakesWithoutEnd: a TLS handshake that is begun and not ended is cut off, and others get through meanwhile.
+func TestHandshakesWithoutEnd(t *testing.T) {
+	t.Parallel() // waits most of the time
+	dir, trust := edgetest.CertDir(t)
+	p := edgetest.Start(t, edgetest.TLSArgs(dir)...)
+	var half []net.Conn
+	for range edgetest.Sized(100, 500) {
+		conn := edgetest.Dial(t, p.Addr)
+		conn.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}) // a ClientHello of 512 bytes, the first few
+		half = append(half, conn)
 	}
-	edgetest.WaitUntil(t, "memory is given back", func() bool { return p.Resident() <= 2*start })
+	connectTLS(t, p.Addr, trust).Settled()
+	for _, conn := range half {
+		if _, err := io.Copy(io.Discard, conn); isTimeout(err) {
+			t.Fatal("not cut off")
+		}
+	}
 }
 
 // TestIdle: a server that nobody uses, or any more, does not wake up.

@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -104,7 +105,11 @@ func (s *script) parse(name, text string) {
 func (s *script) run() {
 	s.t.Helper()
 	if !s.alone {
-		s.env = append(s.env, "EDGE_ADDR="+edgetest.Start(s.t, s.args...).Addr)
+		cmd := edgetest.Command(s.t, false, s.args...)
+		if slices.Contains(s.args, "-config") { // which says the keys
+			cmd.Args, cmd.Env = slices.Delete(cmd.Args, 1, 3), []string{"EDGE_SECRET="}
+		}
+		s.env = append(s.env, "EDGE_ADDR="+edgetest.StartCommand(s.t, cmd).Addr)
 	}
 	for _, st := range s.steps {
 		if st.start(s); !st.behind {
