@@ -71,9 +71,9 @@ func TestConnectionFlood(t *testing.T) {
 	}
 }
 
-// TestMemoryOfSubscriptions: distinct names without end make no more channels than connections may have, and leave
+// TestSubscribeFlood: distinct names without end make no more channels than connections may have, and leave
 // nothing behind.
-func TestMemoryOfSubscriptions(t *testing.T) {
+func TestSubscribeFlood(t *testing.T) {
 	edgetest.NeedsLinux(t)
 	const in, out, most, perSecond = "subscription_succeeded", "subscription_error", 1000, 200
 	conns, names := edgetest.Sized(20, 100), edgetest.Sized(1100, 10_000)
