@@ -323,33 +323,6 @@ func TestTriggerTimeout(t *testing.T) {
 	}
 }
 
-// TestSubscribeAcrossRestart: after kill -9 and a new start of the server, events come again.
-func TestSubscribeAcrossRestart(t *testing.T) {
-	first := startProcess(t, "edge", "-addr", edgetest.FreeAddr(t)) // the later one counts
-	p, stdout, stderr := shellProgram(first.addr, nil, "subscribe", "room", "private-room", "-count", "2")
-	stderr.text = "subscribed to room, private-room"
-	ended := make(chan int, 1)
-	go func() { ended <- p.run() }()
-	<-stderr.heard
-	publish(t, first.addr, "private-room", "before", "1")
-	waitUntil(t, "the first event is printed", func() bool { return stdout.String() != "" })
-	first.cmd.Process.Kill()
-	first.cmd.Wait()
-	waitUntil(t, "it says so", func() bool { return strings.Contains(stderr.String(), "edge: connection lost (") })
-	http.DefaultClient.CloseIdleConnections()
-	second := start(t, "edge", edgeCommand("-addr", first.addr, "-key", "key"))
-	waitUntil(t, "it is back", func() bool { return strings.Count(stderr.String(), "edge: subscribed to room, private-room\n") == 2 })
-	publish(t, second.addr, "room", "after", "2")
-	if code := <-ended; code != 0 {
-		t.Errorf("exit code %d: %s", code, stderr)
-	}
-	want := `{"channel":"private-room","event":"before","data":1}` + "\n" + `{"channel":"room","event":"after","data":2}` + "\n"
-	if got := stdout.String(); got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	http.DefaultClient.CloseIdleConnections()
-}
-
 // tell subscribes, triggers and expects the event, with these options in addition.
 func tell(t *testing.T, addr string, options ...string) {
 	t.Helper()

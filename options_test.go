@@ -105,22 +105,6 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
-// TestSecretShown: without a terminal, a secret on the command line is reported.
-func TestSecretShown(t *testing.T) {
-	for _, args := range [][]string{{"-secret", "sesame"}, nil} {
-		cmd := edgeCommand(append(args, "-addr", "127.0.0.1:0", "-key", "key")...)
-		var said syncBuffer
-		cmd.Stderr = &said
-		p := start(t, "edge", cmd)
-		connectTo(t, p.addr, "key")
-		p.cmd.Process.Signal(os.Interrupt)
-		p.cmd.Wait()
-		if got := strings.Contains(said.String(), "the secret is on the command line"); got != (args != nil) {
-			t.Errorf("%q: it says:\n%s", args, said.String())
-		}
-	}
-}
-
 // A flag goes before a variable, a variable before the default.
 func TestOptionPrecedence(t *testing.T) {
 	fixed := []string{"-key", "k", "-secret", "s"}

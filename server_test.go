@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -488,57 +487,6 @@ func TestPath(t *testing.T) {
 	lost.expectClose(wire.CodePathNotFound)
 }
 
-// TestListeners: every address serves, a Unix socket too; one that a dead program left is taken over, one in use is not.
-func TestListeners(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no Unix sockets")
-	}
-	name := filepath.Join(t.TempDir(), "s")
-	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	left.SetUnlinkOnClose(false)
-	left.Close()
-	p := start(t, "edge", edgeCommand("-addr", "127.0.0.1:0", "-addr", "unix:"+name, "-addr", "127.0.0.1:0", "-key", "key"))
-	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o660 {
-		t.Errorf("%v, %v", info.Mode(), err)
-	}
-	c := connect(t, p.addr)
-	c.join("room")
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return net.Dial("unix", name) }
-	h := &http.Client{Transport: &http.Transport{DialContext: dial}}
-	defer h.CloseIdleConnections()
-	body := `{"name":"e","channel":"room","data":"x"}`
-	r, err := h.Post(signedURL("localhost", "POST", "/apps/1/events", "", body), "", strings.NewReader(body))
-	if err != nil || r.StatusCode != 200 {
-		t.Fatal(r, err)
-	}
-	r.Body.Close()
-	c.expect(event("e", "room", "x"))
-	conn, err := net.Dial("unix", name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, httpUpgrade)
-	b := make([]byte, 1000)
-	for got := 0; !bytes.Contains(b[:got], []byte("connection_established")); {
-		n, err := conn.Read(b[got:])
-		if got += n; err != nil {
-			t.Fatalf("%q %v", b[:got], err)
-		}
-	}
-	code, _, stderr := runCommand(t, []string{"-addr", "unix:" + name})
-	if oneSentence(t, stderr, name, "in use"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	if p.cmd.Wait(); exists(name) {
-		t.Error("the socket is left behind")
-	}
-}
-
 // TestStaleSocket: only the socket of a program that has ended is taken out of the way.
 func TestStaleSocket(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -750,36 +698,6 @@ func checkExposition(t *testing.T, page string) {
 	}
 }
 
-// TestMetricsAddr: metrics are on their address, and on no other; without one there are none.
-func TestMetricsAddr(t *testing.T) {
-	addr := edgetest.FreeAddr(t)
-	p := startProcess(t, "edge", "-metrics-addr", addr)
-	get := func(addr, path string) (status int, text string) {
-		r, _ := http.NewRequest("GET", "http://"+addr+path, nil)
-		return do(t, r)
-	}
-	status, page := get(addr, "/metrics")
-	if checkExposition(t, page); status != 200 {
-		t.Errorf("%d %s", status, page)
-	}
-	for _, want := range []string{"process_resident_memory_bytes ", "process_open_fds ", "process_max_fds ", "process_cpu_seconds_total "} {
-		if runtime.GOOS == "linux" && !strings.Contains(page, "\n"+want) {
-			t.Errorf("no %s", want)
-		}
-	}
-	if status, _ := get(p.addr, "/metrics"); status != 404 {
-		t.Errorf("on the public address: %d", status)
-	}
-	if status, _ := get(addr, "/apps/1/channels"); status != 404 {
-		t.Errorf("the API on the address of the metrics: %d", status)
-	}
-	code, _, stderr := runCommand(t, []string{"-addr", "127.0.0.1:0", "-metrics-addr", addr})
-	if oneSentence(t, stderr, addr, "in use"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
-	http.DefaultClient.CloseIdleConnections()
-}
-
 // TestVerbose: everything is printed, frames too, and no signature.
 func TestVerbose(t *testing.T) {
 	var out syncBuffer
@@ -924,57 +842,6 @@ func TestLogFormats(t *testing.T) {
 		newLogger(&out, c.json, c.stamps).Info("a message", "name", "a\nvalue", "n", 5)
 		if !regexp.MustCompile(c.want).Match(out.Bytes()) {
 			t.Errorf("%+v: %q", c, out.String())
-		}
-	}
-	for variable, want := range map[string]string{"JOURNAL_STREAM=8:1": "level=", "X=": "time="} {
-		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-send-buffer", "4096", "-max-connections", "2000000000")
-		var said syncBuffer
-		cmd.Stderr, cmd.Env = &said, []string{variable}
-		start(t, "edge", cmd)
-		waitUntil(t, "it warns of the descriptors", func() bool { return strings.Contains(said.String(), "max-connections") })
-		for line := range strings.Lines(said.String()) {
-			if !strings.HasPrefix(line, want) {
-				t.Errorf("%s: %s", variable, line)
-			}
-		}
-	}
-}
-
-// TestHangupWithoutConfig: a closed terminal leaves no server behind unless nohup(1) started it. With -config, SIGHUP reloads even
-// then.
-func TestHangupWithoutConfig(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no signals")
-	}
-	config := configOf(t, "{}")
-	for _, c := range []struct {
-		nohup, config bool
-		ends          bool
-		says          string
-	}{
-		{false, false, true, ""},
-		{true, false, false, ""},
-		{true, true, false, "the new configuration holds"},
-	} {
-		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
-		if c.config {
-			cmd.Args = append(cmd.Args, "-config", config)
-		}
-		if c.nohup {
-			cmd = throughShell(cmd, `trap "" HUP; exec "$0" "$@"`)
-		}
-		var said syncBuffer
-		cmd.Stderr = &said
-		p := start(t, "edge", cmd)
-		connect(t, p.addr).settled()
-		p.cmd.Process.Signal(syscall.SIGHUP)
-		waitUntil(t, "it says "+c.says, func() bool { return strings.Contains(said.String(), c.says) })
-		if !c.ends {
-			connect(t, p.addr).settled()
-			p.cmd.Process.Signal(syscall.SIGTERM)
-		}
-		if err := p.cmd.Wait(); err != nil {
-			t.Errorf("%+v: %v: %s", c, err, said.String())
 		}
 	}
 }

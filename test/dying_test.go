@@ -268,9 +268,8 @@ func comeBack(addr string, over chan struct{}, joined, told chan string) {
 func TestHangup(t *testing.T) {
 	const readers, reloads = 1000, 20
 	edgetest.Descriptors(t, readers+1000)
-	file, pidFile := filepath.Join(t.TempDir(), "edge.json"), filepath.Join(t.TempDir(), "pid")
+	file, pidFile := config(t, `{"event-size": 1000}`), filepath.Join(t.TempDir(), "pid")
 	write := func(text string) { os.WriteFile(file, []byte(text), 0o600) }
-	write(`{"event-size": 1000}`)
 	p := edgetest.Start(t, "-config", file, "-pid-file", pidFile)
 	nb := newNumbers(t, p.Addr)
 	var reading, publishing sync.WaitGroup

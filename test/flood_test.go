@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -222,7 +221,7 @@ func TestMemoryUnderFloods(t *testing.T) {
 	cmd := edgetest.Command(t, true, append(args, "-memory", strconv.Itoa(allowed/100*85))...)
 	if group != "" {
 		into := `echo $$ >` + group + `/cgroup.procs && exec "$0" "$@"`
-		cmd = exec.Command("sh", append([]string{"-c", into}, edgetest.Command(t, true, args...).Args...)...)
+		cmd = throughShell(edgetest.Command(t, true, args...), into)
 	}
 	p := edgetest.StartCommand(t, cmd)
 	nb, limit := newNumbers(t, p.Addr), time.Duration(edgetest.Sized(5, 600))*time.Second

@@ -37,5 +37,10 @@ func startHelper(t testing.TB, kind string, args ...string) *edgetest.Process {
 	return edgetest.StartCommand(t, cmd)
 }
 
+// throughShell has a script run the command, which has it as "$0" "$@".
+func throughShell(cmd *exec.Cmd, script string) *exec.Cmd {
+	return exec.Command("/bin/sh", append([]string{"-c", script, cmd.Path}, cmd.Args[1:]...)...)
+}
+
 // isTimeout reports whether the other side has neither sent nor ended in time.
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

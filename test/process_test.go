@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,7 +31,7 @@ func TestSmoke(t *testing.T) {
 	c.Join(channel)
 	edgetest.Publish(t, p.Addr, channel, "smoke-event", data)
 	c.Expect(edgetest.Event("smoke-event", channel, data))
-	go p.Stop()
+	go p.Stop() // waited for below
 	c.ExpectClose(edgetest.CloseReconnect)
 	p.Stop()
 }
@@ -118,8 +117,7 @@ func TestIdle(t *testing.T) {
 // go on saying something for ever, publishing works, nothing spins, and soon after they have gone all is as before.
 func TestDescriptors(t *testing.T) {
 	edgetest.NeedsLinux(t)
-	p := edgetest.StartCommand(t, exec.Command("sh", append([]string{"-c", `ulimit -n 256 && exec "$0" "$@"`},
-		edgetest.Command(t, false).Args...)...))
+	p := edgetest.StartCommand(t, throughShell(edgetest.Command(t, false), `ulimit -n 256 && exec "$0" "$@"`))
 	first := edgetest.Connect(t, p.Addr)
 	first.Join("room")
 	var all []net.Conn
