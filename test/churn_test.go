@@ -117,7 +117,7 @@ func testChurn(t *testing.T, addr string, deliver func(churn func(ctx context.Co
 		watchers[room] = &watcher{Client: c}
 		watching.Go(watchers[room].watch)
 	}
-	stayed := &stayers{rooms: make([]map[string]bool, churnRooms)}
+	stayed := new(stayers)
 	deliver(func(ctx context.Context) { churnAll(ctx, t, addr, seed, stayed) })
 	compare := func() {
 		t.Helper()
@@ -164,50 +164,45 @@ func expectNobody(t *testing.T, addr string) {
 	})
 }
 
-// stayers are the members that have not left when the churn is over.
+// stayers are the last connections of the churners, which have not left when the churn is over.
 type stayers struct {
-	mu      sync.Mutex // guards the following
-	clients []*edgetest.Client
-	rooms   []map[string]bool // users by room
-}
-
-func (s *stayers) add(c *edgetest.Client, room int, user string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.rooms[room] == nil {
-		s.rooms[room] = make(map[string]bool)
-	}
-	s.rooms[room][user] = true
-	s.clients = append(s.clients, c)
+	clients [churners]*edgetest.Client
+	rooms   [churners]int
 }
 
 func (s *stayers) leave() {
 	for i, c := range s.clients {
 		leaveSomehow(c, i)
 	}
-	clear(s.rooms)
+	*s = stayers{}
 }
 
 // expect waits until the members of the room are those who stayed, and the watcher: who left may be on his way.
 func (s *stayers) expect(t *testing.T, addr string, room int) {
 	t.Helper()
 	want := []string{"watcher"}
-	for id := range s.rooms[room] {
-		want = append(want, id)
+	for i, c := range s.clients {
+		if c != nil && s.rooms[i] == room {
+			want = append(want, churner(i))
+		}
 	}
 	slices.Sort(want)
+	want = slices.Compact(want)
 	edgetest.WaitUntil(t, fmt.Sprintf("%s has the members %v", churnRoom(room), want), func() bool {
 		return slices.Equal(users(t, addr, room), want)
 	})
 }
+
+// churner is the user of churner i. Some have two connections.
+func churner(i int) string { return strconv.Itoa(i % churnUsers) }
 
 // churnAll lets connections come and go until ctx is done, a few times at least; each leaves its last one.
 func churnAll(ctx context.Context, t *testing.T, addr string, seed uint64, stayed *stayers) {
 	var wg sync.WaitGroup
 	for i := range churners {
 		wg.Go(func() {
-			random, user := rand.New(rand.NewPCG(seed, uint64(i))), strconv.Itoa(i%churnUsers)
-			join := func(c *edgetest.Client, room int) { c.Subscribe(churnRoom(room), `{"user_id":"`+user+`"}`) }
+			random := rand.New(rand.NewPCG(seed, uint64(i)))
+			join := func(c *edgetest.Client, room int) { c.Subscribe(churnRoom(room), `{"user_id":"`+churner(i)+`"}`) }
 			for n := 0; n < 10 || ctx.Err() == nil; n++ {
 				c := edgetest.Connect(t, addr)
 				for room, again := random.IntN(churnRooms), random.IntN(3); again > 0; again-- {
@@ -219,10 +214,9 @@ func churnAll(ctx context.Context, t *testing.T, addr string, seed uint64, staye
 				}
 				leaveSomehow(c, random.IntN(leaveWays))
 			}
-			c, room := edgetest.Connect(t, addr), random.IntN(churnRooms)
-			join(c, room)
-			c.Arrived()
-			stayed.add(c, room, user)
+			stayed.clients[i], stayed.rooms[i] = edgetest.Connect(t, addr), random.IntN(churnRooms)
+			join(stayed.clients[i], stayed.rooms[i])
+			stayed.clients[i].Arrived()
 		})
 	}
 	wg.Wait()

@@ -19,15 +19,14 @@ import (
 	"edge/internal/edgetest"
 )
 
-// A clientTest is a program under testdata/clients that drives edge with official Pusher libraries, or ws, unchanged. It
-// learns from the environment where edge is, and exits with 0, or with 1 and a line naming the expectation that failed.
+// A clientTest is a program under testdata/clients that drives edge with official Pusher libraries, or ws, unchanged.
+// It learns from the environment where edge is, and exits with 0, or with 1 and a line naming the expectation that
+// failed.
 type clientTest struct {
 	name    string
 	setup   setup
-	command []string // its first word, like those of programs, is on the PATH or in the setup's dir
-	webhook bool     // edge tells it what happens, at EDGE_WEBHOOK_PORT
-	tls     bool     // edge speaks it, with a certificate of its own
-	args    []string // more of edge's
+	command string // its first word, like those of programs, is on the PATH or in the setup's dir
+	with    string // "webhook": edge reports what happens, at EDGE_WEBHOOK_PORT; "tls"; or an option of edge
 }
 
 // A setup is what programs in one directory need to run.
@@ -49,33 +48,33 @@ var (
 )
 
 var clientTests = []clientTest{
-	{"PusherJS8", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, false, nil},
-	{"PusherJS8Encrypted", nodeSetup, []string{"node", "pusher-js-8-encrypted.mjs"}, false, false, nil},
-	{"PusherJS4", nodeSetup, []string{"node", "pusher-js-4.mjs"}, false, false, nil},
-	{"PusherJS8OverTLS", nodeSetup, []string{"node", "pusher-js-8.mjs"}, false, true, nil},
-	{"NodeServerLibraryOverTLS", nodeSetup, []string{"node", "server-library.mjs"}, false, true, nil},
-	{"LaravelEcho", nodeSetup, []string{"node", "laravel-echo.mjs"}, false, false, nil},
-	{"NodeServerLibrary", nodeSetup, []string{"node", "server-library.mjs"}, false, false, nil},
-	{"NodeWebhook", nodeSetup, []string{"node", "webhook.mjs"}, true, false, nil},
-	{"NodeWebhookReadme", nodeSetup, []string{"node", "webhook-readme.mjs"}, true, false, nil},
-	{"Browser", browserSetup, []string{"node", "../browser/driver.mjs"}, false, false, nil},
-	{"DevAuth", nodeSetup, []string{"node", "dev-auth.mjs"}, false, false, nil},
-	{"DevAuthBrowser", browserSetup, []string{"node", "../browser/dev-auth.mjs"}, false, false, nil},
-	{"BrowserStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_streaming"}, false, false, nil},
-	{"BrowserStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_streaming"}, false, false, nil},
-	{"BrowserPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "xhr_polling"}, false, false, nil},
-	{"BrowserPollingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "xhr_polling"}, false, false, nil},
-	{"BrowserFallsBackToStreaming", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "blocked"}, false, false, nil},
-	{"BrowserFallsBackToStreamingPusherJS4", browserSetup, []string{"node", "../browser/fallback.mjs", "4", "blocked"}, false, false, nil},
-	{"BrowserFallsBackToPolling", browserSetup, []string{"node", "../browser/fallback.mjs", "8", "buffered"}, false, false, nil},
-	{"Console", browserSetup, []string{"node", "../browser/console.mjs"}, true, false, nil},
-	{"Deflate", nodeSetup, []string{"node", "deflate.mjs"}, false, false, []string{"-deflate"}},
-	{"DeflateBrowser", browserSetup, []string{"node", "../browser/deflate.mjs"}, false, false, []string{"-deflate"}},
-	{"Go", goSetup, []string{"go", "run", "."}, false, false, nil},
-	{"GoWebhook", goSetup, []string{"go", "run", ".", "webhook"}, true, false, nil},
-	{"Python", pythonSetup, []string{python(), "main.py"}, false, false, nil},
-	{"PythonWebhook", pythonSetup, []string{python(), "webhook.py"}, true, false, nil},
-	{"Java", javaSetup, []string{"mvn", "-q", "-o", "compile", "exec:java"}, false, false, nil},
+	{"PusherJS8", nodeSetup, "node pusher-js-8.mjs", ""},
+	{"PusherJS8Encrypted", nodeSetup, "node pusher-js-8-encrypted.mjs", ""},
+	{"PusherJS4", nodeSetup, "node pusher-js-4.mjs", ""},
+	{"PusherJS8OverTLS", nodeSetup, "node pusher-js-8.mjs", "tls"},
+	{"NodeServerLibraryOverTLS", nodeSetup, "node server-library.mjs", "tls"},
+	{"LaravelEcho", nodeSetup, "node laravel-echo.mjs", ""},
+	{"NodeServerLibrary", nodeSetup, "node server-library.mjs", ""},
+	{"NodeWebhook", nodeSetup, "node webhook.mjs", "webhook"},
+	{"NodeWebhookReadme", nodeSetup, "node webhook-readme.mjs", "webhook"},
+	{"Browser", browserSetup, "node ../browser/driver.mjs", ""},
+	{"DevAuth", nodeSetup, "node dev-auth.mjs", ""},
+	{"DevAuthBrowser", browserSetup, "node ../browser/dev-auth.mjs", ""},
+	{"BrowserStreaming", browserSetup, "node ../browser/fallback.mjs 8 xhr_streaming", ""},
+	{"BrowserStreamingPusherJS4", browserSetup, "node ../browser/fallback.mjs 4 xhr_streaming", ""},
+	{"BrowserPolling", browserSetup, "node ../browser/fallback.mjs 8 xhr_polling", ""},
+	{"BrowserPollingPusherJS4", browserSetup, "node ../browser/fallback.mjs 4 xhr_polling", ""},
+	{"BrowserFallsBackToStreaming", browserSetup, "node ../browser/fallback.mjs 8 blocked", ""},
+	{"BrowserFallsBackToStreamingPusherJS4", browserSetup, "node ../browser/fallback.mjs 4 blocked", ""},
+	{"BrowserFallsBackToPolling", browserSetup, "node ../browser/fallback.mjs 8 buffered", ""},
+	{"Console", browserSetup, "node ../browser/console.mjs", "webhook"},
+	{"Deflate", nodeSetup, "node deflate.mjs", "-deflate"},
+	{"DeflateBrowser", browserSetup, "node ../browser/deflate.mjs", "-deflate"},
+	{"Go", goSetup, "go run .", ""},
+	{"GoWebhook", goSetup, "go run . webhook", "webhook"},
+	{"Python", pythonSetup, python() + " main.py", ""},
+	{"PythonWebhook", pythonSetup, python() + " webhook.py", "webhook"},
+	{"Java", javaSetup, "mvn -q -o compile exec:java", ""},
 }
 
 // consoleLink is what the console's page is opened with, in what edge says to a person.
@@ -88,18 +87,22 @@ func TestClients(t *testing.T) {
 		t.Run(client.name, func(t *testing.T) {
 			t.Parallel()
 			if missing := client.missing(t.Context()); missing != "" {
-				lack(t, fmt.Sprintf("%s\nto install it, in testdata/clients/%s: %s", missing, client.setup.dir, client.setup.install))
+				how := fmt.Sprintf("to install it, in testdata/clients/%s: %s", client.setup.dir, client.setup.install)
+				lack(t, missing+"\n"+how)
 			}
 			addr, hook := edgetest.FreeAddr(t), edgetest.FreeAddr(t)
-			args := append([]string{"-addr", addr, "-id", "1", "-subscription-count", "-dev-auth"}, client.args...)
-			if client.webhook {
-				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "2s")
-			}
+			args := []string{"-addr", addr, "-id", "1", "-subscription-count", "-dev-auth"}
 			var env []string
-			if client.tls {
+			switch client.with {
+			case "":
+			case "webhook":
+				args = append(args, "-webhook", "http://"+hook+"/hook", "-webhook-grace", "2s")
+			case "tls":
 				dir, _ := edgetest.CertDir(t)
 				args = append(args, edgetest.TLSArgs(dir)...)
 				env = []string{"EDGE_TLS=1", "NODE_EXTRA_CA_CERTS=" + filepath.Join(dir, "edge-ca.pem")}
+			default:
+				args = append(args, client.with)
 			}
 			p := edgetest.StartOnTerminal(t, args...)
 			edgetest.WaitUntil(t, "it is ready", func() bool { return strings.Contains(p.Output(), "Ready on") })
@@ -113,10 +116,10 @@ func TestClients(t *testing.T) {
 			t.Cleanup(restart.Close)
 			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 			defer cancel()
-			cmd := client.exec(ctx, client.command, addr, hook)
+			cmd := client.exec(ctx, strings.Fields(client.command), addr, hook)
 			cmd.Env = append(append(cmd.Env, env...), "EDGE_CONTROL="+restart.URL)
 			if output, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%s: %v\n%s", strings.Join(client.command, " "), err, output)
+				t.Errorf("%s: %v\n%s", client.command, err, output)
 			} else {
 				t.Logf("%s", output) // with -v
 			}
@@ -126,7 +129,7 @@ func TestClients(t *testing.T) {
 
 // missing says what the client lacks to run, or nothing.
 func (c clientTest) missing(ctx context.Context) string {
-	for _, program := range append([]string{c.command[0]}, c.setup.programs...) {
+	for _, program := range append(strings.Fields(c.command)[:1], c.setup.programs...) {
 		if _, err := exec.LookPath(program); err != nil && filepath.Base(program) == program {
 			return program + " is not on the PATH"
 		}
@@ -139,15 +142,15 @@ func (c clientTest) missing(ctx context.Context) string {
 	return ""
 }
 
-// exec prepares a command of the client, for an edge at addr that sends its webhooks to hook. Killing it does not wait for
-// grandchildren that hold on to its output.
+// exec prepares a command of the client, for an edge at addr that sends its webhooks to hook. Killing it does not wait
+// for grandchildren that hold on to its output.
 func (c clientTest) exec(ctx context.Context, command []string, addr, hook string) *exec.Cmd {
 	host, port, _ := net.SplitHostPort(addr)
 	_, hookPort, _ := net.SplitHostPort(hook)
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Dir = filepath.Join("..", "testdata", "clients", c.setup.dir)
-	cmd.Env = append(os.Environ(), "EDGE_HOST="+host, "EDGE_PORT="+port, "EDGE_APP_ID=1", "EDGE_KEY=key", "EDGE_SECRET="+edgetest.Secret,
-		"EDGE_WEBHOOK_PORT="+hookPort, "GOPROXY=off") // a test installs nothing by itself
+	cmd.Env = append(os.Environ(), "EDGE_HOST="+host, "EDGE_PORT="+port,
+		"EDGE_APP_ID=1", "EDGE_KEY="+edgetest.Key, "EDGE_SECRET="+edgetest.Secret, "EDGE_WEBHOOK_PORT="+hookPort, "GOPROXY=off") // a test installs nothing by itself
 	cmd.WaitDelay = edgetest.Patience
 	return cmd
 }

@@ -6,7 +6,6 @@ package test
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,62 +20,8 @@ import (
 	"edge/internal/edgetest"
 )
 
-// blackhole is a TCP proxy that at some moment stops forwarding, and closes nothing: so a peer looks whose network is
-// gone.
-type blackhole struct {
-	addr  string
-	gone  atomic.Bool
-	over  chan struct{} // closed by close
-	close func()        // ends all connections, and waits; may be called again
-}
-
-func newBlackhole(t *testing.T, target string) *blackhole {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &blackhole{addr: l.Addr().String(), over: make(chan struct{})}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far := edgetest.Dial(t, target)
-			far.SetDeadline(time.Time{})
-			wg.Go(func() { b.forward(near, far, n%3 == 1, false) })
-			wg.Go(func() { b.forward(far, near, false, n%3 == 2) })
-			wg.Go(func() { <-b.over; near.Close(); far.Close() })
-		}
-	})
-	b.close = sync.OnceFunc(func() {
-		l.Close()
-		close(b.over)
-		wg.Wait()
-	})
-	t.Cleanup(b.close)
-	return b
-}
-
-// forward forwards until the blackhole is there, or always. From then on input is lost, or with stuck not even read.
-func (b *blackhole) forward(from, to net.Conn, stuck, always bool) {
-	for buf := make([]byte, 4096); ; {
-		n, err := from.Read(buf)
-		gone := b.gone.Load() && !always
-		if gone && stuck {
-			<-b.over
-		}
-		if !gone {
-			to.Write(buf[:n])
-		}
-		if err != nil {
-			return // the other direction does not learn of it
-		}
-	}
-}
-
-// TestHalfOpen: peers that vanish without a word leave when the time is over, each of them once; others stay.
+// TestHalfOpen: peers that are not heard of any more leave when the time is over, each of them once, and are told if
+// they can still read; others stay.
 func TestHalfOpen(t *testing.T) {
 	edgetest.NeedsLinux(t)
 	const activity, pongs = time.Second, 5 * time.Second
@@ -84,55 +29,41 @@ func TestHalfOpen(t *testing.T) {
 	p := edgetest.Start(t, "-activity-timeout", activity.String(), "-pong-timeout", pongs.String(),
 		"-presence-members", strconv.Itoa(peers+1))
 	before := p.Open()
-	b := newBlackhole(t, p.Addr)
-	c := edgetest.Connect(t, p.Addr)
-	c.Subscribe("presence-x", `{"user_id":"watcher"}`)
-	w, seen := &watcher{Client: c}, make(chan int, 3*peers) // how many members there are, after each event
+	w := &watcher{Client: edgetest.Connect(t, p.Addr)}
+	w.Subscribe("presence-x", `{"user_id":"watcher"}`)
+	if _, err := w.apply(w.Text()); err != nil {
+		t.Fatal(err)
+	}
 	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer close(seen)
-		c.AnswerPings(func(frame string) {
-			if _, err := w.apply(frame); err != nil {
-				t.Errorf("%v: %s", err, frame)
-			}
-			seen <- len(w.members)
-		})
-	})
-	var told atomic.Int64 // that they are late
-	for i := range peers {
-		peer := edgetest.Connect(t, b.addr)
-		peer.Subscribe("presence-x", fmt.Sprintf(`{"user_id":"%d"}`, i))
-		reading.Go(func() {
-			if peer.AnswerPings(func(string) {}) == edgetest.ClosePongMissing {
-				told.Add(1)
-			}
-		})
-	}
-	until := func(members int) {
-		for n := range seen {
-			if n == members {
-				return
-			}
-		}
-		t.Fatalf("the watcher was closed before there were %d members", members)
-	}
-	until(peers + 1)
-	b.gone.Store(true)
+	reading.Go(w.watch)
 	began := time.Now()
-	until(1) // apply has seen that nobody left twice
-	took := time.Since(began)
-	edgetest.WaitUntil(t, "their connections are gone", func() bool { return p.Open() <= before+2 })
-	if t.Logf("the last of %d left after %s", peers, took); took > activity+pongs+edgetest.Patience/2 {
-		t.Errorf("the last one left after %s", took)
+	for i := range peers {
+		peer := edgetest.Connect(t, p.Addr)
+		peer.Subscribe("presence-x", fmt.Sprintf(`{"user_id":"%d"}`, i))
+		if i%2 == 0 {
+			reading.Go(func() {
+				code := 0
+				for err := error(nil); err == nil; {
+					var opcode byte
+					var frame []byte
+					if opcode, frame, err = peer.ReadFrame(); opcode == edgetest.OpClose {
+						code = edgetest.CloseCode(frame)
+					}
+				}
+				if code != edgetest.ClosePongMissing {
+					t.Errorf("closed with %d", code)
+				}
+			})
+		}
 	}
-	if len(seen) > 0 {
-		t.Errorf("%d events after the last had left", len(seen))
+	edgetest.WaitUntil(t, "they have gone", func() bool { return p.Open() <= before+2 }) // it, and the API's connection
+	if took := time.Since(began); took < activity+pongs || took > activity+pongs+edgetest.Patience/2 {
+		t.Errorf("they have gone after %s", took)
 	}
-	b.close()
-	c.Leave()
+	edgetest.Publish(t, p.Addr, "presence-x", "final", "")
 	reading.Wait()
-	if int(told.Load()) < peers/3 {
-		t.Errorf("%d of the %d that could still read were told that they are late", told.Load(), peers/3)
+	if w.added != peers || w.removed != peers { // watch has seen that nobody left twice
+		t.Errorf("%d came, %d left", w.added, w.removed)
 	}
 }
 
@@ -193,74 +124,46 @@ func (r *reader) readToReconnect(closed *atomic.Int64) {
 	}
 }
 
-// TestKill9 kills the process again and again, and starts it on the same port: everyone comes back by himself.
+// TestKill9 kills the process again and again, and starts it on the same port: everyone comes back by himself, all at
+// once.
 func TestKill9(t *testing.T) {
 	rounds, clients := edgetest.Sized(3, 50), edgetest.Sized(100, 2000)
 	edgetest.Descriptors(t, clients+1000)
-	addr := edgetest.FreeAddr(t)
-	var wg sync.WaitGroup
-	joined, told := make(chan string, clients), make(chan string, clients)
-	over := make(chan struct{})
-	for range clients {
-		wg.Go(func() { comeBack(addr, over, joined, told) })
-	}
-	slowest := time.Duration(0)
+	addr, slowest := edgetest.FreeAddr(t), time.Duration(0)
 	for round := range rounds {
 		began := time.Now()
-		p := edgetest.Start(t, "-addr", addr)
-		collect(t, joined, clients, "")
-		edgetest.Publish(t, addr, "room", "round", strconv.Itoa(round))
-		collect(t, told, clients, edgetest.Event("round", "room", strconv.Itoa(round)))
-		if slowest = max(slowest, time.Since(began)); round == rounds-1 {
-			close(over)
+		want := edgetest.Event("round", "room", strconv.Itoa(round))
+		var joining, reading, leaving sync.WaitGroup
+		joining.Add(clients)
+		reading.Add(clients)
+		for range clients {
+			leaving.Go(func() {
+				c, err := edgetest.TryJoin(addr, "room")
+				for wait := time.Millisecond; err != nil; wait = min(2*wait, time.Second) {
+					time.Sleep(wait)
+					c, err = edgetest.TryJoin(addr, "room")
+				}
+				defer c.Leave()
+				joining.Done()
+				if _, frame, err := c.ReadFrame(); err != nil || string(frame) != want {
+					t.Errorf("got %q, %v, want %s", frame, err, want)
+				}
+				reading.Done()
+				if _, frame, err := c.ReadFrame(); err == nil {
+					t.Errorf("got %q", frame)
+				}
+			})
 		}
+		p := edgetest.Start(t, "-addr", addr)
+		joining.Wait()
+		edgetest.Publish(t, addr, "room", "round", strconv.Itoa(round))
+		reading.Wait()
+		slowest = max(slowest, time.Since(began))
 		p.Kill()
+		leaving.Wait()
 		http.DefaultClient.CloseIdleConnections()
 	}
-	wg.Wait()
 	t.Logf("%d times: %d clients were back and had an event after %s at most", rounds, clients, slowest)
-}
-
-// collect receives n texts, each of which must be this one.
-func collect(t *testing.T, from chan string, n int, want string) {
-	t.Helper()
-	end := time.After(edgetest.Patience)
-	for i := range n {
-		select {
-		case got := <-from:
-			if got != want {
-				t.Fatalf("got %s, want %s", got, want)
-			}
-		case <-end:
-			t.Fatalf("waited in vain: %d of %d clients have %q", i, n, want)
-		}
-	}
-}
-
-// comeBack is a client that reconnects whenever its connection ends, at once and then after longer and longer times.
-func comeBack(addr string, over chan struct{}, joined, told chan string) {
-	wait := time.Duration(0)
-	for {
-		select {
-		case <-over:
-			return
-		case <-time.After(wait):
-		}
-		wait = min(2*wait+10*time.Millisecond, time.Second)
-		c, err := edgetest.TryJoin(addr, "room")
-		if err != nil {
-			continue
-		}
-		wait = 0
-		joined <- ""
-		for err == nil {
-			var frame []byte
-			if _, frame, err = c.ReadFrame(); err == nil {
-				told <- string(frame)
-			}
-		}
-		c.Leave()
-	}
 }
 
 // TestHangup sends SIGHUP to a process that serves a thousand clients, again and again, while numbered events come:

@@ -7,7 +7,6 @@ package test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -134,48 +133,6 @@ func TestPresenceFlood(t *testing.T) {
 	}
 }
 
-// TestMemoryOfSlowReaders: half of the readers of a channel never read. They are cut off, which costs a bounded amount
-// of memory; the others lose nothing.
-func TestMemoryOfSlowReaders(t *testing.T) {
-	edgetest.NeedsLinux(t)
-	readers := edgetest.Sized(200, 2000)
-	p := edgetest.StartPlain(t)
-	nb := newNumbers(t, p.Addr)
-	var reading sync.WaitGroup
-	limit := time.Duration(edgetest.Sized(3, 10)) * edgetest.Patience
-	for i := range readers {
-		c := edgetest.Connect(t, p.Addr)
-		if i%2 == 0 {
-			c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-			c.Join(channelName(0))
-			continue
-		}
-		reading.Go(nb.newReader(c, limit, 0).follow)
-	}
-	before, most := p.Resident(), 0
-	began, slowest := time.Now(), time.Duration(0)
-	pace := time.NewTicker(2 * time.Millisecond)
-	defer pace.Stop()
-	n := 0
-	for ; p.Open() >= readers/2+100; n++ {
-		if time.Since(began) > limit/2 {
-			t.Errorf("after %s some of the %d that never read are still there", time.Since(began), readers/2)
-			break
-		}
-		<-pace.C
-		at := time.Now()
-		nb.one(t, n)
-		slowest, most = max(slowest, time.Since(at)), max(most, p.Resident())
-	}
-	t.Logf("%d of %d readers never read: gone after %s and %d events; the slowest call took %s, memory grew by %d KiB",
-		readers/2, readers, time.Since(began), n, slowest, (most-before)>>10)
-	if most-before > 64<<20 {
-		t.Errorf("memory grew by %d bytes", most-before)
-	}
-	nb.end(t)
-	reading.Wait()
-}
-
 // memoryGroup makes a control group with so much memory, and returns its directory, or "" where that is not allowed.
 func memoryGroup(t *testing.T, bytes int) (dir string) {
 	t.Helper()
@@ -227,7 +184,7 @@ func TestMemoryUnderFloods(t *testing.T) {
 	nb, limit := newNumbers(t, p.Addr), time.Duration(edgetest.Sized(5, 600))*time.Second
 	var reading sync.WaitGroup
 	for i := range subscribers { // before the floods: nobody new may be let in afterwards
-		r := nb.newReader(edgetest.Connect(t, p.Addr), limit+edgetest.Patience, channelsOfReader(i)...)
+		r := nb.newReader(edgetest.Connect(t, p.Addr), limit+edgetest.Patience, someChannels(i)...)
 		reading.Go(r.follow)
 	}
 	healthy := edgetest.Connect(t, p.Addr)

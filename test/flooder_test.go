@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,49 +52,81 @@ func flooder(args []string) {
 	})
 }
 
+// kind is a kind of flood.
+type kind struct {
+	name  string
+	times int                                      // a frame is sent
+	frame func(c *edgetest.Client, i int64) []byte // i is another each time
+	reads bool
+}
+
+// kinds are what ten connections at a time do.
+var kinds = []kind{
+	{"names subscribed to", 1000, func(_ *edgetest.Client, i int64) []byte {
+		return edgetest.SubscribeMessage(fmt.Sprintf("%0150d", i), "", "")
+	}, true},
+	{"members", 300, func(c *edgetest.Client, i int64) []byte {
+		channel, data := fmt.Sprintf("presence-%d", i%300), fmt.Sprintf(`{"user_id":"%d","user_info":"%01000d"}`, i, 0)
+		return edgetest.SubscribeMessage(channel, edgetest.Token(c.ID, channel, data), data)
+	}, true},
+	{"client events", 1000, func(c *edgetest.Client, i int64) []byte {
+		join := edgetest.SubscribeMessage("private-flood", edgetest.Token(c.ID, "private-flood", ""), "")
+		return append(join, edgetest.Text(`{"event":"client-x","channel":"private-flood","data":"%010000d"}`, i)...)
+	}, true},
+	{"readers that never read", 1, func(*edgetest.Client, int64) []byte {
+		return slices.Concat(edgetest.SubscribeMessage("storm", "", ""), edgetest.SubscribeMessage(channelName(0), "", ""))
+	}, false},
+	{"messages without an end", 1, func(*edgetest.Client, int64) []byte {
+		return edgetest.Masked(0x80|edgetest.OpText, bytes.Repeat([]byte("x"), 32_700))[:32_000]
+	}, true},
+}
+
 // run floods until ctx is done.
 func (f *floods) run(ctx context.Context, tens int) {
-	kinds := []func(context.Context, *edgetest.Client){f.subscribe, f.present, f.neverRead, f.halfMessages, f.idle}
 	var wg sync.WaitGroup
-	for range tens {
-		for _, flood := range kinds {
-			wg.Go(func() { f.each(ctx, flood) })
+	for _, kind := range kinds {
+		for range tens {
+			wg.Go(func() { f.each(ctx, kind) })
 		}
 	}
 	for _, attack := range attacks {
-		if sent := attack.bytes(); !attack.plain {
-			wg.Go(func() {
-				f.each(ctx, func(ctx context.Context, c *edgetest.Client) {
-					f.sendAll(ctx, c, attack.name, func(int) []byte { return sent }, 1)
-				})
-			})
+		if !attack.plain {
+			sent := func(*edgetest.Client, int64) []byte { return attack.sent }
+			wg.Go(func() { f.each(ctx, kind{attack.name, 1, sent, true}) })
 		}
 	}
 	for range 5 {
-		wg.Go(func() { f.each(ctx, f.clientEvents) })
 		wg.Go(func() { f.publish(ctx) })
 		wg.Go(func() { f.keepRequests(ctx) })
 	}
 	wg.Wait()
 }
 
-// each has ten connections at a time misused by flood, and then closed. They are refused at times, which is as it
-// should be.
-func (f *floods) each(ctx context.Context, flood func(ctx context.Context, c *edgetest.Client)) {
+// each has ten connections at a time send frames as fast as the server takes them, keeps them for a moment, and closes
+// them. They are refused at times, which is as it should be.
+func (f *floods) each(ctx context.Context, flood kind) {
 	for ctx.Err() == nil {
 		var wg sync.WaitGroup
+		end := time.Now().Add(floodTime)
 		for range 10 {
 			c, err := edgetest.TryConnect(f.addr)
 			if err != nil {
 				f.count("connections refused")
 				continue
 			}
-			f.count("connections")
 			c.Conn.(*net.TCPConn).SetLinger(0)
+			c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+			c.Conn.SetDeadline(end)
 			wg.Go(func() {
 				defer c.Leave()
-				defer context.AfterFunc(ctx, c.Leave)()
-				flood(ctx, c)
+				if flood.reads {
+					go io.Copy(io.Discard, c.In) // ends with the connection
+				}
+				for n := 0; n < flood.times && err == nil && ctx.Err() == nil; n++ {
+					_, err = c.Conn.Write(flood.frame(c, floodNumber.Add(1)))
+					f.count(flood.name)
+				}
+				pause(ctx, time.Until(end))
 			})
 		}
 		wg.Wait()
@@ -108,64 +141,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// sendAll sends frames as fast as the server takes them.
-func (f *floods) sendAll(ctx context.Context, c *edgetest.Client, kind string, frame func(i int) []byte, n int) {
-	go io.Copy(io.Discard, c.In) // ends with the connection
-	end := time.Now().Add(floodTime)
-	c.Conn.SetDeadline(end)
-	for i := range n {
-		if _, err := c.Conn.Write(frame(i)); err != nil {
-			return
-		}
-		f.count(kind)
-	}
-	pause(ctx, time.Until(end))
-}
-
 var floodNumber atomic.Int64
-
-func (f *floods) subscribe(ctx context.Context, c *edgetest.Client) {
-	f.sendAll(ctx, c, "names subscribed to", func(int) []byte {
-		return edgetest.SubscribeMessage(fmt.Sprintf("%0150d", floodNumber.Add(1)), "", "")
-	}, 1000)
-}
-
-func (f *floods) present(ctx context.Context, c *edgetest.Client) {
-	f.sendAll(ctx, c, "members", func(i int) []byte {
-		channel := fmt.Sprintf("presence-%d", i)
-		data := fmt.Sprintf(`{"user_id":"%d","user_info":"%01000d"}`, floodNumber.Add(1), 0)
-		return edgetest.SubscribeMessage(channel, edgetest.Token(c.ID, channel, data), data)
-	}, 300)
-}
-
-func (f *floods) clientEvents(ctx context.Context, c *edgetest.Client) {
-	const channel = "private-flood"
-	c.Conn.Write(edgetest.SubscribeMessage(channel, edgetest.Token(c.ID, channel, ""), ""))
-	event := edgetest.Text(`{"event":"client-x","channel":"%s","data":"%010000d"}`, channel, 0)
-	f.sendAll(ctx, c, "client events", func(int) []byte { return event }, 1000)
-}
-
-// neverRead subscribes to what is published most, and to the numbers, and reads nothing.
-func (f *floods) neverRead(ctx context.Context, c *edgetest.Client) {
-	c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-	for _, channel := range []string{"storm", channelName(0), channelName(1)} {
-		c.Conn.Write(edgetest.SubscribeMessage(channel, "", ""))
-	}
-	f.count("readers that never read")
-	pause(ctx, floodTime)
-}
-
-// halfMessages begins a message and never ends it.
-func (f *floods) halfMessages(ctx context.Context, c *edgetest.Client) {
-	c.Conn.Write(edgetest.Masked(0x80|edgetest.OpText, bytes.Repeat([]byte("x"), 32_700))[:32_000])
-	f.count("messages without an end")
-	f.idle(ctx, c)
-}
-
-func (f *floods) idle(_ context.Context, c *edgetest.Client) {
-	c.Conn.SetDeadline(time.Now().Add(floodTime))
-	io.Copy(io.Discard, c.In)
-}
 
 // publish posts large events one after the other, also to channels that keep them.
 func (f *floods) publish(ctx context.Context) {

@@ -116,13 +116,15 @@ var heads = []httpCase{
 	{"13 KB of headers", "GET /health HTTP/1.1\r\nHost: edge\r\nX: " + strings.Repeat("x", 13_000) + "\r\n\r\n", "431"},
 	{"a line of 1 MiB", "GET /health HTTP/1.1\r\nHost: edge\r\nX: " + strings.Repeat("x", 1<<20), "431"},
 	{"a path of 1 MiB", "GET /" + strings.Repeat("x", 1<<20) + " HTTP/1.1\r\nHost: edge\r\n\r\n", "431"},
-	{"an upgrade of 13 KB", strings.Replace(edgetest.Upgrade, "\n\n", "\nX: "+strings.Repeat("x", 13_000)+"\n\n", 1), "431"},
+	{"an upgrade of 13 KB", strings.Replace(edgetest.Upgrade, "\n\n", "\nX: "+strings.Repeat("x", 13_000)+"\n\n", 1),
+		"431"},
 }
 
 // bodies are what may stand for the headers that say where a body ends, and what follows them; the body is 37 bytes.
 var bodies = []struct{ name, headers, body, want string }{
 	{"length", "Content-Length: 37", eventBody, "200"},
-	{"length, and a request after it", "Content-Length: 37", eventBody + "GET /health HTTP/1.1\r\nHost: edge\r\n\r\n", "200 200"},
+	{"length, and a request after it", "Content-Length: 37",
+		eventBody + "GET /health HTTP/1.1\r\nHost: edge\r\n\r\n", "200 200"},
 	{"no length", "X: y", "", "401"}, // body_md5 is not that of nothing
 	{"no length, but a body", "X: y", eventBody, "401 400"},
 	{"too short", "Content-Length: 36", eventBody, "401"},
@@ -132,7 +134,8 @@ var bodies = []struct{ name, headers, body, want string }{
 	{"beyond int64", "Content-Length: 18446744073709551653", eventBody, "400"},
 	{"max int64", "Content-Length: 9223372036854775807", eventBody, "413"},
 	{"chunked", "Transfer-Encoding: chunked", "25\r\n" + eventBody + "\r\n0\r\n\r\n", "200"},
-	{"chunked and a length", "Transfer-Encoding: chunked\r\nContent-Length: 5", "25\r\n" + eventBody + "\r\n0\r\n\r\n", "200"},
+	{"chunked and a length", "Transfer-Encoding: chunked\r\nContent-Length: 5",
+		"25\r\n" + eventBody + "\r\n0\r\n\r\n", "200"},
 	{"gzip", "Transfer-Encoding: gzip, chunked", "25\r\n" + eventBody + "\r\n0\r\n\r\n", "501"},
 	{"chunk extension", "Transfer-Encoding: chunked", "25;a=b\r\n" + eventBody + "\r\n0\r\n\r\n", "200"},
 	{"chunk too short", "Transfer-Encoding: chunked", "24\r\n" + eventBody + "\r\n0\r\n\r\n", "400"},
@@ -182,7 +185,7 @@ var paths = []struct{ path, want string }{
 	{"/apps/" + strings.Repeat("x", 7000) + "/events", "200"},
 }
 
-// queries change that of a good request, before it is signed if that is possible (one that is refused for itself cannot).
+// queries change that of a good request, before it is signed if that is possible (one refused for itself cannot be).
 var queries = []struct{ old, new, want string }{
 	{"", "", "200"},
 	{"auth_key=key", "AUTH_KEY=key", "200"},

@@ -399,53 +399,22 @@ func BenchmarkLoadLatency(b *testing.B) {
 	}
 }
 
-// measurePosts publishes from four connections and reports what a request costs.
-func measurePosts(b *testing.B, p *edgetest.Process, path string, body func() string) {
-	pub, before := newPublisher(b, p), p.CPU()
-	b.ResetTimer() // and not what came before
-	b.SetParallelism(4)
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			pub.post(path, body())
-		}
-	})
-	b.ReportMetric((p.CPU()-before)/float64(b.N), "cpu-us/request")
-}
-
-// BenchmarkLoadPost publishes to one subscriber.
+// BenchmarkLoadPost publishes to one subscriber, from four connections.
 func BenchmarkLoadPost(b *testing.B) {
 	batch := `{"batch":[` + strings.Repeat(loadEvent+",", 9) + loadEvent + `]}`
 	for path, body := range map[string]string{"events": loadEvent, "batch_events": batch} {
 		b.Run(path, func(b *testing.B) {
 			p := startPinned(b)
 			newAudience(b, subscribe(b, p, 1), 1<<30)
-			measurePosts(b, p, "/apps/1/"+path, func() string { return body })
-		})
-	}
-}
-
-// BenchmarkLoadChannels publishes to one of many channels in turn, each with one subscriber.
-func BenchmarkLoadChannels(b *testing.B) {
-	for _, n := range []int{10, 1000, 100_000} {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			p, each := startPinned(b), (n+99)/100
-			var wg sync.WaitGroup
-			for i := 0; i < n; i += each {
-				wg.Go(func() {
-					c := edgetest.Connect(b, p.Addr)
-					c.Conn.SetDeadline(time.Time{}) // however many there are to join
-					for j := i; j < i+each; j++ {
-						c.Join("room-" + strconv.Itoa(j)) // at most 200 a second
-					}
-					newAudience(b, []net.Conn{c.Conn}, 1<<30)
-				})
-			}
-			wg.Wait()
-			var next atomic.Int64
-			measurePosts(b, p, "/apps/1/events", func() string {
-				i := next.Add(1) * 7919 % int64(n)
-				return edgetest.EventBody(fmt.Sprintf("room-%d", i), "event", loadData)
+			pub, before := newPublisher(b, p), p.CPU()
+			b.ResetTimer() // and not what came before
+			b.SetParallelism(4)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					pub.post("/apps/1/"+path, body)
+				}
 			})
+			b.ReportMetric((p.CPU()-before)/float64(b.N), "cpu-us/request")
 		})
 	}
 }

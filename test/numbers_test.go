@@ -100,14 +100,6 @@ func (nb *numbers) publish(pace bool, more func(k int) bool) error {
 	return errors.Join(failed[:]...)
 }
 
-// one sends the next number of the first publisher to the first channel, in an event of some size.
-func (nb *numbers) one(t *testing.T, n int) {
-	t.Helper()
-	nb.begun[0][0].Store(int64(n + 1))
-	edgetest.Publish(t, nb.addr, channelName(0), "n", fmt.Sprintf("0 %0198d", n))
-	nb.acked[0][0].Store(int64(n + 1))
-}
-
 // total is how many events were acknowledged.
 func (nb *numbers) total() (sum int64) {
 	for p := range nb.acked {

@@ -113,8 +113,8 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// TestDescriptors: with all descriptors but the reserve in use, by WebSocket connections and by ones that say nothing or
-// go on saying something for ever, publishing works, nothing spins, and soon after they have gone all is as before.
+// TestDescriptors: with all descriptors but the reserve in use, by WebSocket connections and by ones that say nothing
+// or go on saying something for ever, publishing works, nothing spins, and soon after they have gone all is as before.
 func TestDescriptors(t *testing.T) {
 	edgetest.NeedsLinux(t)
 	p := edgetest.StartCommand(t, throughShell(edgetest.Command(t, false), `ulimit -n 256 && exec "$0" "$@"`))
@@ -209,8 +209,8 @@ func TestUnreadLines(t *testing.T) {
 	}
 }
 
-// TestSecretStaysInside makes everything go wrong that has to do with the secret, given in each way that hides it. (Main
-// looks for it in whatever all the tests see.)
+// TestSecretStaysInside makes everything go wrong that has to do with the secret, given in each way that hides it.
+// (Main looks for it in whatever all the tests see.)
 func TestSecretStaysInside(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(file, []byte(edgetest.Secret+"\n"), 0o600); err != nil {

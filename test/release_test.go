@@ -23,7 +23,8 @@ import (
 	"edge/internal/edgetest"
 )
 
-// need skips the test if one of the programs is not installed, and fails it if EDGE_REQUIRE_CLIENTS=1 says that all have to be.
+// need skips the test if one of the programs is not installed, and fails it if EDGE_REQUIRE_CLIENTS=1 says that all
+// have to be.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, program := range programs {
@@ -93,7 +94,8 @@ var (
 // release runs release.sh in a folder with sources. The version is 1.2.3 unless the arguments have another.
 func release(t *testing.T, sources string, h habits, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "sh", append([]string{"-c", `umask "$0" && exec ./release.sh "$@"`, h.umask}, args...)...)
+	args = append([]string{"-c", `umask "$0" && exec ./release.sh "$@"`, h.umask}, args...)
+	cmd := exec.CommandContext(t.Context(), "sh", args...)
 	cmd.Dir, cmd.Env = sources, append(append(os.Environ(), "VERSION=v1.2.3", "SOURCE_DATE_EPOCH=1700000000"), h.env...)
 	output(t, cmd)
 }
@@ -147,7 +149,8 @@ func TestReleaseLicences(t *testing.T) {
 	shown := output(t, cmd)
 	linked := make(map[string]string) // modules, and where they are
 	for _, system := range []string{"linux", "darwin", "windows"} {
-		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}", ".")
+		const format = "{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}"
+		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f", format, ".")
 		cmd.Dir, cmd.Env = "..", append(os.Environ(), "GOOS="+system, "GOARCH=arm64", "CGO_ENABLED=0")
 		for line := range strings.Lines(output(t, cmd)) {
 			module, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -197,7 +200,8 @@ func TestReleaseArguments(t *testing.T) {
 		cmd := exec.Command("./release.sh", strings.Fields(test.args)...)
 		cmd.Dir = ".."
 		out, err := cmd.CombinedOutput()
-		if line, more, _ := strings.Cut(string(out), "\n"); err == nil || !strings.HasPrefix(line, "release.sh: "+test.says) || more != "" {
+		line, more, _ := strings.Cut(string(out), "\n")
+		if err == nil || !strings.HasPrefix(line, "release.sh: "+test.says) || more != "" {
 			t.Errorf("%s: %v, %s", test.args, err, out)
 		}
 	}
@@ -263,7 +267,8 @@ func (s *scratch) unitSetting(unit, name string) string {
 	return all[0][1]
 }
 
-// startUnit starts edge as its unit says, but for the address, with a command before it that runs the program if there is one.
+// startUnit starts edge as its unit says, but for the address, with a command before it that runs the program if there
+// is one.
 func (s *scratch) startUnit(secret string, before ...string) *edgetest.Process {
 	s.t.Helper()
 	credentials := s.t.TempDir()
@@ -332,7 +337,8 @@ func TestDebPackage(t *testing.T) {
 		t.Errorf("the upgrade is not silent:\n%s", said)
 	}
 	s.wantInstalled(edited, secret)
-	if said := output(t, exec.Command(s.name("/usr/bin/edge"), "-version")); !strings.HasPrefix(said, "edge 1.3.0-rc1 (go") {
+	said := output(t, exec.Command(s.name("/usr/bin/edge"), "-version"))
+	if !strings.HasPrefix(said, "edge 1.3.0-rc1 (go") {
 		t.Errorf("-version: %q", said)
 	}
 	s.wantServes()
@@ -388,18 +394,20 @@ func (s *scratch) wantInstalled(configuration, secret string) {
 	}
 }
 
-// TestRaspberryPi runs the commands of docs/running.md, up to what needs a board: ssh, scp, sudo and apt are ours and mean a system
-// in a folder, in which qemu-aarch64 runs the service.
+// TestRaspberryPi runs the commands of docs/running.md, up to what needs a board: ssh, scp, sudo and apt are ours and
+// mean a system in a folder, in which qemu-aarch64 runs the service.
 func TestRaspberryPi(t *testing.T) {
 	needDpkg(t)
 	need(t, "git", "curl", "qemu-aarch64")
 	s, home, bin := newScratch(t), t.TempDir(), t.TempDir()
 	for name, script := range map[string]string{
-		"scp":  `case $2 in pi@raspberrypi.local:) cp "$1" ` + home + ` ;; *) exit 9 ;; esac`,
-		"ssh":  `[ "$1 $2 $3" = "-t pi@raspberrypi.local sudo" ] && shift 3 && cd ` + home + ` && exec "$@"`,
-		"apt":  `[ "$1" = install ] && exec dpkg --root=` + s.root + ` --force-script-chrootless --force-unsafe-io --force-architecture -i "$2"`,
-		"cat":  `[ "$1" = /etc/edge/secret ] && exec /bin/cat ` + s.root + `/etc/edge/secret || exec /bin/cat "$@"`,
-		"curl": `exec ` + output(t, exec.Command("sh", "-c", "command -v curl | tr -d '\n'")) + ` -sS --connect-to "raspberrypi.local:6001:$EDGE_ADDR" "$@"`,
+		"scp": `case $2 in pi@raspberrypi.local:) cp "$1" ` + home + ` ;; *) exit 9 ;; esac`,
+		"ssh": `[ "$1 $2 $3" = "-t pi@raspberrypi.local sudo" ] && shift 3 && cd ` + home + ` && exec "$@"`,
+		"apt": `[ "$1" = install ] && exec dpkg --root=` + s.root +
+			` --force-script-chrootless --force-unsafe-io --force-architecture -i "$2"`,
+		"cat": `[ "$1" = /etc/edge/secret ] && exec /bin/cat ` + s.root + `/etc/edge/secret || exec /bin/cat "$@"`,
+		"curl": `exec ` + output(t, exec.Command("sh", "-c", "command -v curl | tr -d '\n'")) +
+			` -sS --connect-to "raspberrypi.local:6001:$EDGE_ADDR" "$@"`,
 	} {
 		makeFile(t, filepath.Join(bin, name), 0o755, "#!/bin/sh\n"+script+"\n")
 	}
@@ -431,11 +439,12 @@ func TestUnits(t *testing.T) {
 	text := string(readFile(t, "../package/edge.service"))
 	makeFile(t, service, 0o644, strings.Replace(text, "/usr/bin/edge ", os.Args[0]+" ", 1)) // it has to exist
 	said := output(t, exec.Command("systemd-analyze", "verify", "--man=no", service, socket))
-	if strings.Contains(said, "edge.service") || strings.Contains(said, "edge.socket") { // and not of other units of this machine
+	if strings.Contains(said, "edge.service") || strings.Contains(said, "edge.socket") { // and not of other units
 		t.Errorf("systemd complains:\n%s", said)
 	}
 	const most = "20" // in tenths
-	out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+most, service).CombinedOutput()
+	cmd := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold="+most, service)
+	out, err := cmd.CombinedOutput()
 	if bytes.Contains(out, []byte("unrecognized option '--offline")) {
 		lack(t, "systemd-analyze is too old, 250 can do it")
 	}

@@ -7,7 +7,7 @@ package test
 //	serve -options             says how to start it, once and first; "serve none" wants none
 //	env NAME=VALUE             sets a variable for all commands
 //	file NAME                  makes a file of the lines up to one with a point, in the directory $DIR
-//	$ command                  is for sh, in a directory of its own; with & at its end the script goes on when it is subscribed
+//	$ command                  is for sh, in a directory of its own; with & the script goes on when it is subscribed
 //	< line                     is its standard input
 //	> line, ! line             are what it prints on standard output and on standard error, where … stands for anything
 //	= 1                        is its exit code, if not 0
@@ -78,7 +78,8 @@ func (s *script) parse(name, text string) {
 			for i++; lines[i] != "."; i++ {
 				content.WriteString(lines[i] + "\n")
 			}
-			if err := os.WriteFile(filepath.Join(s.dir, rest), []byte(strings.ReplaceAll(content.String(), "$DIR", s.dir)), 0o600); err != nil {
+			text := strings.ReplaceAll(content.String(), "$DIR", s.dir)
+			if err := os.WriteFile(filepath.Join(s.dir, rest), []byte(text), 0o600); err != nil {
 				s.t.Fatal(err)
 			}
 		case verb == "$":
@@ -134,7 +135,9 @@ func (st *step) start(s *script) {
 	st.cmd = exec.CommandContext(ctx, "sh", "-c", st.command)
 	st.cmd.Dir, st.cmd.Env, st.cmd.WaitDelay = s.dir, s.env, edgetest.Patience
 	st.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	st.cmd.Cancel = func() error { return syscall.Kill(-st.cmd.Process.Pid, syscall.SIGKILL) } // with all that it has started
+	st.cmd.Cancel = func() error { // with all that it has started
+		return syscall.Kill(-st.cmd.Process.Pid, syscall.SIGKILL)
+	}
 	if st.in != nil {
 		st.cmd.Stdin = strings.NewReader(strings.Join(st.in, "\n") + "\n")
 	}

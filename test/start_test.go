@@ -33,13 +33,15 @@ func expectNoStart(t *testing.T, want string, args ...string) {
 	cmd := edgetest.Command(t, true, args...)
 	cmd.Env = edgetest.Environ()
 	out, _ := cmd.CombinedOutput()
-	said := string(out)
-	if cmd.ProcessState.ExitCode() != 1 || !strings.HasPrefix(said, "edge: ") || strings.Count(said, "\n") != 1 || !strings.Contains(said, want) {
-		t.Errorf("%q: exit code %d: %s", args, cmd.ProcessState.ExitCode(), said)
+	said, code := string(out), cmd.ProcessState.ExitCode()
+	sentence := strings.HasPrefix(said, "edge: ") && strings.Count(said, "\n") == 1
+	if code != 1 || !sentence || !strings.Contains(said, want) {
+		t.Errorf("%q: exit code %d: %s", args, code, said)
 	}
 }
 
-// TestListeners: every address serves, a Unix socket too; one that a dead program left is taken over, one in use is not.
+// TestListeners: every address serves, a Unix socket too; one that a dead program left is taken over, one in use is
+// not.
 func TestListeners(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "s")
 	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
@@ -90,7 +92,8 @@ func TestMetricsAddr(t *testing.T) {
 		{addr + "/apps/1/channels", 404, ""},
 		{p.Addr + "/metrics", 404, ""},
 	} {
-		if status, page := edgetest.Get(t, "http://"+test.address); status != test.status || !strings.Contains(page, test.has) {
+		status, page := edgetest.Get(t, "http://"+test.address)
+		if status != test.status || !strings.Contains(page, test.has) {
 			t.Errorf("%s: %d, or no %q", test.address, status, test.has)
 		}
 	}
@@ -185,7 +188,8 @@ func TestSubscribeAcrossRestart(t *testing.T) {
 	edgetest.Start(t, "-addr", addr)
 	says(2, "edge: subscribed to room, private-room\n")
 	edgetest.Publish(t, addr, "room", "after", "2")
-	want := `{"channel":"private-room","event":"before","data":1}` + "\n" + `{"channel":"room","event":"after","data":2}` + "\n"
+	want := `{"channel":"private-room","event":"before","data":1}` + "\n" +
+		`{"channel":"room","event":"after","data":2}` + "\n"
 	if err := cmd.Wait(); err != nil || out.String() != want {
 		t.Errorf("%v: got\n%swant\n%s", err, out.String(), want)
 	}

@@ -84,8 +84,8 @@ func TestNotifyUnread(t *testing.T) {
 	p.Stop()
 }
 
-// inherit starts edge with a listener that is open already, as systemd does: on descriptor 3, and with the process id it
-// will have.
+// inherit starts edge with a listener that is open already, as systemd does: on descriptor 3, and with the process id
+// it will have.
 func inherit(t *testing.T, l net.Listener, args ...string) *edgetest.Process {
 	t.Helper()
 	f, err := l.(*net.TCPListener).File()
