@@ -186,43 +186,19 @@ var paths = []struct{ path, want string }{
 }
 
 // queries change that of a good request, before it is signed if that is possible (one refused for itself cannot be).
+// What is wrong with a signed request otherwise, TestMutatedRequests has.
 var queries = []struct{ old, new, want string }{
 	{"", "", "200"},
 	{"auth_key=key", "AUTH_KEY=key", "200"},
 	{"auth_key=key", "auth%5Fkey=%6bey", "200"},
-	{"auth_key=key", "auth_key=KEY", "401"},
-	{"auth_key=key", "auth_key", "401"},
-	{"auth_key=key", "auth_key[]=key", "401"},
 	{"auth_key=key", "auth_key=key%0d%0aX:y", "401"},
-	{"auth_key=key", "auth_key=key&auth_key=key", "400"},
-	{"auth_key=key", "auth_key=key&Auth_Key=key", "400"},
-	{"auth_key=key", "auth_key=key&auth%5fkey=key", "400"},
 	{"auth_key=key&", "auth_key=key;", "401"},
 	{"auth_key=key&", "&&auth_key=key&&", "200"},
-	{"auth_key=key&", "", "401"},
-	{"auth_version=1.0", "auth_version=1", "401"},
-	{"auth_version=1.0", "auth_version=1.0&auth_version=1.0", "400"},
-	{"auth_version=1.0&", "", "401"},
 	{"auth_timestamp=", "auth_timestamp=%2B", "200"}, // a number to strconv, and signed
 	{"auth_timestamp=", "auth_timestamp=0", "200"},
-	{"auth_timestamp=", "auth_timestamp=-", "401"},
-	{"auth_timestamp=", "auth_timestamp=1", "401"},
-	{"auth_timestamp=", "auth_timestamp=9999999999", "401"},
-	{"auth_timestamp=", "auth_timestamp=&x=", "401"},
-	{"auth_timestamp=", "x=", "401"},
-	{"&auth_version", ".0&auth_version", "401"},
-	{"&auth_version", "%00&auth_version", "401"},
-	{"&auth_version", "&auth_timestamp=1&auth_version", "400"},
 	{"body_md5=", "BODY_MD5=", "200"},
-	{"body_md5=", "body_md5=0", "401"},
-	{"body_md5=", "body_md5=&x=", "401"},
-	{"body_md5=", "x=", "401"},
-	{"body_md5=", "body_md5=HASH&body_md5=", "400"},
-	{"HASH", "d41d8cd98f00b204e9800998ecf8427e", "401"}, // of nothing
 	{"HASH", "UPPER", "401"},
-	{"HASH", "HASH%20", "401"},
 	{"HASH", "HASH&x=%", "400"},
-	{"HASH", "HASH&x=1&x=2", "400"},
 	{"HASH", "HASH&x[]=1&x[]=2", "200"},
 	{"HASH", "HASH&name=other", "200"},        // the body comes first
 	{"HASH", "HASH&channels[]=%0d%0a", "400"}, // which is not in the body
@@ -231,34 +207,18 @@ var queries = []struct{ old, new, want string }{
 	{"HASH", "HASH&x=" + strings.Repeat("%00", 2000), "200"},
 	{"HASH", "HASH" + strings.Repeat("&a[]=1", 1000), "200"},
 	{"HASH", "HASH&auth_signature=", "400"}, // with the one that is added, two
-	{"HASH", "HASH&AUTH_SIGNATURE=x", "400"},
 	{"HASH", "HASH#x", "401"},
 }
 
 // endings are put behind a good request's target, or in the place of its signature.
 var endings = []struct{ old, new, want string }{
-	{"$", "&auth_signature=0", "400"},
-	{"$", "&auth_signature[]=0", "401"},
-	{"$", "&x=y", "401"},
-	{"$", "&x", "401"},
-	{"$", "&=", "401"},
 	{"$", "&", "200"},
-	{"$", "0", "401"},
-	{"$", "%00", "401"},
-	{"$", "+", "401"},
 	{"$", "#", "401"},
 	{"$", "?", "401"},
 	{"$", "%", "400"},
-	{".$", "", "401"},
-	{"auth_signature=", "auth_signature=%20", "401"},
 	{"auth_signature=", "AUTH_SIGNATURE=", "200"},
-	{"auth_signature=", "auth_signature", "401"},
-	{"&auth_signature=.*", "", "401"},
-	{"auth_signature=.*", "auth_signature=", "401"},
-	{"auth_signature=.*", "auth_signature=" + strings.Repeat("0", 64), "401"},
 	{"auth_signature=.*", "auth_signature=" + strings.Repeat("0", 6000), "401"},
 	{`\?.*`, "", "401"},
-	{`\?.*`, "?", "401"},
 	{`\?`, "??", "401"},
 	{`\?`, "%3F", "404"},
 }
