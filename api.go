@@ -17,6 +17,9 @@ import (
 
 	"github.com/valyala/fastjson"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -56,7 +59,7 @@ func (a *api) routes(mux *http.ServeMux) {
 // again when the request has been answered.
 type call struct {
 	*http.Request
-	app    *App
+	app    *app
 	params sign.Params
 	body   []byte
 	values []byte // what of the body is looked at
@@ -81,8 +84,8 @@ func (a *api) authenticated(handle func(*call) error) http.HandlerFunc {
 		c := calls.Get().(*call)
 		defer c.free()
 		c.Request, c.app = r, a.apps.Load().none
-		if c.app.watch.on.Load() != 0 {
-			c.began = monotonic()
+		if c.app.Observes(channel.AboutCalls) {
+			c.began = conn.Now()
 		}
 		err := a.check(c)
 		if err == nil {
@@ -105,11 +108,11 @@ func (a *api) check(c *call) (err error) {
 	}
 	// A proxy may have added our path before what was signed.
 	paths := []string{c.URL.EscapedPath(), c.URL.Path, strings.TrimPrefix(c.URL.EscapedPath(), a.path), strings.TrimPrefix(c.URL.Path, a.path)}
-	now, window := a.clock.read(c.app.limits().authWindow)
+	now, window := a.clock.read(c.app.window())
 	if err = checkRequest(c.app.keys(), c.Method, paths, c.params, now, window); err != nil {
 		return &wire.Error{Status: http.StatusUnauthorized, Text: err.Error()}
 	}
-	if err := c.readBody(c.app.limits().bodyLimit()); err != nil {
+	if err := c.readBody(bodyLimit(c.app.Limits())); err != nil {
 		return err
 	}
 	if err := checkBodyMD5(c.params, c.body); err != nil {
@@ -119,7 +122,7 @@ func (a *api) check(c *call) (err error) {
 }
 
 // bodyLimit is the size of the largest legal request, a batch of ten: data with an escape for every byte, and the rest.
-func (l *Limits) bodyLimit() int { return 64<<10 + wire.MaxBatch*6*l.eventSize }
+func bodyLimit(l *channel.Limits) int { return 64<<10 + wire.MaxBatch*6*l.EventSize }
 
 // readBody reads the body.
 func (c *call) readBody(limit int) error {
@@ -153,40 +156,40 @@ func (a *api) reply(w http.ResponseWriter, c *call, err error) {
 	status, kind, body := http.StatusOK, jsonType, c.out
 	if err != nil {
 		e := wire.AsError(err, http.StatusInternalServerError)
-		c.app.counts.refuse("call", strconv.Itoa(e.Status))
-		c.app.tell(notice{what: noticeRefused, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: e.Status, reason: e.Text})
+		c.app.Counts.Refuse("call", strconv.Itoa(e.Status))
+		c.app.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Remote: listen.CallerAddr(c.Request, a.proxies), Event: c.Method + " " + c.URL.Path, Code: e.Status, Reason: e.Text})
 		status, kind, body = e.Status, textType, []byte(e.Text+"\n")
 	} else if c.began != 0 {
-		c.app.tell(notice{what: noticeCall, remote: callerAddr(c.Request, a.proxies), event: c.Method + " " + c.URL.Path, code: status, took: time.Duration(monotonic() - c.began)})
+		c.app.Notify(channel.Notice{About: channel.AboutCalls, What: "call", Remote: listen.CallerAddr(c.Request, a.proxies), Event: c.Method + " " + c.URL.Path, Code: status, Took: time.Duration(conn.Now() - c.began)})
 	}
-	c.app.counts.calls.Add(1)
-	c.app.counts.callBytes.Add(uint64(len(c.body)))
-	c.app.counts.answerBytes.Add(uint64(len(body)))
+	c.app.Counts.Calls.Add(1)
+	c.app.Counts.CallBytes.Add(uint64(len(c.body)))
+	c.app.Counts.AnswerBytes.Add(uint64(len(body)))
 	w.Header()["Content-Type"] = kind
 	w.WriteHeader(status)
 	w.Write(body) // if it fails, the caller is gone
 }
 
 // appendAttributes appends the attributes i as members of an object that is still open.
-func appendAttributes(dst []byte, i wire.Info, k wire.Kind, ci channelInfo) []byte {
+func appendAttributes(dst []byte, i wire.Info, k wire.Kind, ci channel.Info) []byte {
 	if i&wire.InfoUserCount != 0 && k&wire.KindPresence != 0 {
 		dst = append(wire.AppendComma(dst), `"user_count":`...)
-		dst = strconv.AppendInt(dst, int64(ci.users), 10)
+		dst = strconv.AppendInt(dst, int64(ci.Users), 10)
 	}
 	if i&wire.InfoSubscriptionCount != 0 {
 		dst = append(wire.AppendComma(dst), `"subscription_count":`...)
-		dst = strconv.AppendInt(dst, int64(ci.subscriptions), 10)
+		dst = strconv.AppendInt(dst, int64(ci.Subscriptions), 10)
 	}
 	if i&wire.InfoCache == 0 || k&wire.KindCache == 0 {
 		return dst
 	}
 	dst = append(wire.AppendComma(dst), `"cache":`...)
-	if ci.cached == nil {
+	if ci.Cached == nil {
 		return append(dst, "null"...)
 	}
-	dst = append(append(dst, `{"data":`...), ci.cached.data...)
+	dst = append(append(dst, `{"data":`...), ci.Cached.Data...)
 	dst = append(dst, `,"ttl":`...)
-	dst = strconv.AppendInt(dst, int64(time.Until(ci.cached.expires).Round(time.Second)/time.Second), 10)
+	dst = strconv.AppendInt(dst, int64(time.Until(ci.Cached.Expires).Round(time.Second)/time.Second), 10)
 	return append(dst, '}')
 }
 
@@ -205,7 +208,7 @@ func (c *call) postEvents() error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.app.publish(t); err != nil {
+	if _, err := c.app.Publish(t); err != nil {
 		return err
 	}
 	c.out = append(c.out, '{')
@@ -262,8 +265,8 @@ func channelsFromQuery(ps sign.Params) wire.Value {
 
 // wire.ParseTrigger checks one event by the limits of the app.
 func (c *call) parseTrigger(f []wire.Value) (t wire.Trigger, err error) {
-	l := c.app.limits()
-	c.values, t, err = wire.ParseTrigger(c.values, f, l.channelName, l.eventSize)
+	l := c.app.Limits()
+	c.values, t, err = wire.ParseTrigger(c.values, f, l.ChannelName, l.EventSize)
 	return t, err
 }
 
@@ -271,7 +274,7 @@ func (c *call) parseTrigger(f []wire.Value) (t wire.Trigger, err error) {
 func (c *call) appendChannels(dst []byte, t wire.Trigger) []byte {
 	for i, name := range t.Channels {
 		dst = append(wire.AppendString(wire.AppendComma(dst), name), ":{"...)
-		dst = append(appendAttributes(dst, t.Info&^wire.InfoCache, t.Kinds[i], c.app.channelInfo(name)), '}')
+		dst = append(appendAttributes(dst, t.Info&^wire.InfoCache, t.Kinds[i], c.app.ChannelInfo(name)), '}')
 	}
 	return dst
 }
@@ -299,7 +302,7 @@ func (c *call) postBatchEvents() error {
 		}
 		asked |= triggers[i].Info
 	}
-	if _, err := c.app.publish(triggers...); err != nil {
+	if _, err := c.app.Publish(triggers...); err != nil {
 		return err
 	}
 	c.out = c.appendBatch(c.out, triggers, asked)
@@ -340,7 +343,7 @@ func (c *call) appendBatch(dst []byte, triggers []wire.Trigger, asked wire.Info)
 	dst = append(dst, `{"batch":[`...)
 	for _, t := range triggers {
 		dst = append(wire.AppendComma(dst), '{')
-		dst = append(appendAttributes(dst, t.Info&^wire.InfoCache, t.Kinds[0], c.app.channelInfo(t.Channels[0])), '}')
+		dst = append(appendAttributes(dst, t.Info&^wire.InfoCache, t.Kinds[0], c.app.ChannelInfo(t.Channels[0])), '}')
 	}
 	return append(dst, "]}"...)
 }
@@ -352,7 +355,7 @@ func (c *call) getChannels() error {
 		return wire.BadRequest("user_count may only be requested for presence channels - please supply filter_by_prefix begining with presence-")
 	}
 	c.out = append(c.out, `{"channels":{`...)
-	c.app.occupied(prefix, func(name string, k wire.Kind, ci channelInfo) {
+	c.app.Occupied(prefix, func(name string, k wire.Kind, ci channel.Info) {
 		c.out = append(wire.AppendString(wire.AppendComma(c.out), name), ":{"...)
 		c.out = append(appendAttributes(c.out, i&^wire.InfoCache, k, ci), '}')
 	})
@@ -363,7 +366,7 @@ func (c *call) getChannels() error {
 // channel returns the name and kind of the channel in the path.
 func (c *call) channel() (name string, k wire.Kind, err error) {
 	name = c.PathValue("channel")
-	k, ok := wire.ParseChannel(name, c.app.limits().channelName)
+	k, ok := wire.ParseChannel(name, c.app.Limits().ChannelName)
 	if !ok {
 		return "", 0, wire.BadRequest("Invalid channel name: %q", name)
 	}
@@ -383,8 +386,8 @@ func (c *call) getChannel() error {
 	case i&wire.InfoCache != 0 && k&wire.KindCache == 0:
 		return wire.BadRequest("Cannot retrieve the cache unless the channel is a cache channel")
 	}
-	ci := c.app.channelInfo(name)
-	c.out = strconv.AppendBool(append(c.out, `{"occupied":`...), ci.subscriptions > 0)
+	ci := c.app.ChannelInfo(name)
+	c.out = strconv.AppendBool(append(c.out, `{"occupied":`...), ci.Subscriptions > 0)
 	c.out = append(appendAttributes(c.out, i, k, ci), '}')
 	return nil
 }
@@ -399,8 +402,8 @@ func (c *call) getUsers() error {
 		return wire.BadRequest("Users can only be retrieved for presence channels")
 	}
 	var ids []string
-	if ch := c.app.channel(name); ch != nil {
-		ids = ch.userIDs()
+	if ch := c.app.Channel(name); ch != nil {
+		ids = ch.UserIDs()
 	}
 	c.out = append(c.out, `{"users":[`...)
 	for _, id := range ids {
@@ -412,7 +415,7 @@ func (c *call) getUsers() error {
 
 // postTerminate closes the connections signed in as a user. That there is none is no error.
 func (c *call) postTerminate() error {
-	c.app.terminate(c.PathValue("user"))
+	c.app.Terminate(c.PathValue("user"))
 	c.out = append(c.out, "{}"...)
 	return nil
 }

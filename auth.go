@@ -20,14 +20,14 @@ import (
 
 // access is what a secret opens in the console: an app.
 type access struct {
-	app   *App
+	app   *app
 	key   string      // the name of the secret's key
 	still func() bool // reports whether it is valid; nil if it never was
 }
 
 func (a access) valid() bool { return a.still != nil && a.still() }
 
-func (s *server) access(a *App, k *sign.Key) access {
+func (s *server) access(a *app, k *sign.Key) access {
 	return access{a, k.Name, func() bool { return s.apps.Load().has(a) && slices.Contains(a.keys(), k) }}
 }
 
@@ -37,7 +37,7 @@ func (s *server) firstAccess() access {
 	return s.access(a, a.keys()[0])
 }
 
-// signIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
+// SignIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
 // compares all secrets, each in constant time.
 func (s *server) signIn(secret, app string) (first access) {
 	given := sign.NewKey("", secret)
@@ -163,4 +163,29 @@ func checkBodyMD5(ps sign.Params, body []byte) error {
 		return fmt.Errorf("Invalid body_md5: the MD5 of the body is %s, but you sent %q", string(want), given)
 	}
 	return nil
+}
+
+// allowsOrigin reports whether a browser page of this origin may connect. Clients that are not browsers send none.
+// An allowed value is an origin, a host name, or *.host for every name below it.
+func (a *app) allowsOrigin(origin string) bool {
+	origins := a.front.Load().origins
+	if len(origins) == 0 || origin == "" {
+		return true
+	}
+	origin = strings.ToLower(origin)
+	_, host, _ := strings.Cut(origin, "://")
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		host = host[:i]
+	}
+	for _, allowed := range origins {
+		allowed = strings.ToLower(allowed)
+		below, wild := strings.CutPrefix(allowed, "*.")
+		switch {
+		case allowed == "*", allowed == origin, host != "" && allowed == host:
+			return true
+		case wild && strings.HasSuffix(host, "."+below):
+			return true
+		}
+	}
+	return false
 }

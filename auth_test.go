@@ -2,13 +2,15 @@ package main
 
 import (
 	"bytes"
-	"edge/internal/edgetest"
-	"edge/internal/sign"
 	"fmt"
 	"log"
 	"strings"
 	"testing"
 	"time"
+
+	"edge/internal/edgetest"
+	"edge/internal/listen"
+	"edge/internal/sign"
 )
 
 const (
@@ -430,7 +432,7 @@ func TestClockNotSet(t *testing.T) {
 	defer log.SetOutput(errorOutput)
 	s := testOptions(t).server(t)
 	boot, now := time.Unix(0, 0), time.Unix(1_800_000_000, 0) // a board without a battery
-	s.clock.built = now.Add(-day)
+	s.clock.built = now.Add(-listen.Day)
 	h := s.offlineHandler()
 	for _, test := range []struct {
 		clock, signed time.Time
@@ -438,7 +440,7 @@ func TestClockNotSet(t *testing.T) {
 	}{
 		{boot, now, 200},
 		{boot, boot, 200},
-		{s.clock.built.Add(-time.Second), now.Add(-10 * 365 * day), 200},
+		{s.clock.built.Add(-time.Second), now.Add(-10 * 365 * listen.Day), 200},
 		{s.clock.built, s.clock.built, 200}, // the time has come over the network
 		{s.clock.built, now, 401},
 		{now, now, 200},
@@ -465,8 +467,8 @@ func TestClockNotSet(t *testing.T) {
 func TestAuthWindow(t *testing.T) {
 	now := time.Now()
 	for window, ages := range map[string]map[time.Duration]int{
-		"0":  {0: 200, time.Hour: 200, -3650 * day: 200},
-		"1h": {0: 200, time.Hour - time.Minute: 200, time.Minute - time.Hour: 200, time.Hour + time.Minute: 401, -3650 * day: 401},
+		"0":  {0: 200, time.Hour: 200, -3650 * listen.Day: 200},
+		"1h": {0: 200, time.Hour - time.Minute: 200, time.Minute - time.Hour: 200, time.Hour + time.Minute: 401, -3650 * listen.Day: 401},
 	} {
 		h := testOptions(t, "-auth-window", window).server(t).offlineHandler()
 		for age, want := range ages {

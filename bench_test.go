@@ -4,15 +4,13 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"net"
 	"net/http/httptest"
 	"runtime"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"edge/internal/channel"
 	"edge/internal/wire"
 )
 
@@ -37,85 +35,6 @@ func BenchmarkSignature(b *testing.B) {
 	}
 }
 
-// The two candidates for the table of channels; App uses the first.
-
-func BenchmarkLookupSyncMap(b *testing.B) {
-	benchLookup(b, func(names []string) func(string) bool {
-		var m sync.Map
-		for _, name := range names {
-			m.LoadOrStore(name, &Channel{name: name})
-		}
-		return func(name string) bool { c, ok := m.Load(name); return ok && c.(*Channel).name == name }
-	})
-}
-
-func BenchmarkLookupShardedRWMutex(b *testing.B) {
-	type shard struct {
-		mu sync.RWMutex
-		m  map[string]*Channel
-		_  [96]byte // a cache line of its own
-	}
-	benchLookup(b, func(names []string) func(string) bool {
-		var shards [64]shard
-		of := func(name string) *shard {
-			h := uint32(2166136261)
-			for i := range len(name) {
-				h = (h ^ uint32(name[i])) * 16777619
-			}
-			return &shards[h%64]
-		}
-		for _, name := range names {
-			s := of(name)
-			if s.m == nil {
-				s.m = make(map[string]*Channel)
-			}
-			s.m[name] = &Channel{name: name}
-		}
-		return func(name string) bool {
-			s := of(name)
-			s.mu.RLock()
-			defer s.mu.RUnlock()
-			return s.m[name] != nil
-		}
-	})
-}
-
-func benchLookup(b *testing.B, table func(names []string) func(string) bool) {
-	for _, n := range []int{10, 100_000} {
-		names := make([]string, n)
-		for i := range names {
-			names[i] = fmt.Sprintf("private-orders.%d", i)
-		}
-		find := table(names)
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			b.SetParallelism(32)
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				for i := 0; pb.Next(); i++ {
-					if !find(names[i*7919%n]) {
-						b.Error("not found")
-						return
-					}
-				}
-			})
-		})
-	}
-}
-
-// BenchmarkChannelTable reports what a channel costs in memory when there are 100,000 of them.
-func BenchmarkChannelTable(b *testing.B) {
-	const n = 100_000
-	for b.Loop() {
-		app := testApp(b)
-		before := liveHeap()
-		for i := range n {
-			app.openChannel(fmt.Sprintf("private-orders.%d", i), wire.KindPrivate)
-		}
-		b.ReportMetric(float64(liveHeap()-before)/n, "B/channel")
-		runtime.KeepAlive(app)
-	}
-}
-
 func liveHeap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
@@ -125,9 +44,9 @@ func liveHeap() uint64 {
 
 // asUsual undoes what TestMain has changed.
 func asUsual(b *testing.B) {
-	p, s := processors, segment
-	processors, segment = runtime.NumCPU(), 1000
-	b.Cleanup(func() { processors, segment = p, s })
+	p, s := channel.Processors, channel.Segment
+	channel.Processors, channel.Segment = runtime.NumCPU(), 1000
+	b.Cleanup(func() { channel.Processors, channel.Segment = p, s })
 }
 
 // BenchmarkPublish sends events through the whole server to subscribers on loopback, four outstanding at most, as the load
@@ -145,11 +64,11 @@ func BenchmarkPublish(b *testing.B) {
 				c.conn.SetDeadline(time.Time{})
 				go countFrames(c, want, arrived) // ends with the connection
 			}
-			e := Event{name: []byte("event"), data: benchData}
+			e := channel.Event{Name: []byte("event"), Data: benchData}
 			outstanding := 0
 			b.ReportAllocs()
 			for b.Loop() {
-				s.app.trigger("room", wire.KindPublic, e)
+				s.app.Trigger("room", wire.KindPublic, e)
 				if outstanding++; outstanding == 4 {
 					receive(arrived, n)
 					outstanding--
@@ -161,46 +80,8 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkLargeChannel writes to 5,000 connections with one processor and with all there are. Nobody reads, so that all of them
-// are free for it; for as long as the kernel takes everything, which means with -benchtime 100x.
-func BenchmarkLargeChannel(b *testing.B) {
-	asUsual(b)
-	for _, processors = range slices.Compact([]int{1, runtime.NumCPU()}) {
-		b.Run(fmt.Sprintf("processors=%d", processors), func(b *testing.B) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer l.Close()
-			p, err := newPoller()
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer p.close()
-			bounds := newBounds(1 << 30)
-			subs, app := make([]*Subscription, 5000), testApp(b)
-			for i := range subs {
-				dial(b, l.Addr().String())
-				c, err := l.Accept()
-				if err != nil {
-					b.Fatal(err)
-				}
-				s := &Socket{app: app}
-				s.conn.init(c, p, bounds)
-				defer s.conn.free()
-				subs[i] = &Subscription{socket: s}
-			}
-			frames := batch{shared: shared{bytes: make([]byte, 250), free: func() {}}}
-			for b.Loop() {
-				frames.deliverAll(subs)
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(subs)), "ns/delivery")
-		})
-	}
-}
-
 // countFrames reads frames of one size and reports each.
-func countFrames(c *client, size int, arrived chan<- struct{}) {
+func countFrames(c *peer, size int, arrived chan<- struct{}) {
 	buf, have := make([]byte, 16<<10), 0
 	for {
 		n, err := c.in.Read(buf)
@@ -243,16 +124,16 @@ func BenchmarkClientEvent(b *testing.B) {
 			s := startServer(b, args...)
 			const others = 10
 			arrived := make(chan struct{}, others)
-			e := Event{name: []byte("client-event"), data: benchData, except: new(Socket)}
+			e := channel.Event{Name: []byte("client-event"), Data: benchData, Except: new(channel.Socket)}
 			for range others {
 				c := connect(b, s.addr)
 				c.join("private-room")
 				c.conn.SetDeadline(time.Time{})
-				go countFrames(c, len(wire.AppendEvent(nil, e.name, "private-room", e.data, "")), arrived) // ends with the connection
+				go countFrames(c, len(wire.AppendEvent(nil, e.Name, "private-room", e.Data, "")), arrived) // ends with the connection
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				s.app.clientEvent("private-room", wire.KindPrivate, e)
+				s.app.Trigger("private-room", wire.KindPrivate, e)
 				receive(arrived, others)
 			}
 			up.Store(true) // so that shutting down has nothing to complain of

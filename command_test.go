@@ -26,7 +26,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"edge/internal/conn"
 	"edge/internal/edgetest"
+	"edge/internal/listen"
 	"edge/internal/wire"
 )
 
@@ -64,12 +66,12 @@ func shellProgram(addr string, stdin io.Reader, args ...string) (p *program, std
 }
 
 // follow returns the numbers that c receives on a channel from now on, until it is closed.
-func follow(c *client) (numbers []int, closed int) {
+func follow(c *peer) (numbers []int, closed int) {
 	c.t.Helper()
 	for {
 		c.conn.SetDeadline(time.Now().Add(patience)) // for each, however long all take
 		opcode, payload := c.frame()
-		if opcode == opClose {
+		if opcode == conn.OpClose {
 			return numbers, int(binary.BigEndian.Uint16(payload))
 		}
 		var e struct{ Event, Data string }
@@ -116,14 +118,14 @@ func TestTriggerLines(t *testing.T) {
 			t.Fatalf("%d is the %dth", n, i+1)
 		}
 	}
-	if calls := s.app.counts.calls.Load(); calls > tenThousand/2 || calls < tenThousand/wire.MaxBatch {
+	if calls := s.app.Counts.Calls.Load(); calls > tenThousand/2 || calls < tenThousand/wire.MaxBatch {
 		t.Errorf("%d calls: nothing travelled together", calls)
 	}
 }
 
 // A server that is started again in the middle takes the rest: what is sent while none is there waits.
 func TestTriggerLinesSurvivesRestart(t *testing.T) {
-	addr := freeAddr(t)
+	addr := edgetest.FreeAddr(t)
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +149,7 @@ func TestTriggerLinesSurvivesRestart(t *testing.T) {
 	ended := make(chan int, 1)
 	go func() { ended <- p.run() }()
 	go func() {
-		waitUntil(t, "some have been sent", func() bool { return first.app.counts.calls.Load() > 100 })
+		waitUntil(t, "some have been sent", func() bool { return first.app.Counts.Calls.Load() > 100 })
 		first.stop()
 		close(written) // not before, or all might be sent to the first
 	}()
@@ -323,33 +325,6 @@ func TestTriggerTimeout(t *testing.T) {
 	}
 }
 
-// TestSubscribeAcrossRestart: after kill -9 and a new start of the server, events come again.
-func TestSubscribeAcrossRestart(t *testing.T) {
-	first := startProcess(t, "edge", "-addr", freeAddr(t)) // the later one counts
-	p, stdout, stderr := shellProgram(first.addr, nil, "subscribe", "room", "private-room", "-count", "2")
-	stderr.text = "subscribed to room, private-room"
-	ended := make(chan int, 1)
-	go func() { ended <- p.run() }()
-	<-stderr.heard
-	publish(t, first.addr, "private-room", "before", "1")
-	waitUntil(t, "the first event is printed", func() bool { return stdout.String() != "" })
-	first.cmd.Process.Kill()
-	first.cmd.Wait()
-	waitUntil(t, "it says so", func() bool { return strings.Contains(stderr.String(), "edge: connection lost (") })
-	http.DefaultClient.CloseIdleConnections()
-	second := start(t, "edge", edgeCommand("-addr", first.addr, "-key", "key"))
-	waitUntil(t, "it is back", func() bool { return strings.Count(stderr.String(), "edge: subscribed to room, private-room\n") == 2 })
-	publish(t, second.addr, "room", "after", "2")
-	if code := <-ended; code != 0 {
-		t.Errorf("exit code %d: %s", code, stderr)
-	}
-	want := `{"channel":"private-room","event":"before","data":1}` + "\n" + `{"channel":"room","event":"after","data":2}` + "\n"
-	if got := stdout.String(); got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
-	}
-	http.DefaultClient.CloseIdleConnections()
-}
-
 // tell subscribes, triggers and expects the event, with these options in addition.
 func tell(t *testing.T, addr string, options ...string) {
 	t.Helper()
@@ -440,7 +415,7 @@ func misnamed(t *testing.T) (port, file string) {
 // TestShellOverUnixSocket: an address of a file works, also as the plain one beside TLS.
 func TestShellOverUnixSocket(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "edge.sock")
-	l, err := listen("unix:"+name, "addr")
+	l, err := listen.Open("unix:"+name, "addr")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"edge/internal/conn"
+	"edge/internal/listen"
 )
 
 // setting is the value of an option, or the values of one that repeats, and where it was set.
@@ -283,14 +286,14 @@ func (o *options) complete(file configFile) error {
 		return fmt.Errorf("-metrics-addr and -addr are both %s: metrics need an address of their own", o.metricsAddr)
 	}
 	if o.memory == 0 {
-		o.memory = defaultMemory()
+		o.memory = conn.DefaultMemory()
 		o.given.says("memory", "the system", sizeText(o.memory))
 	}
-	if o.app.limits.maxConnections == 0 {
-		o.app.limits.maxConnections = min(defaultConnections(), o.forConnections())
-		o.given.says("max-connections", fromSystem, strconv.Itoa(o.app.limits.maxConnections))
+	if o.app.limits.MaxConnections == 0 {
+		o.app.limits.MaxConnections = min(defaultConnections(), conn.ConnectionsFor(o.memory, o.tlsCert != ""))
+		o.given.says("max-connections", fromSystem, strconv.Itoa(o.app.limits.MaxConnections))
 	}
-	o.connections = o.app.limits.maxConnections
+	o.connections = o.app.limits.MaxConnections
 	if file.apps != nil {
 		return o.completeApps(file)
 	}
@@ -304,7 +307,7 @@ func (o *options) complete(file configFile) error {
 // checkTLS refuses addresses that would be plain by mistake, but not for commands, which may be about another server.
 func (o *options) checkTLS() error {
 	i := slices.IndexFunc(o.addrs, func(addr string) bool {
-		return o.tlsCert == "" && strings.HasPrefix(addr, "tls:") || o.tlsCert != "" && !plain(addr, len(o.addrs)-1)
+		return o.tlsCert == "" && strings.HasPrefix(addr, "tls:") || o.tlsCert != "" && !listen.Plain(addr, len(o.addrs)-1)
 	})
 	switch {
 	case o.choosing || (i >= 0) == (o.tlsCert != ""):

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"edge/internal/conn"
 )
 
 // configOf writes a configuration file.
@@ -87,8 +89,8 @@ func TestConfigPrecedence(t *testing.T) {
 				variables = append(variables, "EDGE_CONFIG="+file)
 			}
 			o := mustParse(t, args, variables...)
-			if o.app.key != c.key || o.given["key"].from != c.from || o.app.limits.eventSize != 1 {
-				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.key, o.given["key"].from, o.app.limits.eventSize)
+			if o.app.key != c.key || o.given["key"].from != c.from || o.app.limits.EventSize != 1 {
+				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.key, o.given["key"].from, o.app.limits.EventSize)
 			}
 		}
 	}
@@ -107,18 +109,18 @@ func TestConfigApps(t *testing.T) {
 		t.Fatalf("%d apps", len(o.apps))
 	}
 	one, two := o.apps[0], o.apps[1]
-	if open, silent := o.apps[2], o.apps[3]; open.limits.origins != nil || open.hooks != nil || silent.limits.origins == nil || silent.hooks == nil {
+	if open, silent := o.apps[2], o.apps[3]; open.origins != nil || open.hooks != nil || silent.origins == nil || silent.hooks == nil {
 		t.Errorf("an empty list says nothing, or \"\" does: %+v, %+v", open, silent)
 	}
-	if one.id != "1" || one.key != "a" || one.secret != "x" || one.limits.eventSize != 200 || !one.limits.clientEvents ||
+	if one.id != "1" || one.key != "a" || one.secret != "x" || one.limits.EventSize != 200 || !one.limits.ClientEvents ||
 		!slices.Equal(one.hooks, []string{"http://one", "http://two"}) || !slices.Equal(one.keys(), []keyPair{{"a", "x"}, {"b", "y"}}) {
 		t.Errorf("the first is %+v", one)
 	}
-	if two.id != "2" || two.limits.eventSize != 100 || two.limits.clientEvents || two.limits.maxConnections != 5 || two.limits.presenceMembers != 7 ||
-		!slices.Equal(two.hooks, []string{"http://all"}) || !slices.Equal(two.limits.origins, []string{"a.example"}) || two.moreKeys != nil {
+	if two.id != "2" || two.limits.EventSize != 100 || two.limits.ClientEvents || two.limits.MaxConnections != 5 || two.limits.PresenceMembers != 7 ||
+		!slices.Equal(two.hooks, []string{"http://all"}) || !slices.Equal(two.origins, []string{"a.example"}) || two.moreKeys != nil {
 		t.Errorf("the second is %+v", two)
 	}
-	if one.limits.presenceMembers != 7 || !slices.Equal(one.limits.origins, []string{"all.example"}) || one.limits.maxConnections == 5 {
+	if one.limits.PresenceMembers != 7 || !slices.Equal(one.origins, []string{"all.example"}) || one.limits.MaxConnections == 5 {
 		t.Errorf("the first has what is the second's: %+v", one)
 	}
 }
@@ -140,8 +142,8 @@ func TestConfigAppsOfAUnit(t *testing.T) {
 func TestConfigTLS(t *testing.T) {
 	o := mustParse(t, []string{"-memory", "32M"})
 	sealed := options{memory: o.memory, tlsCert: "x"}
-	if plain := o.forConnections(); sealed.forConnections() > plain/5 || plain*connBytes > 8<<20 {
-		t.Errorf("%d and %d", plain, sealed.forConnections())
+	if plain := conn.ConnectionsFor(o.memory, o.tlsCert != ""); conn.ConnectionsFor(sealed.memory, sealed.tlsCert != "") > plain/5 || plain*conn.ConnBytes > 8<<20 {
+		t.Errorf("%d and %d", plain, conn.ConnectionsFor(sealed.memory, sealed.tlsCert != ""))
 	}
 }
 
@@ -476,7 +478,7 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("%q: accepted without an address", text)
 		}
 		for _, a := range o.apps {
-			if a.key == "" || a.secret == "" || a.limits.eventSize < 1 || a.limits.activityTimeout < time.Second {
+			if a.key == "" || a.secret == "" || a.limits.EventSize < 1 || a.limits.ActivityTimeout < time.Second {
 				t.Errorf("%q: accepted as %+v", text, a)
 			}
 		}

@@ -18,15 +18,18 @@ import (
 	"encoding/json"
 	"hash/maphash"
 	"io"
-	"maps"
 	"mime"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/listen"
 	"edge/internal/wire"
 )
 
@@ -48,12 +51,13 @@ type console struct {
 	seed   maphash.Seed
 	over   context.Context // ends all sessions' feeds, so that the server does not wait for them
 	end    context.CancelFunc
+	feeds  atomic.Int32 // that are open
 
-	mu       sync.Mutex  // guards the following
-	guesses  [64]rate    // wrong secrets, by a hash of the address: who guesses keeps out few others
-	sessions []*signedIn // the oldest first
-	once     signedIn    // what the link opens, with the hash of its token, until it is used
-	onceEnds int64       // on the clock of monotonic
+	mu       sync.Mutex    // guards the following
+	guesses  [64]conn.Rate // wrong secrets, by a hash of the address: who guesses keeps out few others
+	sessions []*signedIn   // the oldest first
+	once     signedIn      // what the link opens, with the hash of its token, until it is used
+	onceEnds int64         // on the clock of monotonic
 }
 
 // signedIn is a session.
@@ -67,7 +71,6 @@ type signedIn struct {
 func newConsole(s *server) *console {
 	c := &console{server: s, seed: maphash.MakeSeed()}
 	c.over, c.end = context.WithCancel(context.Background())
-	s.watch.feeds.Store(new([]*feed))
 	return c
 }
 
@@ -85,7 +88,7 @@ func (c *console) link() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.once = signedIn{access: c.server.firstAccess(), hash: hash}
-	c.onceEnds = monotonic() + int64(linkTime)
+	c.onceEnds = conn.Now() + int64(linkTime)
 	return "#once=" + token
 }
 
@@ -225,7 +228,7 @@ func (c *console) login(v *visit) error {
 
 // address is where a request comes from, without the port.
 func (c *console) address(r *http.Request) string {
-	address := callerAddr(r, c.server.began.proxies)
+	address := listen.CallerAddr(r, c.server.began.proxies)
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		return host
 	}
@@ -238,7 +241,7 @@ func (c *console) begin(place uint64, secret, once, app string) (token string, e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	guesses := c.guesses[place]
-	if !guesses.allow(monotonic(), guessRate, guessBurst) {
+	if !guesses.Allow(conn.Now(), guessRate, guessBurst) {
 		return "", &wire.Error{Status: http.StatusTooManyRequests, Text: "Too many wrong secrets: wait a second and try again"}
 	}
 	s, problem := new(signedIn), "This is not the secret of an app on this server"
@@ -246,7 +249,7 @@ func (c *console) begin(place uint64, secret, once, app string) (token string, e
 		s.access = c.server.signIn(secret, app)
 	} else {
 		problem = "This link has been used or has expired"
-		if sha256.Sum256([]byte(once)) == c.once.hash && monotonic() < c.onceEnds {
+		if sha256.Sum256([]byte(once)) == c.once.hash && conn.Now() < c.onceEnds {
 			s.access, c.once = c.once.access, signedIn{}
 		}
 	}
@@ -296,7 +299,7 @@ func (v *visit) reply(answer object) error {
 
 // trigger sends an event as the HTTP API does, with the same body, and answers how many subscriptions it is given to.
 func (v *visit) trigger() error {
-	if err := v.readBody(v.app.limits().bodyLimit()); err != nil {
+	if err := v.readBody(bodyLimit(v.app.Limits())); err != nil {
 		return err
 	}
 	var f [len(wire.TriggerFields)]wire.Value
@@ -307,7 +310,7 @@ func (v *visit) trigger() error {
 	if err != nil {
 		return err
 	}
-	reached, err := v.app.publish(t)
+	reached, err := v.app.Publish(t)
 	if err != nil {
 		return err
 	}
@@ -324,21 +327,21 @@ func (v *visit) terminate() error {
 	user := said["user"]
 	id, known := wire.ParseSocketID(said["socket"])
 	var closed int
-	var others []*Socket
+	var others []*channel.Socket
 	switch {
 	case user != "":
-		closed = v.app.terminate(user)
-		if c := v.app.channel(said["channel"]); c != nil {
-			others = c.subscribers(func(s *Subscription) bool { return s.userID() == user && !s.socket.closing.Load() })
+		closed = v.app.Terminate(user)
+		if c := v.app.Channel(said["channel"]); c != nil {
+			others = c.Subscribers(func(s *channel.Subscription) bool { return s.UserID() == user && !s.Socket.Conn.Closing.Load() })
 		}
 	case known:
-		if s := v.app.socket(id); s != nil {
+		if s := v.app.Socket(id); s != nil {
 			others = append(others, s)
 		}
 	default:
 		return wire.BadRequest("Say who: a user or a socket")
 	}
-	disconnect(others)
+	channel.Disconnect(others)
 	return v.reply(object{"closed": closed + len(others)})
 }
 
@@ -350,13 +353,13 @@ func (c *console) state(v *visit) error {
 	o := c.server.options
 	c.server.mu.Unlock()
 	answer := object{
-		"app": a.id(), "key": v.session.key, "version": version, "up": monotonic() / int64(time.Second),
-		"eventSize": a.limits().eventSize, "warnings": append([]string{}, warnings(o)...),
-		"channels":    rows(a.channelsLike(query.Get("channels")), byName, channelRow),
-		"connections": rows(a.socketsLike(query.Get("connections")), newestFirst, socketRow),
+		"app": a.id(), "key": v.session.key, "version": version, "up": conn.Now() / int64(time.Second),
+		"eventSize": a.Limits().EventSize, "warnings": append([]string{}, warnings(o)...),
+		"channels":    rows(a.ChannelsLike(query.Get("channels")), byName, channelRow),
+		"connections": rows(a.SocketsLike(query.Get("connections")), newestFirst, socketRow),
 	}
-	if ch := a.channel(query.Get("channel")); ch != nil {
-		answer["channel"] = ch.audience()
+	if ch := a.Channel(query.Get("channel")); ch != nil {
+		answer["channel"] = audience(ch)
 	}
 	return v.reply(answer)
 }
@@ -371,77 +374,38 @@ func rows[T any](all []T, compare func(a, b T) int, row func(T) object) object {
 	return object{"all": len(all), "rows": list}
 }
 
-// channelsLike returns the channels with find in their names.
-func (a *App) channelsLike(find string) (found []*Channel) {
-	a.channels.Range(func(_, c any) bool {
-		if ch := c.(*Channel); ch.kind&wire.KindUser == 0 && strings.Contains(ch.name, find) {
-			found = append(found, ch)
-		}
-		return true
-	})
-	return found
-}
+func byName(a, b *channel.Channel) int { return strings.Compare(a.Name, b.Name) }
 
-func byName(a, b *Channel) int { return strings.Compare(a.name, b.name) }
-
-func channelRow(c *Channel) object {
-	info := c.info()
-	row := object{"name": c.name, "subscriptions": info.subscriptions, "cached": info.cached != nil}
-	if c.kind&wire.KindPresence != 0 {
-		row["members"] = info.users
+func channelRow(c *channel.Channel) object {
+	info := c.Info()
+	row := object{"name": c.Name, "subscriptions": info.Subscriptions, "cached": info.Cached != nil}
+	if c.Kind&wire.KindPresence != 0 {
+		row["members"] = info.Users
 	}
 	return row
 }
 
-// allSockets returns the connections there are at this moment.
-func (a *App) allSockets() []*Socket {
-	a.socketsMu.Lock()
-	defer a.socketsMu.Unlock()
-	return slices.Collect(maps.Values(a.sockets))
-}
+func newestFirst(a, b *channel.Socket) int { return cmp.Compare(b.Began, a.Began) }
 
-// socketsLike returns the connections with find in their id, address or user.
-func (a *App) socketsLike(find string) []*Socket {
-	return slices.DeleteFunc(a.allSockets(), func(s *Socket) bool {
-		user, _ := s.who()
-		return !strings.Contains(s.id.String()+"\n"+s.remote()+"\n"+user, find)
-	})
-}
-
-func newestFirst(a, b *Socket) int { return cmp.Compare(b.began, a.began) }
-
-func socketRow(s *Socket) object {
-	user, channels := s.who()
-	age := (monotonic() - s.began) / int64(time.Second)
-	return object{"socket": s.id.String(), "from": s.remote(), "user": user, "age": age, "channels": channels}
-}
-
-// who returns the user that is signed in, if there is one, and the number of channels; nothing while the connection
-// is being served.
-func (s *Socket) who() (user string, channels int) {
-	if !s.mu.TryLock() {
-		return "", 0
-	}
-	defer s.mu.Unlock()
-	if s.user != nil {
-		user = s.user.ID
-	}
-	return user, len(s.subscriptions)
+func socketRow(s *channel.Socket) object {
+	user, channels := s.Who()
+	age := (conn.Now() - s.Began) / int64(time.Second)
+	return object{"socket": s.ID.String(), "from": s.Address(), "user": user, "age": age, "channels": channels}
 }
 
 // audience lists the members of a presence channel, or the connections that subscribe to another.
-func (c *Channel) audience() object {
-	info := c.info()
-	if c.kind&wire.KindPresence != 0 {
+func audience(c *channel.Channel) object {
+	info := c.Info()
+	if c.Kind&wire.KindPresence != 0 {
 		list := []object{}
-		for _, m := range c.firstMembers(mostRows) {
-			list = append(list, object{"user": m.id, "info": json.RawMessage(m.info), "connections": m.connections})
+		for _, m := range c.FirstMembers(mostRows) {
+			list = append(list, object{"user": m.ID, "info": json.RawMessage(m.Info), "connections": m.Connections})
 		}
-		return object{"name": c.name, "all": info.users, "members": list}
+		return object{"name": c.Name, "all": info.Users, "members": list}
 	}
 	n, ids := 0, []string{}
-	for _, s := range c.subscribers(func(*Subscription) bool { n++; return n <= mostRows }) {
-		ids = append(ids, s.id.String())
+	for _, s := range c.Subscribers(func(*channel.Subscription) bool { n++; return n <= mostRows }) {
+		ids = append(ids, s.ID.String())
 	}
-	return object{"name": c.name, "all": info.subscriptions, "sockets": ids}
+	return object{"name": c.Name, "all": info.Subscriptions, "sockets": ids}
 }

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
-	"edge/internal/edgetest"
-	"edge/internal/wire"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -25,6 +23,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 )
 
 // visitor is a page of the console.
@@ -34,7 +37,7 @@ type visitor struct {
 	cookie *http.Cookie
 }
 
-// signIn opens the console with a secret.
+// SignIn opens the console with a secret.
 func (s *testServer) signIn(t testing.TB, secret string) *visitor {
 	t.Helper()
 	v := &visitor{t: t, base: "http://" + s.addr + s.began.path + "/console"}
@@ -245,7 +248,7 @@ func TestConsoleLogin(t *testing.T) {
 // link opens the console once, for an hour.
 func TestConsoleGuessing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(processStart)) // see startInBubble
+		time.Sleep(time.Until(conn.ProcessStart)) // see startInBubble
 		c := testOptions(t).server(t).console
 		want := func(status, times int, place uint64, secret, link string) {
 			t.Helper()
@@ -534,7 +537,7 @@ func TestConsoleFeed(t *testing.T) {
 
 	stuck := connect(t, s.addr) // reads nothing from now on
 	stuck.join("flood")
-	for there := true; s.app.bounds.cuts[cutFull].Load() == 0; there = s.app.channelInfo("flood").subscriptions > 0 {
+	for there := true; s.app.Conns.Cuts[conn.CutFull].Load() == 0; there = s.app.ChannelInfo("flood").Subscriptions > 0 {
 		if !there {
 			t.Fatal("the slow reader has left, but its queue was not full")
 		}
@@ -544,7 +547,7 @@ func TestConsoleFeed(t *testing.T) {
 	want("its end", feedLine{What: "disconnected", Socket: stuck.id})
 	c.send(`{"event":"pusher:unsubscribe","data":{"channel":"private-hooked"}}`)
 	want("an end of a subscription", feedLine{What: "unsubscribed", Channel: "private-hooked", Socket: c.id})
-	s.app.terminate("u1")
+	s.app.Terminate("u1")
 	want("being terminated", feedLine{What: "closed", Socket: c.id, Code: 4009, Reason: "You got disconnected by the app."})
 	c.leave()
 	want("the end", feedLine{What: "disconnected", Socket: c.id})
@@ -572,18 +575,18 @@ func TestConsoleState(t *testing.T) {
 	for i := range mostRows + 5 {
 		a.join(fmt.Sprintf("room-%03d", i))
 	}
-	for i, member := range []*client{a, b, c} {
+	for i, member := range []*peer{a, b, c} {
 		member.subscribe("presence-x", fmt.Sprintf(`{"user_id":"u%d","user_info":{"n":%d}}`, min(i, 1), i))
 		member.text()
 	}
 	b.signIn(`{"id":"ada@x"}`)
 	publish(t, s.addr, "cache-x", "e", "{}")
-	sockets := s.app.allSockets()
+	sockets := s.app.AllSockets()
 	for _, socket := range sockets { // it may still be being served, and then nothing is said of it: see below
-		waitUntil(t, "it is not being served", func() bool { return socket.mu.TryLock() })
-		socket.mu.Unlock()
+		waitUntil(t, "it is not being served", func() bool { return socket.Mu.TryLock() })
+		socket.Mu.Unlock()
 	}
-	row := func(c *client, user string, channels int) string {
+	row := func(c *peer, user string, channels int) string {
 		return fmt.Sprintf(`{"age":\d+,"channels":%d,"from":"127.0.0.1:\d+","socket":"%s","user":"%s"}`, channels, c.id, user)
 	}
 	all := []string{row(c, "", 1), row(b, "ada@x", 1), row(a, "", mostRows+6)} // the newest first
@@ -598,11 +601,11 @@ func TestConsoleState(t *testing.T) {
 		`"connections":{"all":1,"rows":\[`+all[1]+`\]}`, `"channel":{"all":1,"name":"room-001","sockets":\["`+a.id+`"\]}`)
 
 	for _, socket := range sockets { // a connection that is just being served holds up nobody
-		socket.mu.Lock()
+		socket.Mu.Lock()
 	}
 	expect("", `"connections":{"all":3,"rows":\[`+row(c, "", 0))
 	for _, socket := range sockets {
-		socket.mu.Unlock()
+		socket.Mu.Unlock()
 	}
 }
 
@@ -638,7 +641,7 @@ func TestConsoleTrigger(t *testing.T) {
 func TestConsoleTerminate(t *testing.T) {
 	s := startServer(t)
 	v := s.signIn(t, testSecret)
-	var all []*client
+	var all []*peer
 	for i := range 5 {
 		c := connect(t, s.addr)
 		c.join("room")
@@ -662,13 +665,13 @@ func TestConsoleTerminate(t *testing.T) {
 		}
 	}
 	for _, i := range []int{0, 1, 3, 4} {
-		for code, text := byte(0), []byte(nil); code != opClose; {
-			if code, text = all[i].frame(); code == opClose && !bytes.Contains(text, []byte("You got disconnected by the app.")) {
+		for code, text := byte(0), []byte(nil); code != conn.OpClose; {
+			if code, text = all[i].frame(); code == conn.OpClose && !bytes.Contains(text, []byte("You got disconnected by the app.")) {
 				t.Errorf("%d: %s", i, text)
 			}
 		}
 	}
-	waitUntil(t, "they have left", func() bool { return s.app.connections() == 1 })
+	waitUntil(t, "they have left", func() bool { return s.app.Connections() == 1 })
 }
 
 // TestFeedBounds: a page that does not read costs a bounded amount of memory, and is told how much it has missed; and
@@ -678,20 +681,20 @@ func TestFeedBounds(t *testing.T) {
 		s, dial := serverInBubble(t)
 		s.watchOver(t, dial()) // which is never read
 		a := s.apps.Load().all[0]
-		a.tell(notice{what: noticeEvent, event: "e", data: quote(strings.Repeat("x", feedData))})
+		a.Notify(channel.Notice{About: channel.AboutEvents, What: channel.NoticeEvent, Event: "e", Data: quote(strings.Repeat("x", feedData))})
 		time.Sleep(time.Second) // now it is being written
 		began := time.Now()
-		f := s.console.newFeed(a)
-		s.watch.setFeed(f, true)
+		f, end := s.console.openFeed(a)
+		defer end()
 		data := quote(strings.Repeat("\x01", 20_000)) // the longest there is when it is written
 		const n = 5000
 		for i := range n {
-			a.tell(notice{what: noticeEvent, channel: "room-" + strconv.Itoa(i), event: "e", data: data})
+			a.Notify(channel.Notice{About: channel.AboutEvents, What: channel.NoticeEvent, Channel: "room-" + strconv.Itoa(i), Event: "e", Data: data})
 		}
 		if most := feedBuffer + 7*feedData; len(f.lines) > most {
 			t.Errorf("%d bytes wait, at most %d may", len(f.lines), most)
 		}
-		a.tell(notice{what: noticeRefused, channel: "refused", reason: "and yet it is told"})
+		a.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Channel: "refused", Reason: "and yet it is told"})
 		text := string(f.take())
 		got := strings.Count(text, `"what":"event"`)
 		if !strings.Contains(text, "and yet it is told") {
@@ -704,10 +707,10 @@ func TestFeedBounds(t *testing.T) {
 		clear(f.paces[:])
 		f.mu.Unlock()
 		for range n {
-			a.tell(notice{what: noticeEvent, channel: "flood", event: "e", data: quote("x")})
+			a.Notify(channel.Notice{About: channel.AboutEvents, What: channel.NoticeEvent, Channel: "flood", Event: "e", Data: quote("x")})
 		}
 		for i := range len(f.paces) {
-			a.tell(notice{what: noticeEvent, channel: "room-" + strconv.Itoa(i), event: "rare", data: benchData})
+			a.Notify(channel.Notice{About: channel.AboutEvents, What: channel.NoticeEvent, Channel: "room-" + strconv.Itoa(i), Event: "rare", Data: benchData})
 		}
 		text = string(f.take())
 		if got := strings.Count(text, `"flood"`); got < feedRate || got > 3*feedRate {
@@ -737,7 +740,7 @@ func TestFeedsAreFew(t *testing.T) {
 		t.Errorf("%d %s", status, answer)
 	}
 	feeds[3].body.Close()
-	waitUntil(t, "there is room", func() bool { return len(*s.watch.feeds.Load()) < mostFeeds })
+	waitUntil(t, "there is room", func() bool { return s.console.feeds.Load() < mostFeeds })
 	v.watch()
 }
 
@@ -747,15 +750,15 @@ func TestFeedSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, dial, stop := stoppableInBubble(t)
 		a := s.apps.Load().all[0]
-		a.counts.sent.Add(1000) // before anybody looks
+		a.Counts.Sent.Add(1000) // before anybody looks
 		pages := []*feedReader{s.watchOver(t, dial()), s.watchOver(t, dial())}
-		a.counts.sent.Add(5)
-		a.counts.received.Add(2)
-		a.trigger("void", wire.KindPublic, Event{name: []byte("e"), data: benchData, keep: true})
+		a.Counts.Sent.Add(5)
+		a.Counts.Received.Add(2)
+		a.Trigger("void", wire.KindPublic, channel.Event{Name: []byte("e"), Data: benchData, Keep: true})
 		for i := range 300 {
 			for _, f := range pages {
 				l, ok := f.next()
-				if i == 0 && l.What == noticeEvent {
+				if i == 0 && l.What == channel.NoticeEvent {
 					l, ok = f.next()
 				}
 				want := []int{0, 0, 0, 0, 0}
@@ -777,7 +780,7 @@ func TestFeedSeconds(t *testing.T) {
 			t.Errorf("the end took %s", took)
 		}
 		reading.Wait()
-		if s.watch.on.Load() != 0 {
+		if s.apps.Load().all[0].Observes(^channel.Kinds(0)) {
 			t.Error("somebody watches")
 		}
 		s.console.end() // again
@@ -807,18 +810,17 @@ func TestConsoleAllocations(t *testing.T) {
 	}
 	s := testOptions(t).server(t)
 	a := s.apps.Load().all[0]
-	e := Event{name: []byte("hello"), data: benchData, keep: true}
-	once := func() { a.trigger("room", wire.KindPublic, e) }
+	e := channel.Event{Name: []byte("hello"), Data: benchData, Keep: true}
+	once := func() { a.Trigger("room", wire.KindPublic, e) }
 	if n := testing.AllocsPerRun(1000, once); n != 0 {
 		t.Errorf("%v allocations before anybody watches", n)
 	}
-	f := s.console.newFeed(a)
-	s.watch.setFeed(f, true)
+	f, end := s.console.openFeed(a)
 	once()
 	if !strings.Contains(string(f.take()), `"event":"hello"`) {
 		t.Error("the feed does not show it")
 	}
-	s.watch.setFeed(f, false)
+	end()
 	if n := testing.AllocsPerRun(1000, once); n != 0 {
 		t.Errorf("%v allocations when nobody watches any more", n)
 	}
@@ -855,7 +857,7 @@ func TestConsoleTogether(t *testing.T) {
 	pages.Wait()
 	done.Store(true)
 	busy.Wait()
-	waitUntil(t, "nobody watches", func() bool { return s.watch.on.Load() == 0 })
+	waitUntil(t, "nobody watches", func() bool { return !s.app.Observes(^channel.Kinds(0)) })
 	if n := len(s.console.sessions); n != 0 {
 		t.Errorf("%d sessions are left", n)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"edge/internal/conn"
 	"edge/internal/wire"
 )
 
@@ -68,17 +69,9 @@ var deflateOffers = []struct {
 	{[]string{"permessage-deflate; unknown", "foo"}, false},
 }
 
-func TestOffersDeflate(t *testing.T) {
-	for _, test := range deflateOffers {
-		if got := offersDeflate(test.lines); got != test.want {
-			t.Errorf("%q: got %v, want %v", test.lines, got, test.want)
-		}
-	}
-}
-
 // TestDeflateHandshake: what is agreed on, with -deflate and without, is answered and is what holds.
 func TestDeflateHandshake(t *testing.T) {
-	compressed := maskedFrame(0xC0|opText, []byte{ // {"event":"pusher:ping"}, compressed in a stored block
+	compressed := maskedFrame(0xC0|conn.OpText, []byte{ // {"event":"pusher:ping"}, compressed in a stored block
 		0, 23, 0, 0xff ^ 23, 0xff, '{', '"', 'e', 'v', 'e', 'n', 't', '"', ':', '"', 'p', 'u', 's', 'h', 'e', 'r', ':', 'p', 'i', 'n', 'g', '"', '}', 0})
 	for _, args := range [][]string{nil, {"-deflate=false"}, {"-deflate"}} {
 		addr := startEdge(t, args...)
@@ -103,7 +96,7 @@ func TestDeflateHandshake(t *testing.T) {
 				if want != "" {
 					c.expect(pong)
 				} else {
-					c.expectClose(closeProtocolError)
+					c.expectClose(conn.CloseProtocolError)
 				}
 				c.leave()
 			})
@@ -113,51 +106,17 @@ func TestDeflateHandshake(t *testing.T) {
 
 // TestDeflateThreshold: shorter messages are not worth it.
 func TestDeflateThreshold(t *testing.T) {
-	for n, want := range map[int]byte{0: 0x80 | opText, 1: 0x80 | opText, 199: 0x80 | opText, 200: 0xC0 | opText, 100_000: 0xC0 | opText} {
+	for n, want := range map[int]byte{0: 0x80 | conn.OpText, 1: 0x80 | conn.OpText, 199: 0x80 | conn.OpText, 200: 0xC0 | conn.OpText, 100_000: 0xC0 | conn.OpText} {
 		before := []byte("before")
 		plain := wire.SealFrame(append(wire.OpenFrame(nil), strings.Repeat("x", n)...), 0)
-		all, next := appendDeflated(before, append(plain, "next"...))
+		all, next := conn.AppendDeflated(before, append(plain, "next"...))
 		frame := all[len(before):]
-		_, payload, rest := nextServerFrame(frame)
+		_, payload, rest := conn.NextServerFrame(frame)
 		if frame[0] != want || len(rest) > 0 || string(next) != "next" {
 			t.Errorf("a message of %d bytes: % .20x and %d bytes more, then %q, want %x first", n, frame, len(rest), next, want)
 		}
-		if want&rsv1 == 0 && string(payload) != strings.Repeat("x", n) || want&rsv1 != 0 && len(payload) > n/5 {
+		if want&conn.Rsv1 == 0 && string(payload) != strings.Repeat("x", n) || want&conn.Rsv1 != 0 && len(payload) > n/5 {
 			t.Errorf("a message of %d bytes became %d", n, len(payload))
 		}
 	}
-}
-
-// TestDeflatingSubscriptions: a channel compresses while one of its subscriptions has negotiated it, whoever else comes and goes.
-func TestDeflatingSubscriptions(t *testing.T) {
-	s := startServer(t, "-deflate")
-	first, second, plain := connectDeflating(t, s.addr), connectDeflating(t, s.addr), connect(t, s.addr)
-	anchor := connect(t, s.addr) // keeps the channel
-	expect := func(what string, subscriptions int, want int32) {
-		t.Helper()
-		waitUntil(t, what, func() bool { return s.app.channelInfo("room").subscriptions == subscriptions })
-		ch := s.app.channel("room")
-		ch.mu.Lock()
-		defer ch.mu.Unlock()
-		if ch.deflating != want {
-			t.Errorf("%s: %d are deflating, want %d", what, ch.deflating, want)
-		}
-	}
-	for _, c := range []*client{anchor, first, second, plain} {
-		c.join("room")
-	}
-	expect("all are there", 4, 2)
-	plain.unsubscribe("room")
-	expect("without the plain one", 3, 2)
-	first.unsubscribe("room")
-	expect("without the first", 2, 1)
-	second.unsubscribe("room")
-	expect("without the second", 1, 0)
-	first.join("room")
-	plain.join("room")
-	expect("two are back", 3, 1)
-	plain.leave()
-	expect("the plain one has hung up", 2, 1)
-	first.leave()
-	expect("the first has hung up", 1, 0)
 }

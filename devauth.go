@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 
+	"edge/internal/channel"
+	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -79,30 +81,30 @@ func (d devAuth) answer(sign func(*authRequest, *sign.Key) (authAnswer, error)) 
 		if err == nil {
 			answer, err = sign(a, app.keys()[0])
 		}
-		what := notice{what: "signed by -dev-auth", remote: callerAddr(r, d.began.proxies), channel: a.get("channel_name"), event: r.Method + " " + r.URL.Path}
+		what := channel.Notice{About: channel.AboutConnections, What: "signed by -dev-auth", Remote: listen.CallerAddr(r, d.began.proxies), Channel: a.get("channel_name"), Event: r.Method + " " + r.URL.Path}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
 			e := wire.AsError(err, http.StatusBadRequest)
-			what.what, what.code, what.reason = noticeRefused, e.Status, e.Text
+			what.About, what.What, what.Code, what.Reason = channel.AboutRejections, channel.NoticeRejected, e.Status, e.Text
 			http.Error(w, e.Text, e.Status)
 		} else {
-			what.socket, _ = wire.ParseSocketID(a.get("socket_id"))
+			what.Socket, _ = wire.ParseSocketID(a.get("socket_id"))
 			w.Header()["Content-Type"] = jsonType
 			w.Write(encode(answer)) // if it fails, the caller is gone
 		}
-		app.tell(what)
+		app.Notify(what)
 	}
 }
 
 // check judges who asks, reads the request, and finds its app. In any case an app is returned.
-func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *App, err error) {
+func (d devAuth) check(w http.ResponseWriter, a *authRequest) (app *app, err error) {
 	all := d.apps.Load()
 	app = all.all[0]
 	if err := d.allows(a.Request); err != nil {
 		return app, err
 	}
 	origin := a.Header.Get("Origin")
-	if origin != "" && slices.ContainsFunc(all.all, func(app *App) bool { return app.signsFor(origin) }) {
+	if origin != "" && all.sign(origin) {
 		allowPage(w.Header(), a.Header, origin) // it may read what is wrong, too
 	}
 	if a.Method == http.MethodPost {
@@ -135,7 +137,7 @@ func forbidden(format string, args ...any) error {
 func (d devAuth) allows(r *http.Request) error {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)            // a Unix socket has none
 	asked := []netip.Addr{peer.Addr().Unmap().WithZone("")} // networks have no zones
-	switch client := clientAddr(r, d.began.proxies); {
+	switch client := listen.ClientAddr(r, d.began.proxies); {
 	case client.IsValid():
 		asked[0] = client
 	case slices.ContainsFunc(d.began.proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
@@ -152,7 +154,7 @@ func (d devAuth) allows(r *http.Request) error {
 		}
 	}
 	for _, a := range asked {
-		if !within(d.began.devAuth, a.WithZone("")) {
+		if !listen.Within(d.began.devAuth, a.WithZone("")) {
 			who := "a Unix socket"
 			if a.IsValid() {
 				who = a.String()
@@ -165,10 +167,15 @@ func (d devAuth) allows(r *http.Request) error {
 
 func isListSpace(c rune) bool { return c == ',' || c == ' ' }
 
+// sign reports whether one of the apps signs for pages of this origin.
+func (l *apps) sign(origin string) bool {
+	return slices.ContainsFunc(l.all, func(a *app) bool { return a.signsFor(origin) })
+}
+
 // signsFor reports whether a page of this origin may have something signed: one that -origins names, or without those one that
 // does not come from the internet. Names that cannot be registered there are as good as addresses.
-func (a *App) signsFor(origin string) bool {
-	if len(a.limits().origins) > 0 {
+func (a *app) signsFor(origin string) bool {
+	if len(a.front.Load().origins) > 0 {
 		return a.allowsOrigin(origin)
 	}
 	u, err := url.Parse(origin)

@@ -1,12 +1,10 @@
 package main
 
-// Tests of what ends: peers that vanish, processes that are stopped or killed, handlers that panic, clocks that jump.
+// Tests of what ends within the process: handlers that panic, clocks that jump. What is seen from outside is in test.
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/md5"
-	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -18,87 +16,30 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
 
-// Half-open connections
-
-// blackhole is a TCP proxy that at some moment stops forwarding, and closes nothing: so a peer looks whose network is gone.
-type blackhole struct {
-	addr  string
-	gone  atomic.Bool
-	over  chan struct{} // closed by close
-	close func()        // ends all connections, and waits; may be called again
-}
-
-func newBlackhole(t *testing.T, target string) *blackhole {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &blackhole{addr: l.Addr().String(), over: make(chan struct{})}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for n := 0; ; n++ {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			far := dial(t, target)
-			far.SetDeadline(time.Time{})
-			wg.Go(func() { b.forward(near, far, n%3 == 1, false) })
-			wg.Go(func() { b.forward(far, near, false, n%3 == 2) })
-			wg.Go(func() { <-b.over; near.Close(); far.Close() })
-		}
-	})
-	b.close = sync.OnceFunc(func() {
-		l.Close()
-		close(b.over)
-		wg.Wait()
-	})
-	t.Cleanup(b.close)
-	return b
-}
-
-// forward forwards until the blackhole is there, or always. From then on input is lost, or with stuck not even read.
-func (b *blackhole) forward(from, to net.Conn, stuck, always bool) {
-	for buf := make([]byte, 4096); ; {
-		n, err := from.Read(buf)
-		gone := b.gone.Load() && !always
-		if gone && stuck {
-			<-b.over
-		}
-		if !gone {
-			to.Write(buf[:n])
-		}
-		if err != nil {
-			return // the other direction does not learn of it
-		}
-	}
-}
-
 // answerPings reads what c gets until its end, answers pings and returns the code of the close frame, 0 without one.
-func (c *client) answerPings(each func(frame string)) (code int) {
+func (c *peer) answerPings(each func(frame string)) (code int) {
 	for {
 		opcode, payload, err := c.readFrame()
 		switch {
 		case err != nil:
 			return code
-		case opcode == opPing:
-			c.conn.Write(maskedFrame(0x80|opPong, payload))
-		case opcode == opClose && len(payload) >= 2:
+		case opcode == conn.OpPing:
+			c.conn.Write(maskedFrame(0x80|conn.OpPong, payload))
+		case opcode == conn.OpClose && len(payload) >= 2:
 			code = int(payload[0])<<8 | int(payload[1])
 		default:
 			each(string(payload))
@@ -106,291 +47,27 @@ func (c *client) answerPings(each func(frame string)) (code int) {
 	}
 }
 
-// TestHalfOpen: peers that vanish without a word leave when the time is over, each of them once; others stay.
-func TestHalfOpen(t *testing.T) {
-	const activity, pongs = time.Second, 5 * time.Second
-	peers := sized(50, 500)
-	s := startServer(t, "-activity-timeout", activity.String(), "-pong-timeout", pongs.String(), "-presence-members", strconv.Itoa(peers+1))
-	b := newBlackhole(t, s.addr)
-	c := connect(t, s.addr)
-	c.subscribe("presence-x", `{"user_id":"watcher"}`)
-	v, seen := &view{self: c.id}, make(chan int, 3*peers) // how many members there are, after each event
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer close(seen)
-		c.answerPings(func(frame string) {
-			if err := v.apply(frame); err != nil {
-				t.Errorf("%v: %s", err, frame)
-			}
-			seen <- len(v.members)
-		})
-	})
-	var told atomic.Int64 // that they are late
-	for i := range peers {
-		peer := connect(t, b.addr)
-		peer.subscribe("presence-x", fmt.Sprintf(`{"user_id":"%d"}`, i))
-		reading.Go(func() {
-			if peer.answerPings(func(string) {}) == wire.CodePongMissing {
-				told.Add(1)
-			}
-		})
-	}
-	until := func(members int) {
-		for n := range seen {
-			if n == members {
-				return
-			}
-		}
-		t.Fatalf("the watcher was closed before there were %d members", members)
-	}
-	until(peers + 1)
-	b.gone.Store(true)
-	began := time.Now()
-	until(1) // view.apply has seen that nobody left twice
-	took := time.Since(began)
-	if waitUntil(t, "their connections are gone", func() bool { return len(s.app.closeless()) == 1 }); took > activity+pongs+patience/2 {
-		t.Errorf("the last one left after %s", took)
-	}
-	t.Logf("the last of %d left after %s", peers, took.Round(time.Millisecond))
-	if len(seen) > 0 {
-		t.Errorf("%d events after the last had left", len(seen))
-	}
-	b.close()
-	c.leave()
-	reading.Wait()
-	if int(told.Load()) < peers/3 {
-		t.Errorf("%d of the %d that could still read were told that they are late", told.Load(), peers/3)
-	}
-}
-
-// SIGTERM
-
-// TestSigterm stops a process under load: whatever was acknowledged arrives, then everyone is told to come back.
-func TestSigterm(t *testing.T) {
-	conns := sized(500, 5000)
-	if limit := descriptorLimit(); limit < conns+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, conns)
-	}
-	for run := range sized(2, 20) {
-		t.Run(strconv.Itoa(run), func(t *testing.T) { testSigterm(t, conns) })
-	}
-}
-
-func testSigterm(t *testing.T, conns int) {
-	p := startProcess(t, "edge")
-	nb, limit := newNumbering(t, p.addr), time.Duration(sized(1, 4))*patience
-	var reading, publishing sync.WaitGroup
-	var closed atomic.Int64 // that were told to go
-	for i := range conns {
-		r := newReader(nb, connect(t, p.addr))
-		r.conn.SetDeadline(time.Now().Add(limit))
-		r.join(i % deliveryChannels)
-		if r.read(func() bool { return r.over(false) }) {
-			reading.Go(func() { r.readToReconnect(&closed) })
-		}
-	}
-	for i := range deliveryPublishers {
-		publishing.Go(func() { nb.publishUntilGone(i) })
-	}
-	waitUntil(t, "a thousand events are acknowledged", func() bool { return nb.total() >= 1000 })
-	signalled := time.Now()
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	err := p.cmd.Wait()
-	took := time.Since(signalled)
-	publishing.Wait()
-	reading.Wait()
-	if err != nil || took > shutdownTimeout {
-		t.Errorf("ended after %s: %v", took, err)
-	}
-	if int(closed.Load()) != conns {
-		t.Fatalf("%d of %d were told 4200", closed.Load(), conns)
-	}
-	if least := min(closeSpread, time.Duration(conns-1)*closeInterval); took < least {
-		t.Errorf("all were told within %s, want %s at least", took, least)
-	}
-	t.Logf("%d connections, %d events, %d deliveries; exit after %s",
-		conns, nb.total(), nb.received.Load(), took.Round(time.Millisecond))
-}
-
-// readToReconnect reads up to the close frame 4200. All that was acknowledged must have come before.
-func (r *reader) readToReconnect(closed *atomic.Int64) {
-	defer r.leave()
-	for {
-		opcode, frame, err := r.readFrame()
-		if err == nil && opcode == opClose && bytes.HasPrefix(frame, []byte{wire.CodeReconnect >> 8, wire.CodeReconnect & 0xff}) {
-			closed.Add(1)
-			r.numbers.received.Add(r.got)
-			r.complete(&r.numbers.acked) // it cannot grow any more
-			return
-		}
-		if err == nil {
-			err = r.step(frame)
-		}
-		if err != nil {
-			r.t.Errorf("%s, after %d numbers: opcode %d, %v: %.300q", r.id, r.got, opcode, err, frame)
-			return
-		}
-	}
-}
-
-// publishUntilGone sends 200 events a second until the server takes no more.
-func (nb *numbering) publishUntilGone(p int) {
-	pace := time.NewTicker(time.Second * wire.MaxBatch / 200)
-	defer pace.Stop()
-	for k := 0; nb.send(p, k) == nil; k += wire.MaxBatch {
-		<-pace.C
-	}
-}
-
-// total is how many events were acknowledged.
-func (nb *numbering) total() (sum int64) {
-	for p := range nb.acked {
-		for c := range nb.acked[p] {
-			sum += nb.acked[p][c].Load()
-		}
-	}
-	return sum
-}
-
 // TestShutdownFlushes: what was acknowledged reaches those whom the pump has not come to when the end begins.
 func TestShutdownFlushes(t *testing.T) {
 	s := startServer(t)
 	first := connect(t, s.addr)
 	first.join("room")
-	id, _ := wire.ParseSocketID(first.id)
-	socket := s.app.socket(id)
-	readers := make([]*client, 20)
+	readers := make([]*peer, 20)
 	for i := range readers {
 		readers[i] = connect(t, s.addr)
 		readers[i].join("room")
 	}
-	socket.conn.mu.Lock() // as if another channel were writing to it: the pump stops there
+	_, goOn := s.app.stopPump("e")
 	publish(t, s.addr, "room", "e", "x")
 	var stopped sync.WaitGroup
 	stopped.Go(s.stop)
 	time.Sleep(200 * time.Millisecond) // lets it go on, if it does not wait
-	socket.conn.mu.Unlock()
+	goOn()
 	for _, c := range append(readers, first) {
 		c.expect(event("e", "room", "x"))
 		c.expectClose(wire.CodeReconnect)
 	}
 	stopped.Wait()
-}
-
-// SIGKILL
-
-// TestKill9 kills the process again and again, and starts it on the same port: everyone comes back by himself.
-func TestKill9(t *testing.T) {
-	rounds, clients := sized(3, 50), sized(100, 2000)
-	if limit := descriptorLimit(); limit < clients+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, clients)
-	}
-	addr := steadyAddr(t)
-	var wg sync.WaitGroup
-	joined, told := make(chan int, clients), make(chan string, clients)
-	over := make(chan struct{})
-	for range clients {
-		wg.Go(func() { comeBack(addr, over, joined, told) })
-	}
-	slowest := time.Duration(0)
-	for round := range rounds {
-		began := time.Now()
-		p := startProcess(t, "edge", "-addr", addr) // the later one counts
-		collect(t, "clients are back", joined, clients, func(int) bool { return true })
-		publish(t, addr, "room", "round", strconv.Itoa(round))
-		want := event("round", "room", strconv.Itoa(round))
-		collect(t, "clients got the event", told, clients, func(frame string) bool { return frame == want })
-		slowest = max(slowest, time.Since(began))
-		if round == rounds-1 {
-			close(over)
-		}
-		p.cmd.Process.Kill()
-		p.cmd.Wait()
-		http.DefaultClient.CloseIdleConnections()
-	}
-	wg.Wait()
-	t.Logf("%d times: %d clients were back and had an event after %s at most", rounds, clients, slowest.Round(time.Millisecond))
-}
-
-// collect takes n values, each of which must be right.
-func collect[T any](t *testing.T, what string, from chan T, n int, right func(T) bool) {
-	t.Helper()
-	end := time.After(patience)
-	for i := range n {
-		select {
-		case v := <-from:
-			if !right(v) {
-				t.Fatalf("%s: %v", what, v)
-			}
-		case <-end:
-			t.Fatalf("waited in vain: %d of %d %s", i, n, what)
-		}
-	}
-}
-
-// steadyAddr is an address that nobody else gets while nobody listens there: its port is below those that connections take.
-func steadyAddr(t *testing.T) string {
-	for port := 20_000 + os.Getpid()%10_000; port < 32_000; port++ {
-		addr := fmt.Sprintf("127.0.0.1:%d", port)
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	t.Skip("no free port")
-	return ""
-}
-
-// comeBack is a client that reconnects whenever its connection ends, at once and then after longer and longer times.
-func comeBack(addr string, over chan struct{}, joined chan int, told chan string) {
-	wait := time.Duration(0)
-	for {
-		select {
-		case <-over:
-			return
-		case <-time.After(wait):
-		}
-		wait = min(2*wait+10*time.Millisecond, time.Second)
-		c, err := tryJoin(addr)
-		if err != nil {
-			continue
-		}
-		wait = 0
-		joined <- 1
-		for err == nil {
-			var frame []byte
-			if _, frame, err = c.readFrame(); err == nil {
-				told <- string(frame)
-			}
-		}
-		c.leave()
-	}
-}
-
-// tryJoin connects and subscribes, if there is a server.
-func tryJoin(addr string) (*client, error) {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	conn.SetDeadline(time.Now().Add(patience))
-	c := &client{conn: conn, in: bufio.NewReader(conn)}
-	conn.Write(append([]byte(httpUpgrade), maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"room"}}`))...))
-	r, err := http.ReadResponse(c.in, nil)
-	for i := 0; i < 2 && err == nil; i++ {
-		var frame []byte
-		if _, frame, err = c.readFrame(); err == nil && i == 1 && string(frame) != succeeded("room") {
-			err = fmt.Errorf("not subscribed: %s", frame)
-		}
-	}
-	if err == nil && r.StatusCode != http.StatusSwitchingProtocols {
-		err = errors.New(r.Status)
-	}
-	if err != nil {
-		c.leave()
-		return nil, err
-	}
-	return c, nil
 }
 
 // Panics
@@ -405,9 +82,6 @@ func (g grenade) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// explosive is a text frame at which the log of TestPanic panics.
-var explosive = frameOf(event("explode", "room", ""))
-
 func frameOf(text string) []byte { return wire.SealFrame(append(wire.OpenFrame(nil), text...), 0) }
 
 // Whose connections end with a panic.
@@ -421,8 +95,8 @@ const (
 type scene struct {
 	*testServer
 	t      *testing.T
-	victim *client
-	socket *Socket
+	victim *peer
+	socket *channel.Socket
 }
 
 // panics make each kind of goroutine and callback panic: by the word at which the log does, or by something missing.
@@ -432,28 +106,19 @@ var panics = []struct {
 	code int // of the close frame; 0 for none
 	do   func(x scene)
 }{
-	{"a message", endsVictim, closeInternal, func(x scene) { x.victim.subscribe("explode", "") }},
-	{"the timer of a connection, and its end", endsVictim, wire.CodePongMissing, func(x scene) {
-		x.socket.mu.Lock()
-		defer x.socket.mu.Unlock()
-		x.socket.conn.remote = netip.MustParseAddrPort("[fe80::1%explode]:1") // which both log
-		x.socket.lastRead, x.socket.pinged = monotonic()-int64(2*time.Hour), monotonic()-int64(time.Hour)
-		x.socket.timer.Reset(0)
-	}},
-	{"a queue, and so the close frame", endsVictim, 0, func(x scene) {
-		x.socket.mu.Lock()
-		defer x.socket.mu.Unlock()
-		x.socket.conn.mu.Lock()
-		defer x.socket.conn.mu.Unlock()
-		x.socket.conn.backlog = &backlog{pieces: make([]piece, 2)}
-		x.socket.lastRead = monotonic() - int64(time.Hour)
-		x.socket.pinged = x.socket.lastRead
-		x.socket.timer.Reset(0)
+	{"a message", endsVictim, conn.CloseInternal, func(x scene) { x.victim.subscribe("explode", "") }},
+	{"the end of a connection", endsVictim, wire.CodePongMissing, func(x scene) {
+		x.socket.Mu.Lock()
+		defer x.socket.Mu.Unlock()
+		x.socket.Conn.Remote = netip.MustParseAddrPort("[fe80::1%explode]:1") // which it logs
+		x.socket.Conn.Heard.Store(conn.Now() - int64(2*time.Hour))
+		clientOf(x.socket).pinged = conn.Now() - int64(time.Hour)
+		clientOf(x.socket).timer.Reset(0)
 	}},
 	{"a channel that is left", endsVictim, 0, func(x scene) {
-		x.socket.mu.Lock()
-		defer x.socket.mu.Unlock()
-		x.socket.subscriptions = slices.Insert(x.socket.subscriptions, 1, nil) // the others must be left all the same
+		x.socket.Mu.Lock()
+		defer x.socket.Mu.Unlock()
+		x.socket.Subscriptions = slices.Insert(x.socket.Subscriptions, 1, nil) // the others must be left all the same
 		x.victim.conn.(*net.TCPConn).SetLinger(0)
 		x.victim.leave()
 	}},
@@ -470,45 +135,7 @@ var panics = []struct {
 			x.t.Errorf("answered with %s", r.Status)
 		}
 	}},
-	{"a round", endsRoom, closeInternal, func(x scene) { publish(x.t, x.addr, "room", "explode", "") }},
-	{"a round of several goroutines", endsRoom, closeInternal, func(x scene) {
-		p, n := processors, segment
-		x.t.Cleanup(func() { processors, segment = p, n })
-		processors, segment = 2, 1
-		publish(x.t, x.addr, "room", "explode", "")
-	}},
-	{"the answer to a subscription", endsRoom, closeInternal, func(x scene) {
-		c, done := x.app.channel("room"), make(chan struct{})
-		c.mu.Lock()
-		sub := &Subscription{socket: x.socket, channel: c}
-		c.joining = append(c.joining, join{sub: sub, answer: explosive, done: done})
-		c.startLocked()
-		c.mu.Unlock()
-		<-done
-	}},
-	{"a frame for a watcher", endsVictim, closeInternal, func(x scene) {
-		x.app.usersMu.Lock()
-		x.app.watchOut = append(x.app.watchOut, watchFrame{x.socket, explosive})
-		x.app.usersMu.Unlock()
-		x.app.writeWatchFrames()
-	}},
-	{"the poller", endsVictim, 0, func(x scene) {
-		c := &x.socket.conn
-		if c.wrapped != nil {
-			x.t.Skip("there is none")
-		}
-		c.mu.Lock()
-		c.backlog = &backlog{pieces: make([]piece, 1)}
-		c.mu.Unlock()
-		x.victim.send(`{"event":"pusher:ping","data":{}}`) // with the input comes that there is room for output
-	}},
-	{"the timer of a queue", endsVictim, 0, func(x scene) {
-		c := &x.socket.conn
-		c.mu.Lock()
-		c.backlog = &backlog{since: time.Now()} // without a timer to reset
-		c.mu.Unlock()
-		time.AfterFunc(0, c.overdue)
-	}},
+	{"a round", endsRoom, conn.CloseInternal, func(x scene) { publish(x.t, x.addr, "room", "explode", "") }},
 	{"a message over HTTP", endsNone, 0, func(x scene) {
 		p := pageTo(x.t, x.addr)
 		stream := p.stream()
@@ -519,11 +146,8 @@ var panics = []struct {
 		p := pageTo(x.t, x.addr)
 		stream := p.stream()
 		id, _ := wire.ParseSocketID(p.id)
-		x.app.socket(id).conn.Write([]byte{0x80 | opText}) // half a frame, of which it makes a line
+		x.app.Socket(id).Conn.Write([]byte{0x80 | conn.OpText}) // half a frame, of which it makes a line
 		stream.expect(`c[4100,"` + textTooSlow + `"]`)
-	}},
-	{"a timer of the app", endsNone, 0, func(x scene) {
-		x.app.later(0, func() { x.app.expire(nil) })
 	}},
 	{"the timer of webhooks", endsNone, 0, func(x scene) {
 		w := x.app.webhooks()
@@ -533,11 +157,11 @@ var panics = []struct {
 		w.timeLocked()
 	}},
 	{"the goroutine of a webhook", endsNone, 0, func(x scene) {
-		x.app.webhooks().tell(hookCacheMiss, "cache-harm", nil) // that it fails is logged, with the word in its address
+		x.app.webhooks().tell(wire.HookCacheMiss, "cache-harm", nil) // that it fails is logged, with the word in its address
 	}},
 	{"the memory budget", endsNone, 0, func(x scene) {
-		b := x.app.bounds.memory
-		b.hold(new(holding), b.total, false)
+		b := x.app.Conns.Memory
+		b.Hold(new(conn.Holding), b.Total, false)
 	}},
 	{"the lines that are printed", endsNone, 0, func(x scene) {
 		l := newLines(grenade("explode"), false)
@@ -563,7 +187,7 @@ func TestPanic(t *testing.T) {
 			other := connect(t, s.addr)
 			other.enter("presence-x", `{"user_id":"other"}`)
 			other.enter("elsewhere", "")
-			sockets, users, watched, channels := s.app.sizes()
+			connections, channels := s.app.Connections(), s.app.CountChannels()
 			victim, socket := newVictim(t, s)
 			fellow := connect(t, s.addr)
 			fellow.enter("room", "")
@@ -572,7 +196,7 @@ func TestPanic(t *testing.T) {
 				return strings.Count(logged.String(), "ERROR panic") + strings.Count(logged.String(), "http: panic")
 			}
 			waitUntil(t, "something has panicked", func() bool { return panics() > 0 })
-			for i, c := range []*client{victim, fellow} {
+			for i, c := range []*peer{victim, fellow} {
 				if test.ends > i && test.code != 0 {
 					c.expectCloseAmong(test.code)
 				} else if test.ends <= i {
@@ -583,8 +207,7 @@ func TestPanic(t *testing.T) {
 			}
 			other.until(memberRemoved("presence-x", "victim"))
 			waitUntil(t, "nothing of them is left", func() bool {
-				a, b, c, d := s.app.sizes()
-				return a == sockets && b == users && c == watched && d == channels
+				return s.app.Connections() == connections && s.app.CountChannels() == channels
 			})
 			if n, want := panics(), 1+strings.Count(test.name, ", and "); n != want {
 				t.Errorf("%d panics are logged, want %d:\n%s", n, want, logged.String())
@@ -617,7 +240,7 @@ func failingOnce(next http.Handler) http.Handler {
 }
 
 // newVictim is a connection that takes part in everything.
-func newVictim(t *testing.T, s *testServer) (*client, *Socket) {
+func newVictim(t *testing.T, s *testServer) (*peer, *channel.Socket) {
 	c := connect(t, s.addr)
 	c.signIn(`{"id":"victim","watchlist":["other"]}`)
 	c.arrived()
@@ -625,11 +248,11 @@ func newVictim(t *testing.T, s *testServer) (*client, *Socket) {
 		c.enter(channel, `{"user_id":"victim"}`)
 	}
 	id, _ := wire.ParseSocketID(c.id)
-	return c, s.app.socket(id)
+	return c, s.app.Socket(id)
 }
 
 // expectCloseAmong reads up to the close frame, which must have this code, and the end.
-func (c *client) expectCloseAmong(code int) {
+func (c *peer) expectCloseAmong(code int) {
 	c.t.Helper()
 	if got := c.answerPings(func(string) {}); got != code {
 		c.t.Errorf("closed with %d, want %d", got, code)
@@ -637,7 +260,7 @@ func (c *client) expectCloseAmong(code int) {
 }
 
 // until reads frames up to this one.
-func (c *client) until(want string) {
+func (c *peer) until(want string) {
 	c.t.Helper()
 	for c.text() != want {
 	}
@@ -701,19 +324,17 @@ var wallClock = map[string]bool{
 	"feed.go appendNotice":   true, // what is shown
 	"metrics.go addProcess":  true, // process_start_time_seconds
 	"remote.go call":         true, // auth_timestamp
-	"tls.go expiry":          true,
+	"certificate.go expiry":  true,
 	"webhook.go send":        true, // time_ms
 }
 
 // TestWallClock: nothing but what is known to need it looks at the wall clock.
 func TestWallClock(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
-	}
+	files, _ := filepath.Glob("*.go")
+	rooms, _ := filepath.Glob("internal/*/*.go")
 	seen := 0
-	for _, file := range files {
-		if strings.HasSuffix(file, "_test.go") {
+	for _, file := range append(files, rooms...) {
+		if strings.HasSuffix(file, "_test.go") || strings.Contains(file, "edgetest") {
 			continue
 		}
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
@@ -722,7 +343,7 @@ func TestWallClock(t *testing.T) {
 		}
 		for _, d := range parsed.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && readsWallClock(f) {
-				if place := file + " " + f.Name.Name; wallClock[place] {
+				if place := filepath.Base(file) + " " + strings.ToLower(f.Name.Name[:1]) + f.Name.Name[1:]; wallClock[place] {
 					seen++
 				} else {
 					t.Errorf("%s depends on the wall clock", place)

@@ -28,6 +28,9 @@ import (
 	"sync"
 	"time"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/listen"
 	"edge/internal/wire"
 )
 
@@ -37,8 +40,8 @@ const textTooMany = "Too many clients over HTTP, in all or from one address (beh
 type fallback struct {
 	// Static after construction.
 	up       *upgrader
-	callers  *callers
-	memory   *budget
+	callers  *listen.Callers
+	memory   *conn.Budget
 	path     string // before /app/
 	most     int    // sessions,
 	mostFrom int    // and from one address
@@ -48,8 +51,8 @@ type fallback struct {
 	from     map[netip.Addr]int
 }
 
-func newFallback(up *upgrader, c *callers, b *budget, path string) *fallback {
-	most := max(64, b.sessions())
+func newFallback(up *upgrader, c *listen.Callers, b *conn.Budget, path string) *fallback {
+	most := max(64, b.Sessions())
 	return &fallback{up: up, callers: c, memory: b, path: path, most: most, mostFrom: most / 4,
 		sessions: make(map[string]*session), from: make(map[netip.Addr]int)}
 }
@@ -126,10 +129,10 @@ func (f *fallback) receive(w http.ResponseWriter, r *http.Request, key, name str
 	}
 	defer s.detach(t)
 	defer context.AfterFunc(r.Context(), s.wake)()
-	nc, back := f.callers.lend(r) // it is a client's, for whom there is a descriptor
+	nc, back := f.callers.Lend(r) // it is a client's, for whom there is a descriptor
 	defer back()
 	if nc != nil {
-		boundKernel(nc)
+		conn.BoundKernel(nc)
 	}
 	s.answer(w, t)
 }
@@ -145,7 +148,7 @@ func (s *session) answer(w http.ResponseWriter, t *receiving) {
 		if lines == nil {
 			return
 		}
-		control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		control.SetWriteDeadline(time.Now().Add(conn.WriteTimeout))
 		_, err := w.Write(lines)
 		if err == nil && t.stream {
 			err = control.Flush()
@@ -167,28 +170,28 @@ func (f *fallback) find(name string) *session {
 // open makes a session that t receives for. It returns nil if there are too many.
 func (f *fallback) open(r *http.Request, key, name string, t *receiving) *session {
 	app, code, reason := f.up.welcome(key, r)
-	socket := &Socket{app: app}
-	s := &session{of: f, name: name, socket: socket, receiving: t, held: holding{conn: &socket.conn}}
+	socket := newClient(app)
+	s := &session{of: f, name: name, socket: socket, receiving: t, held: conn.Holding{Conn: &socket.Conn}}
 	s.changed.L = &s.mu
 	if t.n > 0 {
 		s.next = t.n + 1
 	}
-	socket.conn.init(s, nil, &app.bounds)
-	socket.conn.remote, _ = netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
-	if a := clientAddr(r, f.up.proxies); a.IsValid() {
-		socket.conn.remote = netip.AddrPortFrom(a, 0)
+	socket.Conn.Init(s, nil, &app.Conns, socket)
+	socket.Conn.Remote, _ = netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
+	if a := listen.ClientAddr(r, f.up.proxies); a.IsValid() {
+		socket.Conn.Remote = netip.AddrPortFrom(a, 0)
 	}
-	s.from = network(socket.conn.remote.Addr().Unmap())
+	s.from = network(socket.Conn.Remote.Addr().Unmap())
 	switch there, ok := f.enter(s); {
 	case !ok:
-		app.counts.refuse("connection", strconv.Itoa(wire.CodeOverCapacity))
-		socket.tell(notice{what: noticeRefused, code: wire.CodeOverCapacity, reason: textTooMany})
+		app.Counts.Refuse("connection", strconv.Itoa(wire.CodeOverCapacity))
+		socket.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Code: wire.CodeOverCapacity, Reason: textTooMany})
 		return nil
 	case there != s: // another request was faster
 		there.attach(t)
 		return there
 	}
-	socket.serve(nil, nil, code, reason)
+	socket.serve(nil, nil, s.deliver, code, reason)
 	return s
 }
 

@@ -26,6 +26,8 @@ import (
 	"time"
 	"unicode/utf16"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/wire"
 )
@@ -196,7 +198,7 @@ func said(message string) string { return "a[" + string(quote(message)) + "]" }
 func (p *page) established(a *answer) {
 	p.t.Helper()
 	a.expect("o")
-	c := &client{t: p.t}
+	c := &peer{t: p.t}
 	c.conn, c.in = nil, bufio.NewReader(strings.NewReader(string(plainFrames(p.t, a.line()))))
 	c.established()
 	p.id = c.id
@@ -246,7 +248,7 @@ func (p *page) polled() []string {
 
 // token signs a subscription.
 func (p *page) token(channel, channelData string) string {
-	return (&client{id: p.id}).token(channel, channelData)
+	return (&peer{id: p.id}).token(channel, channelData)
 }
 
 // subscribing is the message that subscribes.
@@ -274,7 +276,7 @@ func plainFrames(t testing.TB, line string) (frames []byte) {
 		if err := json.Unmarshal([]byte(line[1:]), &[]any{&code, &reason}); err != nil {
 			t.Errorf("line %s: %v", line, err)
 		}
-		frames = appendClose(nil, code, reason)
+		frames = closeFrame(code, reason)
 	default:
 		t.Errorf("line %q", line)
 	}
@@ -287,14 +289,14 @@ type tunnel struct {
 	page     *page
 	read     *io.PipeReader
 	lines    *io.PipeWriter
-	unsent   frameReader
+	unsent   frameParser
 
 	mu   sync.Mutex // guards the following, and Conn
 	left bool
 }
 
 // client makes the page a client whose requests that receive are of this kind.
-func (p *page) client(what string) *client {
+func (p *page) client(what string) *peer {
 	p.t.Helper()
 	tu := &tunnel{page: p}
 	tu.read, tu.lines = io.Pipe()
@@ -318,7 +320,7 @@ func (p *page) client(what string) *client {
 		}
 		reading.Wait()
 	})
-	return &client{t: p.t, conn: tu, in: bufio.NewReader(tu.read)}
+	return &peer{t: p.t, conn: tu, in: bufio.NewReader(tu.read)}
 }
 
 // receive hands on the lines of one answer, or when polling of one after the other, until the last.
@@ -368,8 +370,8 @@ func (tu *tunnel) Write(p []byte) (int, error) {
 	}
 	var messages []string
 	for rest := append([]byte(nil), p...); len(rest) > 0; {
-		var f frame
-		if f, rest, _ = tu.unsent.next(rest, monotonic()); f.opcode == opText {
+		var f wsFrame
+		if f, rest, _ = tu.unsent.next(rest, conn.Now()); f.opcode == conn.OpText {
 			messages = append(messages, string(f.payload))
 		}
 		tu.unsent.release()
@@ -473,7 +475,7 @@ func TestFallbackRequests(t *testing.T) {
 		{"POST", open.base + "/xhr_send", `["x"`, 400, "invalid JSON: unexpected end of array at the end"},
 		{"POST", open.base + "/xhr_send", "[\"\xff\"]", 400, "not UTF-8"},
 		{"POST", open.base + "/xhr_send", "[" + strings.Repeat(`"",`, maxMessages) + `""]`, 400, "at most 100"},
-		{"POST", open.base + "/xhr_send", `["` + strings.Repeat("x", maxPayload+1) + `"]`, 413, "at most 32759 bytes"},
+		{"POST", open.base + "/xhr_send", `["` + strings.Repeat("x", conn.MaxPayload+1) + `"]`, 413, "at most 32759 bytes"},
 		{"POST", open.base + "/xhr_send", `["` + strings.Repeat("x", maxSend) + `"]`, 413, "exceeds"},
 		{"POST", open.base + "/xhr_send", "[]", 204, ""},
 		{"POST", open.base + "/xhr_send?n=x", " [ ] ", 204, ""},
@@ -544,14 +546,14 @@ func TestFallbackRefusals(t *testing.T) {
 				lines = append(lines, p.receive(what).rest()...)
 			}
 			frames := plainFrames(t, lines[1])
-			_, event, _ := nextServerFrame(frames)
-			_, end, _ := nextServerFrame(plainFrames(t, lines[2]))
+			_, event, _ := conn.NextServerFrame(frames)
+			_, end, _ := conn.NextServerFrame(plainFrames(t, lines[2]))
 			if lines[0] != "o" || !strings.Contains(string(event), fmt.Sprintf(`"pusher:error","data":{"code":%d,`, test.code)) || int(end[0])<<8|int(end[1]) != test.code {
 				t.Errorf("%s of %s: got %q, want %d", what, test.path, lines, test.code)
 			}
 		}
 	}
-	waitUntil(t, "the refused have gone", func() bool { return other.app.empty() })
+	waitUntil(t, "the refused have gone", func() bool { return gone(other.app) })
 }
 
 // TestFallbackAmongOthers: clients over HTTP and over WebSockets are together in channels, and an answer may have many lines.
@@ -595,7 +597,7 @@ func TestFallbackAmongOthers(t *testing.T) {
 	}
 	p.say()
 	stream.expect("a[]")
-	if n := s.app.connections(); n != 3 {
+	if n := s.app.Connections(); n != 3 {
 		t.Errorf("%d connections are counted", n)
 	}
 	for _, want := range []string{"connected", "subscribed", "pusher_internal:subscription_succeeded", "client=127.0.0.1:"} {
@@ -711,7 +713,7 @@ func TestFallbackReopen(t *testing.T) {
 		var publishing sync.WaitGroup
 		publishing.Go(func() {
 			for i := range events {
-				s.apps.Load().all[0].trigger("room", wire.KindPublic, Event{name: []byte(fmt.Sprint(i)), data: quote(text), keep: true})
+				s.apps.Load().all[0].Trigger("room", wire.KindPublic, channel.Event{Name: []byte(fmt.Sprint(i)), Data: quote(text), Keep: true})
 			}
 		})
 		defer publishing.Wait()
@@ -744,9 +746,9 @@ func TestFallbackNotReopened(t *testing.T) {
 		stream := p.stream()
 		socket := onlySocket(t, s)
 		message := strings.Repeat("x", 300<<10)
-		socket.write(frameOf(message))
-		socket.write(frameOf("next"))
-		socket.write(frameOf("and next"))
+		socket.Write(frameOf(message))
+		socket.Write(frameOf("next"))
+		socket.Write(frameOf("and next"))
 		stream.expect(said(message))
 		began := time.Now()
 		stream.expect(said("next"))
@@ -763,7 +765,7 @@ func TestFallbackNotReopened(t *testing.T) {
 		p := newPage(t, dial, keyPath)
 		p.poll()
 		message := strings.Repeat("x", 300<<10)
-		onlySocket(t, s).write(append(frameOf(message), frameOf("next")...))
+		onlySocket(t, s).Write(append(frameOf(message), frameOf("next")...))
 		if got := p.polled(); len(got) != 1 || got[0] != said(message) {
 			t.Errorf("polled %d lines", len(got))
 		}
@@ -774,16 +776,13 @@ func TestFallbackNotReopened(t *testing.T) {
 }
 
 // onlySocket is the only client's.
-func onlySocket(t *testing.T, s *server) *Socket {
+func onlySocket(t *testing.T, s *server) *channel.Socket {
 	t.Helper()
-	a := s.apps.Load().all[0]
-	a.socketsMu.Lock()
-	defer a.socketsMu.Unlock()
-	for _, socket := range a.sockets {
-		return socket
+	all := s.apps.Load().all[0].AllSockets()
+	if len(all) == 0 {
+		t.Fatal("nobody is connected")
 	}
-	t.Fatal("nobody is connected")
-	return nil
+	return all[0]
 }
 
 // TestFallbackNewestWins: a request that receives takes the place of the one before, which ends in order and without a word.
@@ -814,12 +813,12 @@ func TestFallbackRepeatedPoll(t *testing.T) {
 		p.say(p.subscribing("room", ""))
 		first := p.receive("xhr").rest()
 		socket := onlySocket(t, s)
-		socket.write(frameOf("next"))
+		socket.Write(frameOf("next"))
 		synctest.Wait()
 		if got, want := p.receiveAs("xhr", p.n).rest(), append(first, said("next")); !slices.Equal(got, want) {
 			t.Errorf("repeated: got %q, want %q", got, want)
 		}
-		socket.write(frameOf("last"))
+		socket.Write(frameOf("last"))
 		if got := p.polled(); !slices.Equal(got, []string{said("last")}) {
 			t.Errorf("afterwards: %q", got)
 		}
@@ -843,7 +842,7 @@ func TestFallbackMostEarly(t *testing.T) {
 // TestFallbackSendersWait: while much has not been handled, those who have sent it wait for their answer, and so send no more.
 func TestFallbackSendersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &session{of: &fallback{memory: newBudget(1 << 40)}, in: [][]byte{make([]byte, inboxFull)}}
+		s := &session{of: &fallback{memory: conn.NewBudget(1 << 40)}, in: [][]byte{make([]byte, inboxFull)}}
 		s.changed.L = &s.mu
 		answered := make(chan error, 1)
 		go func() { answered <- s.send(httptest.NewRequest("POST", "/?n=1", strings.NewReader(`["x"]`))) }()
@@ -928,20 +927,20 @@ func TestFallbackTooFew(t *testing.T) {
 		p := newPage(t, dial, keyPath)
 		p.pollOf("room")
 		data := quote(strings.Repeat("x", 10_000))
-		for !app.empty() {
-			app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: data, keep: true})
+		for !gone(app) {
+			app.Trigger("room", wire.KindPublic, channel.Event{Name: []byte("e"), Data: data, Keep: true})
 			time.Sleep(time.Millisecond) // others sleep too, and no time passes while someone runs
-			if held := s.memory.holds(); held > 600_000 {
+			if held := s.memory.Holds(); held > 600_000 {
 				t.Fatalf("%d bytes are held", held)
 			}
 		}
-		if n := app.bounds.cuts[cutFull].Load(); n != 1 {
+		if n := app.Conns.Cuts[conn.CutFull].Load(); n != 1 {
 			t.Errorf("%d were cut off for a full queue", n)
 		}
 		if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
 			t.Errorf("polled %.200q", got)
 		}
-		if held := s.memory.holds(); held != 0 {
+		if held := s.memory.Holds(); held != 0 {
 			t.Errorf("%d bytes are held", held)
 		}
 		p.receive("xhr").expect("o") // and that was the end of the session
@@ -954,11 +953,11 @@ func TestFallbackTooMany(t *testing.T) {
 	p := pageTo(t, s.addr)
 	stream := p.stream()
 	socket := onlySocket(t, s.server)
-	socket.mu.Lock() // it does not come to read
-	defer socket.mu.Unlock()
-	body := `["` + strings.Repeat("x", maxPayload) + `"]`
+	socket.Mu.Lock() // it does not come to read
+	defer socket.Mu.Unlock()
+	body := `["` + strings.Repeat("x", conn.MaxPayload) + `"]`
 	var sending sync.WaitGroup
-	for range 2 * maxInbox / maxPayload {
+	for range 2 * maxInbox / conn.MaxPayload {
 		sending.Go(func() {
 			(&page{t: t, dial: p.dial, base: p.base}).sendAs(0, body)
 		})
@@ -974,11 +973,11 @@ func TestFallbackSignsOfLife(t *testing.T) {
 		_, dial := serverInBubble(t)
 		p := newPage(t, dial, keyPath)
 		stream := p.stream()
-		for range controlBurst + 1 {
+		for range conn.ControlBurst + 1 {
 			p.send("[]") // no time passes
 		}
 		lines := stream.rest()
-		if last := lines[len(lines)-1]; last != `c[1008,"`+frameProblem(closePolicy)+`"]` {
+		if last := lines[len(lines)-1]; last != `c[1008,"`+conn.FrameProblem(conn.ClosePolicy)+`"]` {
 			t.Errorf("ended with %s", last)
 		}
 	})
@@ -990,8 +989,8 @@ func TestFallbackBrokenStream(t *testing.T) {
 		s, dial := serverInBubble(t)
 		p := newPage(t, dial, keyPath)
 		p.stream()
-		onlySocket(t, s).write(frameOf("x"))
-		time.Sleep(writeTimeout + time.Millisecond) // nobody reads it
+		onlySocket(t, s).Write(frameOf("x"))
+		time.Sleep(conn.WriteTimeout + time.Millisecond) // nobody reads it
 		p.receive("xhr_streaming").expect("o")
 	})
 }
@@ -1088,16 +1087,16 @@ func TestFallbackLimits(t *testing.T) {
 	from(5).receive("xhr").expect("o", `c[4100,"`+textTooMany+`"]`)
 	connect(t, s.addr).settled()
 	one.hangUp()
-	waitUntil(t, "there is room", func() bool { return s.memory.clients.Load() == 64 })
+	waitUntil(t, "there is room", func() bool { return s.memory.ClientCount() == 64 })
 	from(5).stream()
-	if got := s.app.counts.refused()[refused{"connection", "4100"}]; got != 9 {
+	if got := s.app.Counts.Refused()[channel.Refused{What: "connection", Reason: "4100"}]; got != 9 {
 		t.Errorf("%d refusals are counted", got)
 	}
 }
 
 // TestFallbackLeaves: of sessions and addresses that have gone nothing is kept.
 func TestFallbackLeaves(t *testing.T) {
-	f := newFallback(nil, nil, newBudget(1<<30), "")
+	f := newFallback(nil, nil, conn.NewBudget(1<<30), "")
 	one, two := &session{name: "1", from: netip.MustParseAddr("192.0.2.1")}, &session{name: "2", from: netip.MustParseAddr("192.0.2.1")}
 	for _, s := range []*session{one, two} {
 		if _, ok := f.enter(s); !ok {
@@ -1140,7 +1139,7 @@ func TestFallbackProxy(t *testing.T) {
 // TestFallbackCallers: while a client asks for lines its connection is nobody's to close, and others find room.
 func TestFallbackCallers(t *testing.T) {
 	s := startServer(t)
-	s.callers.limit.Store(4)
+	s.callers.Limit.Store(4)
 	p := pageTo(t, s.addr)
 	stream := p.stream()
 	for range 10 {
@@ -1177,16 +1176,16 @@ func TestFallbackMemory(t *testing.T) {
 		app := s.apps.Load().all[0]
 		p := newPage(t, dial, keyPath)
 		p.pollOf("room")
-		app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(strings.Repeat("x", 10_000)), keep: true})
-		waitUntil(t, "it waits", func() bool { return s.memory.holds() >= 10_000 })
-		other := &holding{conn: new(conn)}
-		s.memory.hold(other, s.memory.most(), true)
-		waitUntil(t, "it was cut off", func() bool { return app.bounds.cuts[cutMemory].Load() == 1 })
-		s.memory.hold(other, 0, true)
+		app.Trigger("room", wire.KindPublic, channel.Event{Name: []byte("e"), Data: quote(strings.Repeat("x", 10_000)), Keep: true})
+		waitUntil(t, "it waits", func() bool { return s.memory.Holds() >= 10_000 })
+		other := &conn.Holding{Conn: new(conn.Conn)}
+		s.memory.Hold(other, s.memory.Most(), true)
+		waitUntil(t, "it was cut off", func() bool { return app.Conns.Cuts[conn.CutMemory].Load() == 1 })
+		s.memory.Hold(other, 0, true)
 		if got := p.polled(); !slices.Equal(got, []string{`c[4100,"` + textTooSlow + `"]`}) {
 			t.Errorf("polled %.200q", got)
 		}
-		waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 && app.empty() })
+		waitUntil(t, "nothing is held", func() bool { return s.memory.Holds() == 0 && gone(app) })
 	})
 }
 

@@ -12,9 +12,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/wire"
 )
 
@@ -30,30 +31,36 @@ const (
 // feed holds the lines for one page.
 type feed struct {
 	// Static after construction.
-	app  *App
-	apps *atomic.Pointer[apps]
 	seed maphash.Seed
 	more chan struct{} // has something in it when lines wait
 
-	mu      sync.Mutex // guards the following
-	lines   []byte     // that wait
-	skipped int        // lines dropped since the last report
-	paces   [64]rate   // by a hash of kind and channel, so that a flood on one hides few others
+	mu      sync.Mutex    // guards the following
+	lines   []byte        // that wait
+	skipped int           // lines dropped since the last report
+	paces   [64]conn.Rate // by a hash of kind and channel, so that a flood on one hides few others
 }
 
-// feed gives a notice to the pages of the app. One that names no app of this server goes to the pages of the only
-// app; those of several see of it only unknown keys, ids and paths, because all else may be about an app that is not
-// theirs.
-func (w *watch) feed(a *App, n notice) {
-	for _, f := range *w.feeds.Load() {
-		all := f.apps.Load()
-		if a == f.app || a == all.none && len(all.all) == 1 {
+// fed are the notices that pages get.
+const fed = channel.AboutConnections | channel.AboutSubscriptions | channel.AboutRejections | channel.AboutEvents | channel.AboutClientEvents | channel.AboutCalls | channel.AboutDeliveries
+
+// openFeed makes a feed of what happens in the app, until end is called. Requests that name no app of this server are fed to the
+// pages of the only app; those of several see of them only unknown keys, ids and paths, because all else may be about an app that
+// is not theirs.
+func (c *console) openFeed(a *app) (f *feed, end func()) {
+	f = &feed{seed: c.seed, more: make(chan struct{}, 1)}
+	ends := [2]func(){a.Observe(fed, f.add), c.server.apps.Load().none.Observe(fed, func(n channel.Notice) {
+		switch {
+		case len(c.server.apps.Load().all) == 1:
 			f.add(n)
-		} else if a == all.none && n.what == noticeRefused && slices.Contains(codesForAll, n.code) {
-			general := n
-			general.channel = ""
-			general.event, _, _ = strings.Cut(n.event, " ") // leaves the method: paths may have channels in them
-			f.add(general)
+		case n.About == channel.AboutRejections && slices.Contains(codesForAll, n.Code):
+			n.Channel = ""
+			n.Event, _, _ = strings.Cut(n.Event, " ") // leaves the method: paths may have channels in them
+			f.add(n)
+		}
+	})}
+	return f, func() {
+		for _, end := range ends {
+			end()
 		}
 	}
 }
@@ -61,15 +68,15 @@ func (w *watch) feed(a *App, n notice) {
 var codesForAll = []int{wire.CodeUnknownKey, wire.CodePathNotFound, http.StatusNotFound, http.StatusForbidden}
 
 // add adds a line for a notice. It does not block.
-func (f *feed) add(n notice) {
-	place := (maphash.String(f.seed, n.what) + maphash.String(f.seed, n.channel)) % uint64(len(f.paces))
+func (f *feed) add(n channel.Notice) {
+	place := (maphash.String(f.seed, n.What) + maphash.String(f.seed, n.Channel)) % uint64(len(f.paces))
 	most := feedBuffer
-	if n.data != nil || n.what == noticeCall {
+	if n.Data != nil || n.About == channel.AboutCalls {
 		most /= 2 // what comes in floods leaves room for the rest, which is short and rarer
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.lines) >= most || !f.paces[place].allow(monotonic(), feedRate, feedRate) {
+	if len(f.lines) >= most || !f.paces[place].Allow(conn.Now(), feedRate, feedRate) {
 		f.skipped++
 		return
 	}
@@ -93,23 +100,23 @@ func (f *feed) take() (lines []byte) {
 }
 
 // appendNotice appends a line. What is in it came from outside: the page makes nothing but text of it.
-func appendNotice(dst []byte, n notice) []byte {
-	line := object{"at": time.Now().UnixMilli(), "what": n.what}
-	for _, a := range n.attrs("", feedData) {
+func appendNotice(dst []byte, n channel.Notice) []byte {
+	line := object{"at": time.Now().UnixMilli(), "what": n.What}
+	for _, a := range n.Attrs("", feedData) {
 		line[a.Key] = a.Value.Any()
 	}
-	if n.took != 0 {
-		line["us"] = n.took.Microseconds()
+	if n.Took != 0 {
+		line["us"] = n.Took.Microseconds()
 	}
-	if n.data != nil {
-		text := []byte(n.data)
-		if v := wire.Value(n.data); v.Is('"') {
+	if n.Data != nil {
+		text := []byte(n.Data)
+		if v := wire.Value(n.Data); v.Is('"') {
 			text = v.Text()
 		}
 		if len(text) > feedData {
 			line["size"] = len(text) // only the beginning is sent
 		}
-		line["reached"], line["data"] = n.reached, string(text[:min(len(text), feedData)])
+		line["reached"], line["data"] = n.Reached, string(text[:min(len(text), feedData)])
 	}
 	return appendObject(dst, line)
 }
@@ -122,19 +129,20 @@ func appendObject(dst []byte, o object) []byte {
 
 // serveFeed sends a page its lines until it goes, its session ends or the server does.
 func (c *console) serveFeed(v *visit) error {
-	f, w := c.newFeed(v.app), c.server.watch
-	if !w.setFeed(f, true) {
+	defer c.feeds.Add(-1)
+	if c.feeds.Add(1) > mostFeeds {
 		text := fmt.Sprintf("Too many pages of the console are open: %d may be", mostFeeds)
 		return &wire.Error{Status: http.StatusServiceUnavailable, Text: text}
 	}
-	defer w.setFeed(f, false)
+	f, end := c.openFeed(v.app)
+	defer end()
 	control := http.NewResponseController(v.w)
 	v.w.Header().Set("Content-Type", "application/x-ndjson")
 	v.w.Header().Set("X-Accel-Buffering", "no") // nginx would keep the lines
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	var lines []byte
-	for before := v.app.total(); v.session.valid(); {
+	for before := total(v.app.App); v.session.valid(); {
 		control.SetWriteDeadline(time.Now().Add(feedPatience))
 		if _, err := v.w.Write(lines); err != nil || control.Flush() != nil {
 			return nil
@@ -144,7 +152,7 @@ func (c *console) serveFeed(v *visit) error {
 			time.Sleep(feedGather)
 			lines = f.take()
 		case <-second.C:
-			now := v.app.total()
+			now := total(v.app.App)
 			lines = appendSecond(f.take(), before, now)
 			before = now
 		case <-v.session.over.Done():
@@ -156,35 +164,15 @@ func (c *console) serveFeed(v *visit) error {
 	return nil
 }
 
-func (c *console) newFeed(a *App) *feed {
-	return &feed{app: a, apps: &c.server.apps, seed: c.seed, more: make(chan struct{}, 1)}
-}
-
-// setFeed has a feed be among those that are fed, or no more; false if there are too many.
-func (w *watch) setFeed(f *feed, open bool) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	feeds := slices.DeleteFunc(slices.Clone(*w.feeds.Load()), func(other *feed) bool { return other == f })
-	if open {
-		feeds = append(feeds, f)
-	}
-	if len(feeds) > mostFeeds {
-		return false
-	}
-	w.feeds.Store(&feeds)
-	w.set(watchConsole, len(feeds) > 0)
-	return true
-}
-
 // totals are an app's connections, and its counts of messages received and sent, of events, and of events without
 // subscribers.
 type totals [5]uint64
 
 // total returns the app's counts at this moment.
-func (a *App) total() totals {
-	n := &a.counts
-	events := n.published.Load() + n.clientEvents.Load()
-	return totals{uint64(a.connections()), n.received.Load(), n.sent.Load(), events, n.unheard.Load()}
+func total(a *channel.App) totals {
+	n := &a.Counts
+	events := n.Published.Load() + n.ClientEvents.Load()
+	return totals{uint64(a.Connections()), n.Received.Load(), n.Sent.Load(), events, n.Unheard.Load()}
 }
 
 // appendSecond appends a line with the connections now, and what was added to the counts.

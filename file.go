@@ -16,6 +16,7 @@ import (
 
 	"github.com/tailscale/hujson"
 
+	"edge/internal/listen"
 	"edge/internal/wire"
 )
 
@@ -201,7 +202,7 @@ func keyAndSecret(object *hujson.Object) (string, error) {
 func (p *program) options(args []string) (options, error) {
 	o, err := parseOptions(args, p.getenv)
 	if err == nil && o.tlsCert != "" {
-		_, err = newCertificate(o.tlsCert, o.tlsKey)
+		_, err = listen.Load(o.tlsCert, o.tlsKey)
 	}
 	return o, p.misread(err, "")
 }

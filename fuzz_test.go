@@ -2,36 +2,10 @@ package main
 
 import (
 	"net"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 )
-
-func FuzzGuard(f *testing.F) {
-	for _, seed := range [][]byte{
-		maskedFrame(0x80|opText, []byte("hello")),
-		slices.Concat(maskedFrame(opText, []byte("he")), ping(1), maskedFrame(0x80, []byte("llo"))),
-		frameHeader(0x80|opText, true, 64, 1<<63),
-		frameHeader(opBinary, true, 16, maxPayload+1),
-		frameHeader(0x80|opPing, false, 7, 125),
-		slices.Concat(maskedFrame(opText, nil), maskedFrame(opContinuation, nil), maskedFrame(opContinuation, nil)),
-	} {
-		f.Add(seed, uint(3))
-	}
-	f.Fuzz(func(t *testing.T, b []byte, piece uint) {
-		checkStream(t, nil, b, len(b) <= 100)
-		want, got := reference(b), &guarded{t: t, links: plainLinks}
-		for pieces := range slices.Chunk(b, int(piece%100)+1) {
-			if !got.over {
-				got.receive(pieces)
-			}
-		}
-		if !got.equal(want) {
-			t.Errorf("% x in pieces of %d: got %q, %d good bytes, want %q, %d", b, piece%100+1, got.said, got.good, want.said, want.good)
-		}
-	})
-}
 
 // The rules for names as the protocol reference writes them.
 func FuzzOptions(f *testing.F) {
@@ -62,8 +36,8 @@ func FuzzOptions(f *testing.F) {
 			return
 		}
 		l := o.app.limits
-		if o.app.key == "" || o.app.secret == "" || o.memory < 16<<20 || l.maxConnections < 1 || l.eventSize < 1 || l.eventSize > 1<<20 || l.sendBuffer < 4096 ||
-			l.activityTimeout < time.Second || l.pongTimeout < time.Millisecond || l.cacheTTL < time.Second || l.presenceMembers < 1 {
+		if o.app.key == "" || o.app.secret == "" || o.memory < 16<<20 || l.MaxConnections < 1 || l.EventSize < 1 || l.EventSize > 1<<20 || l.SendBuffer < 4096 ||
+			l.ActivityTimeout < time.Second || l.PongTimeout < time.Millisecond || l.CacheTTL < time.Second || l.PresenceMembers < 1 {
 			t.Errorf("%q: accepted as %+v", text, o)
 		}
 		if o.tlsCert != "" {

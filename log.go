@@ -8,13 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"edge/internal/wire"
+	"edge/internal/channel"
+	"edge/internal/conn"
 )
 
 const (
@@ -36,7 +35,7 @@ type lines struct {
 	json    atomic.Bool  // the lines are JSON
 
 	mu     sync.Mutex // guards the following
-	pace   rate
+	pace   conn.Rate
 	closed bool
 }
 
@@ -51,7 +50,7 @@ func newLines(to io.Writer, paced bool) *lines {
 func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.closed && (!l.paced || l.pace.allow(monotonic(), logRate, logBurst)) {
+	if !l.closed && (!l.paced || l.pace.Allow(conn.Now(), logRate, logBurst)) {
 		select {
 		case l.queue <- bytes.Clone(p):
 			return len(p), nil
@@ -93,21 +92,6 @@ func (l *lines) close() {
 	}
 }
 
-// recovered catches a panic, so that only what was being done ends; it is deferred.
-func recovered(where string) {
-	if p := recover(); p != nil {
-		logPanic(where, p)
-	}
-}
-
-// logPanic logs a panic that was caught, and the stack of its place.
-func logPanic(where string, p any) {
-	panicsCaught.Add(1)
-	slog.Error("panic", "in", where, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-}
-
-var panicsCaught atomic.Uint64
-
 // newLogger makes a logger, of JSON or of slog's text. Without stamps there is no time: journald has its own.
 func newLogger(to io.Writer, json, stamps bool) *slog.Logger {
 	o := &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -122,176 +106,54 @@ func newLogger(to io.Writer, json, stamps bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(to, o))
 }
 
-// watch is who wants to know what happens, in all apps: -verbose prints it, and pages of the console show it. When
-// nobody does, a notice costs one atomic load.
-type watch struct {
-	on    atomic.Uint32           // a set of the following
-	feeds atomic.Pointer[[]*feed] // for watchConsole; the list never changes, another takes its place
-
-	log *slog.Logger // static: for watchVerbose
+// printer prints notices.
+type printer struct {
+	log *slog.Logger // static
 
 	mu         sync.Mutex // guards the following
-	refusals   rate       // printed
-	suppressed int        // refusals not printed since
+	rejections conn.Rate  // printed
+	suppressed int        // rejections not printed since
 }
 
-const (
-	watchVerbose = 1 << iota
-	watchConsole
-)
+// printed are the notices that a printer wants.
+const printed = channel.AboutConnections | channel.AboutSubscriptions | channel.AboutRejections | channel.AboutEvents | channel.AboutClientEvents | channel.AboutDeliveries | channel.AboutFrames
 
-// notice is something that happened. Its strings are from outside: who prints them quotes them.
-type notice struct {
-	what    string // in a word or two, of ours
-	socket  wire.SocketID
-	remote  string
-	channel string
-	event   string
-	user    string
-	data    []byte // of an event a JSON string literal
-	code    int
-	reason  string
-	reached int           // subscriptions that an event was given to, or events that a webhook was told
-	took    time.Duration // to answer a call, or for a receiver to answer
-}
-
-// What is told in more than one place, or not to everyone.
-const (
-	noticeRefused     = "refused"
-	noticeEvent       = "event"
-	noticeClientEvent = "client event"
-	noticeCall        = "call"
-	noticeHook        = "webhook delivered"
-)
-
-// tell says what happened, to those who want to know. On paths where that must cost nothing, the caller looks at
-// watch.on before it makes the notice.
-func (a *App) tell(n notice) {
-	on := a.watch.on.Load()
-	if on&watchConsole != 0 {
-		a.watch.feed(a, n)
-	}
-	if on&watchVerbose != 0 {
-		a.watch.show(a, n)
-	}
-}
-
-// tellEvent tells of an event that was triggered. That it reached nobody is what is asked for most.
-func (a *App) tellEvent(name string, e Event, reached int) {
-	n := notice{what: noticeEvent, channel: name, event: string(e.name), user: e.userID, data: e.data, reached: reached}
-	if !e.keep {
-		n.what = noticeClientEvent
-	}
-	if e.except != nil {
-		n.socket = e.except.id
-	}
-	switch {
-	case reached > 0:
-	case e.except != nil:
-		n.reason = "nobody but the sender subscribes to the channel"
-	default:
-		n.reason = "nobody subscribes to the channel"
-	}
-	a.tell(n)
-}
-
-// setVerbose sets whether notices are printed.
-func (w *watch) setVerbose(on bool) {
-	w.set(watchVerbose, on && w.log != nil)
-}
-
-func (w *watch) set(who uint32, on bool) {
-	if on {
-		w.on.Or(who)
-	} else {
-		w.on.And(^who)
-	}
-}
-
-// show prints a notice. Events show as the frames they are sent in, but for those that nobody is sent.
-func (w *watch) show(a *App, n notice) {
+// print prints a notice of the app with this id. Events show as the frames they are sent in, but for those that nobody is sent.
+func (p *printer) print(app string, n channel.Notice) {
 	suppressed, ok := 0, true
-	switch n.what {
-	case noticeCall, noticeHook:
-		return
-	case noticeEvent, noticeClientEvent:
-		if n.reached > 0 {
+	switch n.About {
+	case channel.AboutDeliveries:
+		if n.Reason == "" {
 			return
 		}
-		n.what += " reached nobody"
-	case noticeRefused:
-		if suppressed, ok = w.pace(); !ok {
+	case channel.AboutEvents, channel.AboutClientEvents:
+		if n.Reached > 0 {
+			return
+		}
+		n.What += " reached nobody"
+	case channel.AboutRejections:
+		if suppressed, ok = p.pace(); !ok {
 			return
 		}
 	}
-	attrs := n.attrs(a.id(), 200)
-	if n.data != nil {
-		attrs = append(attrs, slog.String("data", fmt.Sprintf("%.200s", hideSignatures(n.data[:min(len(n.data), 1000)]))))
+	attrs := n.Attrs(app, 200)
+	if n.Data != nil {
+		attrs = append(attrs, slog.String("data", fmt.Sprintf("%.200s", channel.HideSignatures(n.Data[:min(len(n.Data), 1000)]))))
 	}
 	if suppressed > 0 {
 		attrs = append(attrs, slog.Int("suppressed", suppressed))
 	}
-	w.log.LogAttrs(context.Background(), slog.LevelInfo, n.what, attrs...)
+	p.log.LogAttrs(context.Background(), slog.LevelInfo, n.What, attrs...)
 }
 
-// attrs are what a notice has but for its data, each cut to so many characters.
-func (n notice) attrs(app string, most int) (all []slog.Attr) {
-	add := func(name, text string) {
-		if text != "" {
-			all = append(all, slog.String(name, fmt.Sprintf("%.*s", most, text)))
-		}
-	}
-	add("app", app)
-	if n.socket != (wire.SocketID{}) {
-		add("socket", n.socket.String())
-	}
-	add("client", n.remote)
-	add("channel", n.channel)
-	add("event", n.event)
-	add("user", n.user)
-	if n.code != 0 {
-		all = append(all, slog.Int("code", n.code))
-	}
-	add("reason", string(hideSignatures([]byte(n.reason))))
-	return all
-}
-
-// pace reports whether one more refusal is printed, and how many before it were not: whoever is refused tends to come
-// again.
-func (w *watch) pace() (suppressed int, ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.refusals.allow(monotonic(), logRate, logBurst) {
-		w.suppressed++
+// pace reports whether one more rejection is printed, and how many before it were not: whoever is rejected tends to come again.
+func (p *printer) pace() (suppressed int, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.rejections.Allow(conn.Now(), logRate, logBurst) {
+		p.suppressed++
 		return 0, false
 	}
-	suppressed, w.suppressed = w.suppressed, 0
+	suppressed, p.suppressed = p.suppressed, 0
 	return suppressed, true
-}
-
-// hideSignatures returns a copy of b without what could be one: 64 hexadecimal digits in a row.
-func hideSignatures(b []byte) []byte {
-	out := make([]byte, 0, len(b))
-	digits := 0 // in a row, at the end of out
-	for _, c := range b {
-		out = append(out, c)
-		if digits++; strings.IndexByte("0123456789abcdefABCDEF", c) < 0 {
-			digits = 0
-		}
-		if digits == 64 {
-			out, digits = append(out[:len(out)-64], "…"...), 0
-		}
-	}
-	return out
-}
-
-// showFrames prints every frame of b, which is sent to or by this connection.
-func (w *watch) showFrames(what string, s *Socket, b []byte) {
-	for len(b) > 0 {
-		var opcode byte
-		var payload []byte
-		if opcode, payload, b = nextServerFrame(b); opcode == opText {
-			w.show(s.app, notice{what: what, socket: s.id, data: payload})
-		}
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"edge/internal/conn"
 )
 
 func TestLines(t *testing.T) {
@@ -36,7 +38,7 @@ func TestLinesPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		l := newLines(&out, true)
-		l.pace = rate(monotonic()) // which in a bubble is far below 0, where a rate begins
+		l.pace = conn.Rate(conn.Now()) // which in a bubble is far below 0, where a rate begins
 		flood := func(n int) {
 			for range n {
 				io.WriteString(l, "x\n")
@@ -60,7 +62,7 @@ func TestLinesPaced(t *testing.T) {
 		}
 		l = newLines(&out, true)
 		l.json.Store(true)
-		l.pace = rate(monotonic())
+		l.pace = conn.Rate(conn.Now())
 		out.Reset()
 		flood(logBurst)
 		for range 3 {

@@ -17,6 +17,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"edge/internal/conn"
+	"edge/internal/listen"
 )
 
 // Set by the linker for releases.
@@ -151,10 +154,10 @@ func (p *program) serve() error {
 	}
 	// While a channel's pump writes, someone must read the next requests, on a machine with one core too.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
-	memory := newBudget(o.memory)
-	debug.SetMemoryLimit(memory.limit)
-	memory.watch()
-	defer memory.stop()
+	memory := conn.NewBudget(o.memory)
+	debug.SetMemoryLimit(memory.Limit)
+	memory.Watch()
+	defer memory.Stop()
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if o.config == "" && !signal.Ignored(syscall.SIGHUP) { // nohup(1) has it ignored
 		ends = append(ends, syscall.SIGHUP) // the terminal was closed, and no server is to stay behind
@@ -167,7 +170,7 @@ func (p *program) serve() error {
 }
 
 // listenAndServe serves until ctx is done.
-func (p *program) listenAndServe(ctx context.Context, o options, memory *budget) error {
+func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Budget) error {
 	_, journal := p.getenv("JOURNAL_STREAM")
 	inJSON, stamps := o.logFormat == "json", !journal || p.terminal
 	for _, w := range []io.Writer{p.stdout, p.stderr} {
@@ -184,7 +187,7 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *budget)
 	if err != nil {
 		return err
 	}
-	defer closeAll(listeners) // unless they have been served, and are closed by now
+	defer listen.Close(listeners) // unless they have been served, and are closed by now
 	if o.metricsAddr != "" {
 		end, err := s.serveMetrics(o.metricsAddr)
 		if err != nil {
@@ -233,7 +236,7 @@ func warnings(o options) (all []string) {
 
 // defaultConnections leaves descriptors for API requests and whatever else needs one.
 func defaultConnections() int {
-	limit := descriptorLimit()
+	limit := conn.DescriptorLimit()
 	return max(64, limit-max(128, limit/20))
 }
 
@@ -262,7 +265,7 @@ func printHelp(w io.Writer) {
 func banner(o options, listeners []net.Listener) string {
 	first, app := listeners[0], o.apps[0]
 	scheme := "http"
-	if _, sealed := first.(tlsListener); sealed {
+	if _, sealed := first.(conn.TLSListener); sealed {
 		scheme = "https"
 	}
 	host, port, err := net.SplitHostPort(first.Addr().String())
@@ -298,8 +301,8 @@ func banner(o options, listeners []net.Listener) string {
 	for _, a := range o.apps[1:] {
 		fmt.Fprintf(&b, "  app id     %s\n  key        %s\n", a.id, a.key)
 	}
-	memory := newBudget(o.memory)
-	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.total), sizeText(memory.most()))
+	memory := conn.NewBudget(o.memory)
+	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.Total), sizeText(memory.Most()))
 	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
 	if o.found != nil {
 		fmt.Fprintf(&b, "  found      %s\n", strings.Join(o.found, ", "))
@@ -319,7 +322,7 @@ func banner(o options, listeners []net.Listener) string {
 
 // metricsText is where the metrics are, given -metrics-addr.
 func metricsText(addr string) string {
-	network, rest := splitAddr(addr)
+	network, rest := listen.Split(addr)
 	if network == "unix" {
 		return "http://localhost/metrics on " + rest
 	}
@@ -346,7 +349,7 @@ func samples(app appOptions, id, secret, host, port, path string, sealed bool) s
 // listenerText says where a listener listens, and how.
 func listenerText(l net.Listener) string {
 	addr := l.Addr()
-	switch _, sealed := l.(tlsListener); {
+	switch _, sealed := l.(conn.TLSListener); {
 	case addr.Network() == "unix":
 		return "unix:" + addr.String()
 	case sealed:
@@ -357,8 +360,8 @@ func listenerText(l net.Listener) string {
 
 // tighter says what keeps edge from serving as many clients as there is memory for, if something does.
 func tighter(o options) string {
-	if there := o.forConnections(); o.connections < there && o.connections == defaultConnections() {
-		return fmt.Sprintf(": the limit of open files is %d (ulimit -n), there is memory for %d", descriptorLimit(), there)
+	if there := conn.ConnectionsFor(o.memory, o.tlsCert != ""); o.connections < there && o.connections == defaultConnections() {
+		return fmt.Sprintf(": the limit of open files is %d (ulimit -n), there is memory for %d", conn.DescriptorLimit(), there)
 	}
 	return ""
 }

@@ -8,54 +8,54 @@ import (
 	"bytes"
 	"context"
 	"crypto/md5"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/edgetest"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
 
 // TestMain fails if goroutines, descriptors or memory are left when the tests are over, or the secret was seen.
 func TestMain(m *testing.M) {
-	if be := processes[os.Getenv("EDGE_TEST_PROCESS")]; be != nil {
-		be(os.Args[1:])
-		os.Exit(0)
-	}
 	if os.Getenv("EDGE_TEST_POLLER") == "no" { // all tests as on a system without one
-		openPoller = func() (*poller, error) { return nil, nil }
+		openPoller = func() (*conn.Poller, error) { return nil, nil }
 	}
-	writeTimeout = time.Minute // a test may be held up for longer than a client may
-	poison = func(message []byte) {
+	conn.WriteTimeout = time.Minute // a test may be held up for longer than a client may
+	conn.Poison = func(message []byte) {
 		for i := range message {
 			message[i] = 0xff // no UTF-8
 		}
 	}
-	processors, segment = 3, 8 // so that also the channels of tests are large
+	channel.Processors, channel.Segment = 3, 8 // so that also the channels of tests are large
 	log.SetOutput(errorOutput)
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err == nil {
 		l.Close() // now the runtime's own poller has its descriptors
 	}
-	files := openFiles()
+	files := edgetest.OpenFiles()
 	code := m.Run()
 	http.DefaultClient.CloseIdleConnections()
-	if left := leaked(); left != "" && code == 0 {
+	if left := edgetest.Leaked(); left != "" && code == 0 {
 		fmt.Fprintf(os.Stderr, "goroutines left behind:\n%s\n", left)
 		code = 1
 	}
-	if left := leakedFiles(files); left != "" && code == 0 {
+	if left := edgetest.LeakedFiles(files); left != "" && code == 0 {
 		fmt.Fprintf(os.Stderr, "files left open:\n%s\n", left)
 		code = 1
 	}
@@ -73,61 +73,13 @@ func TestMain(m *testing.M) {
 // mostLeft is what caches and pools may still hold when all tests are over: less than a connection each of them would.
 const mostLeft = 16 << 20
 
-// openFiles returns what the process has open, by descriptor.
-func openFiles() map[string]string {
-	all := make(map[string]string)
-	const dir = "/proc/self/fd"
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if name, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil { // not the directory itself, which is closed by now
-			all[e.Name()] = name
-		}
-	}
-	return all
-}
-
-// leakedFiles waits for what was opened since to be closed, and returns what is not.
-func leakedFiles(before map[string]string) string {
-	var left []string
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		left = nil
-		for fd, name := range openFiles() {
-			if before[fd] != name {
-				left = append(left, fd+" "+name)
-			}
-		}
-		if left == nil {
-			return ""
-		}
-	}
-	return strings.Join(left, "\n")
-}
-
-// leaked waits for goroutines of ours to end and returns the stacks of those that do not.
-func leaked() string {
-	var left []string
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		buf := make([]byte, 1<<20)
-		left = nil
-		for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-			if strings.Contains(g, "\nedge.") && !strings.Contains(g, "edge.TestMain(") {
-				left = append(left, g)
-			}
-		}
-		if left == nil {
-			return ""
-		}
-	}
-	return strings.Join(left, "\n\n")
-}
-
 const patience = 2 * time.Minute // how long a test waits for what must come; only a failing test waits that long
 
 // testServer is a running edge.
 type testServer struct {
 	*server
 	addr string
-	app  *App   // its first
+	app  *app   // its first
 	stop func() // shuts it down and waits; may be called again
 }
 
@@ -183,7 +135,7 @@ func testOptions(t testing.TB, args ...string) options {
 // server makes the server that the options describe.
 func (o options) server(t testing.TB) *server {
 	t.Helper()
-	s, err := newServer(o, newBudget(o.memory), nil)
+	s, err := newServer(o, conn.NewBudget(o.memory), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,21 +144,68 @@ func (o options) server(t testing.TB) *server {
 }
 
 // testApp is the app of a server that nobody can connect to.
-func testApp(t testing.TB, args ...string) *App {
+func testApp(t testing.TB, args ...string) *app {
 	return testOptions(t, args...).server(t).apps.Load().all[0]
 }
 
 // offlineHandler is what answers the requests to a server that has no listener.
 func (s *server) offlineHandler() http.Handler { return s.handler(&upgrader{apps: &s.apps}) }
 
-// logTo has all that happens printed to w, from now on.
-func (s *server) logTo(w io.Writer) {
-	s.watch.log = newLogger(w, false, false)
-	s.watch.setVerbose(true)
+// printTo has all that happens printed, from now on.
+func (s *server) printTo(log *slog.Logger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setVerboseLocked(false)
+	s.printer.log = log
+	s.setVerboseLocked(true)
 }
 
-// client is a WebSocket client that checks every frame it gets.
-type client struct {
+// clientOf is the client above a connection.
+func clientOf(s *channel.Socket) *client { return (*client)(unsafe.Pointer(s)) } // which begins with it
+
+// stopPump stops the pumps of the app where they are about to send an event of this name, until the function that it returns is
+// called: observers run in them. reached is closed when the first has come so far.
+func (a *app) stopPump(name string) (reached <-chan struct{}, goOn func()) {
+	gate, there := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(there) })
+	end := a.Observe(channel.AboutFrames, func(n channel.Notice) {
+		if n.What == "sent" && bytes.HasPrefix(n.Data, []byte(`{"event":"`+name+`"`)) {
+			once()
+			<-gate
+		}
+	})
+	return there, func() {
+		end()
+		close(gate)
+	}
+}
+
+// Frames of a server, and one of a client with the masking key 0.
+func closeFrame(code int, reason string) []byte {
+	if code == 0 {
+		return controlFrame(conn.OpClose, nil)
+	}
+	return controlFrame(conn.OpClose, append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason...))
+}
+
+func controlFrame(opcode byte, payload []byte) []byte {
+	return append([]byte{0x80 | opcode, byte(len(payload))}, payload...)
+}
+
+// upgraded is the answer to a handshake.
+func upgraded(key string) []byte {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+		base64.StdEncoding.EncodeToString(sum[:]))
+}
+
+// logTo has all that happens printed to w, from now on.
+func (s *server) logTo(w io.Writer) {
+	s.printTo(newLogger(w, false, false))
+}
+
+// peer is a WebSocket client that checks every frame it gets.
+type peer struct {
 	t    testing.TB
 	conn net.Conn
 	in   *bufio.Reader
@@ -226,7 +225,7 @@ func dial(t testing.TB, addr string) net.Conn {
 }
 
 // handshake opens a WebSocket connection; rest is sent in the same packet as the request.
-func handshake(t testing.TB, addr, path, rest string) *client {
+func handshake(t testing.TB, addr, path, rest string) *peer {
 	t.Helper()
 	if what := overHTTP(t); what != "" {
 		return newPage(t, func() net.Conn { return dialTunnel(t, addr) }, path).client(what)
@@ -234,7 +233,7 @@ func handshake(t testing.TB, addr, path, rest string) *client {
 	conn := dial(t, addr)
 	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n%s", path, addr, rest)
-	c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
+	c := &peer{t: t, conn: conn, in: bufio.NewReader(conn)}
 	r, err := http.ReadResponse(c.in, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -246,14 +245,14 @@ func handshake(t testing.TB, addr, path, rest string) *client {
 }
 
 // connect opens a connection for the app key and reads connection_established.
-func connect(t testing.TB, addr string) *client {
+func connect(t testing.TB, addr string) *peer {
 	t.Helper()
 	c := handshake(t, addr, "/app/key?protocol=7&client=test&version=1", "")
 	c.established()
 	return c
 }
 
-func (c *client) established() {
+func (c *peer) established() {
 	c.t.Helper()
 	var hello struct{ Event, Data string }
 	var data struct {
@@ -286,7 +285,7 @@ func maskedFrame(first byte, payload []byte) []byte {
 	return b
 }
 
-func (c *client) raw(b []byte) {
+func (c *peer) raw(b []byte) {
 	c.t.Helper()
 	if _, err := c.conn.Write(b); err != nil {
 		c.t.Fatalf("write: %v", err)
@@ -294,13 +293,13 @@ func (c *client) raw(b []byte) {
 }
 
 // send sends a text frame.
-func (c *client) send(format string, args ...any) {
+func (c *peer) send(format string, args ...any) {
 	c.t.Helper()
-	c.raw(maskedFrame(0x80|opText, fmt.Appendf(nil, format, args...)))
+	c.raw(maskedFrame(0x80|conn.OpText, fmt.Appendf(nil, format, args...)))
 }
 
 // frame reads one frame of any kind.
-func (c *client) frame() (opcode byte, payload []byte) {
+func (c *peer) frame() (opcode byte, payload []byte) {
 	c.t.Helper()
 	opcode, payload, err := c.readFrame()
 	if err != nil {
@@ -309,7 +308,7 @@ func (c *client) frame() (opcode byte, payload []byte) {
 	return opcode, payload
 }
 
-func (c *client) readFrame() (opcode byte, payload []byte, err error) {
+func (c *peer) readFrame() (opcode byte, payload []byte, err error) {
 	var head [2]byte
 	if _, err := io.ReadFull(c.in, head[:]); err != nil {
 		return 0, nil, err
@@ -335,17 +334,17 @@ func (c *client) readFrame() (opcode byte, payload []byte, err error) {
 }
 
 // text reads one text frame.
-func (c *client) text() string {
+func (c *peer) text() string {
 	c.t.Helper()
 	opcode, payload := c.frame()
-	if opcode != opText {
+	if opcode != conn.OpText {
 		c.t.Fatalf("got opcode %d %q, want a text frame", opcode, payload)
 	}
 	return string(payload)
 }
 
 // expect reads text frames and compares them byte for byte.
-func (c *client) expect(want ...string) {
+func (c *peer) expect(want ...string) {
 	c.t.Helper()
 	for _, w := range want {
 		if got := c.text(); got != w {
@@ -355,10 +354,10 @@ func (c *client) expect(want ...string) {
 }
 
 // expectClose reads a close frame with this code and then the end of the connection.
-func (c *client) expectClose(code int) (reason string) {
+func (c *peer) expectClose(code int) (reason string) {
 	c.t.Helper()
 	opcode, payload := c.frame()
-	if opcode != opClose || len(payload) < 2 {
+	if opcode != conn.OpClose || len(payload) < 2 {
 		c.t.Fatalf("got opcode %d %q, want close %d", opcode, payload, code)
 	}
 	if got := int(binary.BigEndian.Uint16(payload)); got != code {
@@ -374,7 +373,7 @@ func (c *client) expectClose(code int) (reason string) {
 const pong = `{"event":"pusher:pong","data":"{}"}`
 
 // settled checks that nothing is on its way to c: the next frame is the answer to a ping.
-func (c *client) settled() {
+func (c *peer) settled() {
 	c.t.Helper()
 	c.send(`{"event":"pusher:ping","data":{}}`)
 	c.expect(pong)
@@ -423,20 +422,20 @@ func slogTo(t *testing.T, w io.Writer) {
 var errorOutput = watched{"the log", os.Stderr}
 
 // token signs a subscription of c.
-func (c *client) token(channel, channelData string) string {
+func (c *peer) token(channel, channelData string) string {
 	id, _ := wire.ParseSocketID(c.id)
 	return "key:" + string(testKey.Sign(nil, sign.ChannelText(nil, id.String(), []byte(channel), []byte(channelData))))
 }
 
 // subscribe sends a subscription with a correct signature.
-func (c *client) subscribe(channel, channelData string) {
+func (c *peer) subscribe(channel, channelData string) {
 	c.t.Helper()
 	data, _ := json.Marshal(map[string]string{"channel": channel, "auth": c.token(channel, channelData), "channel_data": channelData})
 	c.send(`{"event":"pusher:subscribe","data":%s}`, data)
 }
 
 // join subscribes to a channel that is not a presence channel, and reads the answer.
-func (c *client) join(channel string) {
+func (c *peer) join(channel string) {
 	c.t.Helper()
 	c.subscribe(channel, "")
 	c.expect(succeeded(channel))

@@ -6,51 +6,15 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 
-	"edge/internal/wire"
+	"edge/internal/conn"
+	"edge/internal/listen"
 )
-
-// counts are what has happened in an app since it began.
-type counts struct {
-	connected, disconnected          atomic.Uint64
-	received, sent                   atomic.Uint64 // messages
-	receivedBytes                    atomic.Uint64
-	sentBytes                        atomic.Uint64 // of connections that have ended; see conn.sent
-	calls, callBytes, answerBytes    atomic.Uint64 // of the HTTP API
-	published, clientEvents, unheard atomic.Uint64 // events: over HTTP, by clients, and those of both that reached nobody
-
-	mu       sync.Mutex // guards the following
-	refusals map[refused]uint64
-}
-
-// refused is what was refused, and why: both are words of ours, of which there are few.
-type refused struct{ what, reason string }
-
-// refuse counts a refusal.
-func (c *counts) refuse(what, reason string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.refusals == nil {
-		c.refusals = make(map[refused]uint64)
-	}
-	c.refusals[refused{what, reason}]++
-}
-
-// refused returns what was refused so far.
-func (c *counts) refused() map[refused]uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return maps.Clone(c.refusals)
-}
 
 // metricsPage has the samples of each metric behind its description, in the order in which metrics were first added.
 type metricsPage struct {
@@ -98,7 +62,7 @@ func (s *server) metricsHandler() http.Handler {
 
 // serveMetrics serves them on an address of their own, until end is called.
 func (s *server) serveMetrics(addr string) (end func(), err error) {
-	l, err := listen(addr, "metrics-addr")
+	l, err := listen.Open(addr, "metrics-addr")
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +75,7 @@ func (s *server) serveMetrics(addr string) (end func(), err error) {
 func (s *server) appendMetrics(dst []byte) []byte {
 	p := &metricsPage{texts: make(map[string][]byte)}
 	now := s.apps.Load()
-	for _, a := range append([]*App{now.none}, now.all...) {
+	for _, a := range append([]*app{now.none}, now.all...) {
 		p.addApp(a)
 		p.addRefusals(a)
 		if w := a.webhooks(); w != nil {
@@ -133,34 +97,34 @@ func truth(is bool) int {
 	return 0
 }
 
-func (p *metricsPage) addApp(a *App) {
-	c, app := &a.counts, []string{"app_id", a.id()}
-	p.gauge("edge_connected", "Connections of clients, over WebSocket or HTTP.", a.connections(), app...)
-	p.counter("edge_new_connections_total", "Connections established.", c.connected.Load(), app...)
-	p.counter("edge_new_disconnections_total", "Connections ended.", c.disconnected.Load(), app...)
-	p.counter("edge_ws_messages_received_total", "Messages from clients.", c.received.Load(), app...)
-	p.counter("edge_ws_messages_sent_total", "Messages to clients.", c.sent.Load(), app...)
-	p.counter("edge_socket_received_bytes", "Bytes from clients.", c.receivedBytes.Load(), app...)
-	p.counter("edge_socket_transmitted_bytes", "Bytes to clients.", a.sentBytes(), app...)
-	p.counter("edge_http_calls_received_total", "Calls of the HTTP API.", c.calls.Load(), app...)
-	p.counter("edge_http_received_bytes", "Bytes of their bodies.", c.callBytes.Load(), app...)
-	p.counter("edge_http_transmitted_bytes", "Bytes of the answers' bodies.", c.answerBytes.Load(), app...)
-	p.gauge("edge_channels", "Channels with a subscription or a cached event.", a.countChannels(), app...)
-	p.counter("edge_events_published_total", "Events over HTTP, counted for each channel.", c.published.Load(), app...)
-	p.counter("edge_client_events_total", "Events by clients.", c.clientEvents.Load(), app...)
-	p.counter("edge_events_unheard_total", "Events of both that reached nobody.", c.unheard.Load(), app...)
+func (p *metricsPage) addApp(a *app) {
+	c, app := &a.Counts, []string{"app_id", a.id()}
+	p.gauge("edge_connected", "Connections of clients, over WebSocket or HTTP.", a.Connections(), app...)
+	p.counter("edge_new_connections_total", "Connections established.", c.Connected.Load(), app...)
+	p.counter("edge_new_disconnections_total", "Connections ended.", c.Disconnected.Load(), app...)
+	p.counter("edge_ws_messages_received_total", "Messages from clients.", c.Received.Load(), app...)
+	p.counter("edge_ws_messages_sent_total", "Messages to clients.", c.Sent.Load(), app...)
+	p.counter("edge_socket_received_bytes", "Bytes from clients.", a.Conns.Received.Load(), app...)
+	p.counter("edge_socket_transmitted_bytes", "Bytes to clients.", a.SentBytes(), app...)
+	p.counter("edge_http_calls_received_total", "Calls of the HTTP API.", c.Calls.Load(), app...)
+	p.counter("edge_http_received_bytes", "Bytes of their bodies.", c.CallBytes.Load(), app...)
+	p.counter("edge_http_transmitted_bytes", "Bytes of the answers' bodies.", c.AnswerBytes.Load(), app...)
+	p.gauge("edge_channels", "Channels with a subscription or a cached event.", a.CountChannels(), app...)
+	p.counter("edge_events_published_total", "Events over HTTP, counted for each channel.", c.Published.Load(), app...)
+	p.counter("edge_client_events_total", "Events by clients.", c.ClientEvents.Load(), app...)
+	p.counter("edge_events_unheard_total", "Events of both that reached nobody.", c.Unheard.Load(), app...)
 }
 
-func (p *metricsPage) addRefusals(a *App) {
-	for r, name := range cutNames {
+func (p *metricsPage) addRefusals(a *app) {
+	for r, name := range conn.CutNames {
 		p.counter("edge_slow_readers_cut_total",
 			"Connections cut off because they read too slowly, or held too much memory for too long.",
-			a.bounds.cuts[r].Load(), "app_id", a.id(), "reason", name)
+			a.Conns.Cuts[r].Load(), "app_id", a.id(), "reason", name)
 	}
-	for r, n := range a.counts.refused() {
+	for r, n := range a.Counts.Refused() {
 		p.counter("edge_refusals_total",
 			"Connections, subscriptions, messages and calls refused, by close code, kind or status.",
-			n, "app_id", a.id(), "what", r.what, "reason", r.reason)
+			n, "app_id", a.id(), "what", r.What, "reason", r.Reason)
 	}
 	for _, k := range a.keys() {
 		p.counter("edge_key_uses_total", "Valid signatures by each key: one that is not used any more can go.",
@@ -181,24 +145,24 @@ func (p *metricsPage) addWebhooks(all []*hook, id string) {
 
 func (p *metricsPage) addServer(s *server) {
 	m := s.memory
-	p.gauge("edge_memory_budget_bytes", "Memory that edge may use.", m.total)
-	p.gauge("edge_memory_held_bytes", "Of it, held for clients that read slowly or send messages in pieces.", m.holds())
-	p.gauge("edge_memory_tight", "1 while nobody new is let in because memory is short.", truth(m.tight.Load()))
-	p.counter("edge_panics_total", "Panics that were caught.", panicsCaught.Load())
+	p.gauge("edge_memory_budget_bytes", "Memory that edge may use.", m.Total)
+	p.gauge("edge_memory_held_bytes", "Of it, held for clients that read slowly or send messages in pieces.", m.Holds())
+	p.gauge("edge_memory_tight", "1 while nobody new is let in because memory is short.", truth(m.Tight.Load()))
+	p.counter("edge_panics_total", "Panics that were caught.", conn.Panics.Load())
 	if s.cert != nil {
-		p.gauge("edge_tls_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.", s.cert.expiry())
+		p.gauge("edge_tls_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.", s.cert.Expiry())
 	}
 	p.gauge("edge_info", "What this is.", 1, "version", version, "go", runtime.Version())
 }
 
 // addProcess adds what is known of the process, under the names that all programs have for it.
 func (p *metricsPage) addProcess() {
-	start := float64(processStart.UnixMilli()) / 1000
+	start := float64(conn.ProcessStart.UnixMilli()) / 1000
 	p.gauge("process_start_time_seconds", "When the process began, in seconds since 1970.", start)
 	p.gauge("go_goroutines", "Goroutines.", runtime.NumGoroutine())
 	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
 		p.gauge("process_open_fds", "Open files and connections.", len(files))
-		p.gauge("process_max_fds", "How many there may be.", descriptorLimit())
+		p.gauge("process_max_fds", "How many there may be.", conn.DescriptorLimit())
 	}
 	stat, _ := os.ReadFile("/proc/self/stat") // proc_pid_stat(5)
 	_, numbers, _ := strings.Cut(string(stat), ") ")
@@ -209,34 +173,4 @@ func (p *metricsPage) addProcess() {
 		p.counter("process_cpu_seconds_total", "Processor time used.", float64(user+system)/100)
 		p.gauge("process_resident_memory_bytes", "Memory of the process.", pages*os.Getpagesize())
 	}
-}
-
-// connections is how many there are.
-func (a *App) connections() int {
-	a.socketsMu.Lock()
-	defer a.socketsMu.Unlock()
-	return len(a.sockets)
-}
-
-// countChannels is how many channels there are. It walks over all of them.
-func (a *App) countChannels() (n int) {
-	a.channels.Range(func(_, c any) bool {
-		if c.(*Channel).kind&wire.KindUser == 0 {
-			n++
-		}
-		return true
-	})
-	return n
-}
-
-// sentBytes is what all connections were sent. It walks over all of them.
-func (a *App) sentBytes() (n uint64) {
-	a.socketsMu.Lock()
-	all := slices.Collect(maps.Values(a.sockets))
-	n = a.counts.sentBytes.Load()
-	a.socketsMu.Unlock()
-	for _, s := range all {
-		n += s.conn.sentBytes()
-	}
-	return n
 }

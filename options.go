@@ -14,6 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/listen"
 	"edge/internal/wire"
 )
 
@@ -52,8 +55,10 @@ type appOptions struct {
 	key, secret  string
 	secretFile   string
 	moreKeys     []keyPair
-	limits       Limits
-	hooks        []string // URLs that parseHook accepts
+	limits       channel.Limits
+	origins      []string      // allowed values of the Origin header; none allows all
+	authWindow   time.Duration // how far the clock of an API client may be off; 0 for no check
+	hooks        []string      // URLs that parseHook accepts
 	webhookGrace time.Duration
 	madeKey      bool // not given, made up
 	madeSecret   bool
@@ -115,20 +120,20 @@ func appTable(a *appOptions) []option {
 		{"secret", "", "app secret; without it one is made up and printed (EDGE_SECRET keeps it off the command line)", forApp | masked, text(&a.secret), nil},
 		{"secret-file", "", "file that holds the app secret; neither command line nor environment show it", forApp, text(&a.secretFile), nil},
 		{"more-keys", "", "further keys that are valid too, KEY:SECRET with spaces between; -key signs webhooks", forApp | repeats | masked, items(&a.moreKeys, strings.Fields, parsePair), forget(&a.moreKeys)},
-		{"client-events", "true", "allow client events on private and presence channels", forApp, boolean(&l.clientEvents), nil},
-		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", forApp, number(&l.maxConnections, 1, math.MaxInt32), nil},
-		{"authorized-connections", "0", "time in which a client has to sign in or to join a private channel before it is closed with 4009; 0 asks for neither", forApp, duration(&l.authorizeWithin, 0), nil},
-		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, items(&l.origins, byComma, parseOrigin), forget(&l.origins)},
-		{"activity-timeout", "120s", "silence after which a client is pinged", forApp, duration(&l.activityTimeout, time.Second), nil},
-		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.pongTimeout, time.Millisecond), nil},
-		{"auth-window", "600s", "how far the clock of an API client may be off; 0 for no check", forApp, duration(&l.authWindow, 0), nil},
-		{"event-size", "10240", "bytes of data an event may have", forApp, number(&l.eventSize, 1, 1<<20), nil},
-		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.channelName, len(wire.UserChannelPrefix)+wire.MaxUserID, 1024), nil},
-		{"presence-members", "100", "users a presence channel may have", forApp, number(&l.presenceMembers, 1, math.MaxInt32), nil},
-		{"presence-user-size", "1024", "bytes of user_info a member may have", forApp, number(&l.presenceUserSize, 2, maxPayload), nil},
-		{"cache-ttl", "30m", "how long a cache channel keeps its last event", forApp, duration(&l.cacheTTL, time.Second), nil},
-		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", forApp, number(&l.sendBuffer, 4096, math.MaxInt32), nil},
-		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", forApp, boolean(&l.subscriptionCount), nil},
+		{"client-events", "true", "allow client events on private and presence channels", forApp, boolean(&l.ClientEvents), nil},
+		{"max-connections", "", "WebSocket connections at once; more are refused with 4004; without it as many as memory and open files allow", forApp, number(&l.MaxConnections, 1, math.MaxInt32), nil},
+		{"authorized-connections", "0", "time in which a client has to sign in or to join a private channel before it is closed with 4009; 0 asks for neither", forApp, duration(&l.AuthorizeWithin, 0), nil},
+		{"origins", "", "origins that pages may connect from, with commas: https://example.com, example.com or *.example.com; without it all", forApp | commas, items(&a.origins, byComma, parseOrigin), forget(&a.origins)},
+		{"activity-timeout", "120s", "silence after which a client is pinged", forApp, duration(&l.ActivityTimeout, time.Second), nil},
+		{"pong-timeout", "30s", "time it then has to answer before it is closed with 4201", forApp, duration(&l.PongTimeout, time.Millisecond), nil},
+		{"auth-window", "600s", "how far the clock of an API client may be off; 0 for no check", forApp, duration(&a.authWindow, 0), nil},
+		{"event-size", "10240", "bytes of data an event may have", forApp, number(&l.EventSize, 1, 1<<20), nil},
+		{"channel-name", "200", "bytes the name of a channel may have (164 on the hosted service)", forApp, number(&l.ChannelName, len(wire.UserChannelPrefix)+wire.MaxUserID, 1024), nil},
+		{"presence-members", "100", "users a presence channel may have", forApp, number(&l.PresenceMembers, 1, math.MaxInt32), nil},
+		{"presence-user-size", "1024", "bytes of user_info a member may have", forApp, number(&l.PresenceUserSize, 2, conn.MaxPayload), nil},
+		{"cache-ttl", "30m", "how long a cache channel keeps its last event", forApp, duration(&l.CacheTTL, time.Second), nil},
+		{"send-buffer", "1048576", "bytes that may wait for a client that reads slowly; beyond it is cut off", forApp, number(&l.SendBuffer, 4096, math.MaxInt32), nil},
+		{"subscription-count", "false", "send pusher:subscription_count when subscriptions of a channel change", forApp, boolean(&l.SubscriptionCount), nil},
 		{"webhook", "", "URL to be told what happens, may be repeated (in the variable: with spaces); see Webhooks", forApp | repeats, items(&a.hooks, strings.Fields, checkHook), forget(&a.hooks)},
 		{"webhook-grace", "3s", "time for a channel or member to come back before channel_vacated or member_removed is told", forApp, duration(&a.webhookGrace, 0), nil},
 	}
@@ -299,7 +304,7 @@ func duration(to *time.Duration, least time.Duration) func(string) error {
 
 // checkAddr accepts what listen can listen on.
 func checkAddr(addr string) error {
-	network, rest := splitAddr(addr)
+	network, rest := listen.Split(addr)
 	_, port, err := net.SplitHostPort(rest)
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
@@ -316,7 +321,7 @@ func checkAddr(addr string) error {
 
 func checkLog(format string) error {
 	if !slices.Contains([]string{"auto", "text", "logfmt", "json"}, format) {
-		return errors.New("it must be one of auto, text, logfmt, json")
+		return errors.New("it must be one of text, json")
 	}
 	return nil
 }

@@ -19,6 +19,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edge/internal/channel"
+	"edge/internal/conn"
 )
 
 // environment is one of these NAME=VALUE.
@@ -44,20 +47,20 @@ func mustParse(t *testing.T, args []string, variables ...string) options {
 
 func TestOptionDefaults(t *testing.T) {
 	o := mustParse(t, []string{"-key", "k", "-secret", "s"})
-	if o.app.limits.maxConnections < 64 {
-		t.Errorf("%d connections", o.app.limits.maxConnections)
+	if o.app.limits.MaxConnections < 64 {
+		t.Errorf("%d connections", o.app.limits.MaxConnections)
 	}
 	if o.memory < 64<<20 {
 		t.Errorf("%d bytes of memory", o.memory)
 	}
-	o.app.limits.maxConnections, o.memory = 0, 0
-	app := appOptions{key: "k", secret: "s", limits: Limits{
-		activityTimeout: 120 * time.Second, pongTimeout: 30 * time.Second, authWindow: 600 * time.Second, cacheTTL: 30 * time.Minute,
-		sendBuffer: 1 << 20, channelName: 200, eventSize: 10240, presenceMembers: 100, presenceUserSize: 1024,
-		clientEvents: true,
-	}, webhookGrace: 3 * time.Second}
+	o.app.limits.MaxConnections, o.memory = 0, 0
+	app := appOptions{key: "k", secret: "s", limits: channel.Limits{
+		ActivityTimeout: 120 * time.Second, PongTimeout: 30 * time.Second, CacheTTL: 30 * time.Minute,
+		SendBuffer: 1 << 20, ChannelName: 200, EventSize: 10240, PresenceMembers: 100, PresenceUserSize: 1024,
+		ClientEvents: true,
+	}, authWindow: 600 * time.Second, webhookGrace: 3 * time.Second}
 	want := options{addrs: []string{":6001"}, httpPath: "/pusher", logFormat: "text", console: true, secretShown: true, app: app, apps: []appOptions{app}}
-	o.given, o.connections, o.apps[0].limits.maxConnections = nil, 0, 0
+	o.given, o.connections, o.apps[0].limits.MaxConnections = nil, 0, 0
 	if !reflect.DeepEqual(o, want) {
 		t.Errorf("got  %+v\nwant %+v", o, want)
 	}
@@ -101,22 +104,6 @@ func TestSecretFile(t *testing.T) {
 	} {
 		if _, err := parseOptions(args, func(string) (string, bool) { return "", false }); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", args, err)
-		}
-	}
-}
-
-// TestSecretShown: without a terminal, a secret on the command line is reported.
-func TestSecretShown(t *testing.T) {
-	for _, args := range [][]string{{"-secret", "sesame"}, nil} {
-		cmd := edgeCommand(append(args, "-addr", "127.0.0.1:0", "-key", "key")...)
-		var said syncBuffer
-		cmd.Stderr = &said
-		p := start(t, "edge", cmd)
-		connectTo(t, p.addr, "key")
-		p.cmd.Process.Signal(os.Interrupt)
-		p.cmd.Wait()
-		if got := strings.Contains(said.String(), "the secret is on the command line"); got != (args != nil) {
-			t.Errorf("%q: it says:\n%s", args, said.String())
 		}
 	}
 }
@@ -187,8 +174,8 @@ func TestOptionValues(t *testing.T) {
 		"90s": 90 * time.Second, "2m": 2 * time.Minute, "1h30m": 90 * time.Minute, "1.5s": 1500 * time.Millisecond, "1000ms": time.Second,
 		"120": 2 * time.Minute, "1": time.Second, "24h": 24 * time.Hour,
 	} {
-		if o := mustParse(t, []string{"-activity-timeout", value}); o.app.limits.activityTimeout != want {
-			t.Errorf("%q is %s, want %s", value, o.app.limits.activityTimeout, want)
+		if o := mustParse(t, []string{"-activity-timeout", value}); o.app.limits.ActivityTimeout != want {
+			t.Errorf("%q is %s, want %s", value, o.app.limits.ActivityTimeout, want)
 		}
 	}
 	for value, want := range map[string]bool{"-verbose": true, "-verbose=true": true, "-verbose=1": true, "-verbose=false": false, "-verbose=0": false} {
@@ -200,12 +187,12 @@ func TestOptionValues(t *testing.T) {
 		"": nil, ",": nil, "a": {"a"}, "https://a.example:8443, *.b.example ,,c": {"https://a.example:8443", "*.b.example", "c"},
 		"https://a.example/": {"https://a.example"}, "*": {"*"}, "null,[::1],http://[::1]:80": {"null", "[::1]", "http://[::1]:80"}, "file://,capacitor://localhost": {"file://", "capacitor://localhost"},
 	} {
-		if o := mustParse(t, []string{"-origins", value}); !slices.Equal(o.app.limits.origins, want) {
-			t.Errorf("%q are %q, want %q", value, o.app.limits.origins, want)
+		if o := mustParse(t, []string{"-origins", value}); !slices.Equal(o.app.origins, want) {
+			t.Errorf("%q are %q, want %q", value, o.app.origins, want)
 		}
 	}
-	if o := mustParse(t, []string{"-origins", ""}, "EDGE_ORIGINS=a"); o.app.limits.origins != nil {
-		t.Errorf("-origins= does not go before the variable: %q", o.app.limits.origins)
+	if o := mustParse(t, []string{"-origins", ""}, "EDGE_ORIGINS=a"); o.app.origins != nil {
+		t.Errorf("-origins= does not go before the variable: %q", o.app.origins)
 	}
 }
 
@@ -462,7 +449,7 @@ func TestConsoleBanner(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- p.listenAndServe(ctx, o, newBudget(o.memory))
+			ended <- p.listenAndServe(ctx, o, conn.NewBudget(o.memory))
 			stdout.Close()
 		}()
 		lines, link := bufio.NewScanner(out), false

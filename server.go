@@ -19,6 +19,9 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/listen"
 	"edge/internal/wire"
 )
 
@@ -34,19 +37,19 @@ const (
 )
 
 // openPoller is a variable for tests of what systems without a poller do.
-var openPoller = newPoller
+var openPoller = conn.NewPoller
 
 // server serves the apps of its options.
 type server struct {
 	// Static after construction.
-	memory   *budget
-	watch    *watch
-	cert     *certificate // nil without TLS
-	began    options      // what it was started with: some of that holds to the end
-	callers  *callers
+	memory   *conn.Budget
+	printer  printer
+	cert     *listen.Certificate // nil without TLS
+	began    options             // what it was started with: some of that holds to the end
+	callers  *listen.Callers
 	clock    *clock
 	notifier *notifier
-	probed   *App     // of the watchdog
+	probed   *app     // of the watchdog
 	console  *console // nil without
 
 	apps     atomic.Pointer[apps]
@@ -54,24 +57,24 @@ type server struct {
 
 	mu      sync.Mutex // guards the following
 	options options    // what holds
-	removed []*App     // by a reload; their webhooks deliver what they have
+	removed []*app     // by a reload; their webhooks deliver what they have
 }
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
-func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, watch: &watch{log: log}, clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
+func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error) {
+	s := &server{memory: memory, printer: printer{log: log}, clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
 		began: o, options: o}
-	s.watch.setVerbose(o.verbose)
-	memory.changed = s.statusLater
-	s.callers = newCallers()
+	memory.Changed = s.statusLater
+	s.callers = listen.NewCallers()
 	s.divide(o)
-	s.apps.Store(newApps(o.apps, memory, s.watch, nil))
+	s.apps.Store(newApps(o.apps, memory, nil))
+	s.setVerboseLocked(o.verbose)
 	if o.console {
 		s.console = newConsole(s)
 	}
 	if o.tlsCert != "" {
 		var err error
-		if s.cert, err = newCertificate(o.tlsCert, o.tlsKey); err != nil {
+		if s.cert, err = listen.Load(o.tlsCert, o.tlsKey); err != nil {
 			return nil, err
 		}
 	}
@@ -80,13 +83,13 @@ func newServer(o options, memory *budget, log *slog.Logger) (*server, error) {
 
 // divide gives clients what the options say of memory and descriptors, and callers what that leaves.
 func (s *server) divide(o options) {
-	s.memory.mostClients.Store(int64(o.connections))
-	s.callers.limit.Store(int64(max(minCallers, min(descriptorLimit()-o.connections-spareDescriptors, s.memory.callers()))))
+	s.memory.MostClients.Store(int64(o.connections))
+	s.callers.Limit.Store(int64(max(minCallers, min(conn.DescriptorLimit()-o.connections-spareDescriptors, s.memory.Callers()))))
 }
 
 // listen opens all addresses of the options, or takes what was opened for us instead.
 func (s *server) listen() (all []net.Listener, err error) {
-	all, err = inheritedListeners()
+	all, err = listen.Inherited()
 	for i, l := range all {
 		all[i] = s.seal(l, l.Addr().Network()+":"+l.Addr().String(), len(all)-1)
 	}
@@ -95,9 +98,9 @@ func (s *server) listen() (all []net.Listener, err error) {
 	}
 	addrs := s.began.addrs
 	for _, addr := range addrs {
-		l, err := listen(addr, "addr")
+		l, err := listen.Open(addr, "addr")
 		if err != nil {
-			closeAll(all)
+			listen.Close(all)
 			return nil, err
 		}
 		all = append(all, s.seal(l, addr, len(addrs)-1))
@@ -107,10 +110,10 @@ func (s *server) listen() (all []net.Listener, err error) {
 
 // seal makes a listener one for TLS, if it is to be.
 func (s *server) seal(l net.Listener, addr string, others int) net.Listener {
-	if s.cert == nil || plain(addr, others) {
+	if s.cert == nil || listen.Plain(addr, others) {
 		return l
 	}
-	return tlsListener{l, s.cert.config()}
+	return conn.TLSListener{Listener: l, Config: s.cert.Config()}
 }
 
 // serve serves on the listeners, which it closes, until ctx is done and everyone has been told.
@@ -119,12 +122,12 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	if err != nil {
 		return err
 	}
-	defer poller.close()
+	defer poller.Close()
 	up := &upgrader{apps: &s.apps, poller: poller, deflate: s.began.deflate, path: s.began.path, proxies: s.began.proxies,
 		probed: s.probed}
 	srv := s.httpServer(s.handler(up))
-	srv.ConnState = s.callers.note
-	srv.ConnContext = s.callers.context
+	srv.ConnState = s.callers.Note
+	srv.ConnContext = s.callers.Context
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
@@ -191,7 +194,7 @@ func (s *server) handler(up *upgrader) http.Handler {
 		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.began.path), http.StatusNotFound)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if isUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error
+		if conn.IsUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error
 			up.serveHTTP(w, r)
 		} else {
 			mux.ServeHTTP(w, r)
@@ -206,7 +209,7 @@ func (s *server) healthRoutes(mux *http.ServeMux) {
 		switch {
 		case s.draining.Load():
 			http.Error(w, "shutting down", http.StatusServiceUnavailable)
-		case s.memory.refuses():
+		case s.memory.Refuses():
 			http.Error(w, "short of memory", http.StatusServiceUnavailable)
 		default:
 			io.WriteString(w, "ready\n")
@@ -223,7 +226,7 @@ func (s *server) reload(o options) error {
 		return err
 	}
 	if s.cert != nil && o.tlsCert != "" {
-		if err := s.cert.use(o.tlsCert, o.tlsKey); err != nil {
+		if err := s.cert.Use(o.tlsCert, o.tlsKey); err != nil {
 			return err
 		}
 	}
@@ -234,23 +237,36 @@ func (s *server) reload(o options) error {
 	}
 	o.keepMemory(&s.began)
 	s.options = o
-	s.watch.setVerbose(o.verbose)
 	s.divide(o)
 	before := s.apps.Load()
-	after := newApps(o.apps, s.memory, s.watch, before)
+	after := newApps(o.apps, s.memory, before)
 	s.apps.Store(after)
-	removed := slices.DeleteFunc(s.removed, (*App).done)
+	removed := slices.DeleteFunc(s.removed, (*app).done)
 	for _, a := range before.all {
 		if !after.has(a) {
 			removed = append(removed, a)
-			sockets, _ := a.closeSockets()
+			sockets, _ := a.CloseSockets()
 			for _, socket := range sockets {
-				socket.close(wire.CodeUnknownKey, "The app has been removed from this server")
+				socket.Close(wire.CodeUnknownKey, "The app has been removed from this server")
 			}
 		}
 	}
 	s.removed = removed
+	s.setVerboseLocked(o.verbose)
 	return nil
+}
+
+// setVerboseLocked sets whether notices are printed, of all apps.
+func (s *server) setVerboseLocked(on bool) {
+	for _, a := range s.allAppsLocked() {
+		switch {
+		case on && a.unprint == nil && s.printer.log != nil:
+			a.unprint = a.Observe(printed, func(n channel.Notice) { s.printer.print(a.id(), n) })
+		case !on && a.unprint != nil:
+			a.unprint()
+			a.unprint = nil
+		}
+	}
 }
 
 // keepMemory leaves the memory as it was at the start, and with it the number of connections that was worked out from it.
@@ -259,10 +275,10 @@ func (o *options) keepMemory(began *options) {
 	if o.memory = began.memory; o.given["max-connections"].from != fromSystem {
 		return
 	}
-	o.connections = min(defaultConnections(), o.forConnections())
+	o.connections = min(defaultConnections(), conn.ConnectionsFor(o.memory, o.tlsCert != ""))
 	for i := range o.apps {
-		if l := &o.apps[i].limits; l.maxConnections == derived {
-			l.maxConnections = o.connections
+		if l := &o.apps[i].limits; l.MaxConnections == derived {
+			l.MaxConnections = o.connections
 		}
 	}
 }
@@ -293,11 +309,15 @@ func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, 
 }
 
 // allApps are all apps there are or were, that of requests for none included.
-func (s *server) allApps() []*App {
+func (s *server) allApps() []*app {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.allAppsLocked()
+}
+
+func (s *server) allAppsLocked() []*app {
 	now := s.apps.Load()
-	return append(append([]*App{now.none}, now.all...), s.removed...)
+	return append(append([]*app{now.none}, now.all...), s.removed...)
 }
 
 // shutdown ends in this order: no new connections and requests, the requests under way, the events they triggered, every
@@ -311,31 +331,31 @@ func (s *server) shutdown(srv *http.Server) {
 	if s.console != nil {
 		s.console.end() // its pages would be requests under way
 	}
-	finish(requests, srv, s.callers.busy) // those that take longer are cut off below
+	finish(requests, srv, s.callers.Busy) // those that take longer are cut off below
 	all := append(s.allApps(), s.probed)
-	var sockets []*Socket
+	var sockets []*channel.Socket
 	var ended []<-chan struct{}
 	for _, a := range all {
-		a.flush()
-		some, done := a.closeSockets()
+		a.Flush()
+		some, done := a.CloseSockets()
 		sockets, ended = append(sockets, some...), append(ended, done)
 	}
 	every := min(closeInterval, closeSpread/time.Duration(max(1, len(sockets))))
 	for began, i := time.Now(), 0; i < len(sockets); i++ {
 		// Sleeping for the whole distance so far keeps the pace whatever the machine's timers are like.
 		time.Sleep(time.Until(began.Add(time.Duration(i) * every)))
-		sockets[i].close(wire.CodeReconnect, "Please reconnect immediately")
+		sockets[i].Close(wire.CodeReconnect, "Please reconnect immediately")
 	}
 	limit, cancelLimit := context.WithTimeout(ctx, closeTimeout)
 	defer cancelLimit()
 	if !waitAll(limit, ended) {
 		slog.Warn("some connections did not close in time and are cut off", "after", closeTimeout)
 		for _, socket := range sockets {
-			socket.conn.abort()
+			socket.Conn.Abort()
 		}
 		waitAll(ctx, ended) // what they leave behind is told before webhooks are drained
 	}
-	finish(limit, srv, s.callers.lending) // or clients over HTTP would not get their last words
+	finish(limit, srv, s.callers.Lending) // or clients over HTTP would not get their last words
 	srv.Close()
 	var draining sync.WaitGroup
 	var left atomic.Int64

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -29,7 +28,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/edgetest"
+	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -57,7 +59,7 @@ func (k withKey) call(t testing.TB, addr, method, path, body string) (status int
 }
 
 // connectTo opens a connection for an app's key.
-func connectTo(t testing.TB, addr, key string) *client {
+func connectTo(t testing.TB, addr, key string) *peer {
 	t.Helper()
 	c := handshake(t, addr, "/app/"+key+"?protocol=7", "")
 	c.established()
@@ -65,7 +67,7 @@ func connectTo(t testing.TB, addr, key string) *client {
 }
 
 // subscribeWith subscribes to a private channel with a signature of this key.
-func (c *client) subscribeWith(k withKey, channel string) {
+func (c *peer) subscribeWith(k withKey, channel string) {
 	id, _ := wire.ParseSocketID(c.id)
 	c.subscribeAs(channel, k.name+":"+string(sign.NewKey(k.name, k.secret).Sign(nil, sign.ChannelText(nil, id.String(), []byte(channel), nil))), "")
 }
@@ -97,7 +99,7 @@ func TestSeveralApps(t *testing.T) {
 	s := startApps(t, fmt.Sprintf(twoApps, receiver.URL))
 	one, two := connectTo(t, s.addr, "one"), connectTo(t, s.addr, "two")
 	older := connectTo(t, s.addr, "old") // a key of the first app too
-	for _, c := range []*client{one, two, older} {
+	for _, c := range []*peer{one, two, older} {
 		c.subscribe("room", "")
 		c.expect(succeeded("room"))
 	}
@@ -114,7 +116,7 @@ func TestSeveralApps(t *testing.T) {
 			t.Errorf("%s for app %s: %d %q, want %d", c.key.name, c.app, status, answer, c.status)
 		}
 	}
-	for _, c := range []*client{one, older} {
+	for _, c := range []*peer{one, older} {
 		c.expect(event("one-1", "room", "x"), event("old-1", "room", "x"))
 		c.settled()
 	}
@@ -156,7 +158,7 @@ func TestSeveralApps(t *testing.T) {
 		t.Errorf("terminate by an unknown key: %d", status)
 	}
 	waitUntil(t, "the first app's receiver is told", func() bool { return hook.got() > 0 })
-	waitUntil(t, "the others have left", func() bool { return s.apps.Load().all[0].connections() == 2 })
+	waitUntil(t, "the others have left", func() bool { return s.apps.Load().all[0].Connections() == 2 })
 	page := string(s.appendMetrics(nil))
 	for _, want := range []string{`edge_connected{app_id="1"} 2`, `edge_connected{app_id="2"} 1`, `edge_key_uses_total{app_id="1",key="old"} 2`} {
 		if !strings.Contains(page, want+"\n") {
@@ -198,7 +200,7 @@ func TestServerLimit(t *testing.T) {
 	}
 	first.settled()
 	second.leave()
-	waitUntil(t, "there is room", func() bool { return s.memory.clients.Load() == 2 })
+	waitUntil(t, "there is room", func() bool { return s.memory.ClientCount() == 2 })
 	connectTo(t, s.addr, "one")
 }
 
@@ -236,15 +238,15 @@ func TestReload(t *testing.T) {
 	before := s.apps.Load().all
 
 	// Another key before it, other limits, webhooks, an app more and an app less.
-	most := fmt.Sprint(descriptorLimit() - spareDescriptors - minCallers) // so that callers have the least there is
+	most := fmt.Sprint(conn.DescriptorLimit() - spareDescriptors - minCallers) // so that callers have the least there is
 	err = s.rewrite(t, file, `{"event-size": 3, "verbose": true, "max-connections": `+most+`, "apps": [
 		{"id": "1", "key": "new", "secret": "n", "more-keys": "one:o", "webhook": `+string(quote(receiver.URL))+`, "webhook-grace": 0, "origins": "x.example"},
 		{"id": "3", "key": "three", "secret": "t"}]}`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.callers.limit.Load() != minCallers {
-		t.Errorf("%d callers beside %s connections", s.callers.limit.Load(), most)
+	if s.callers.Limit.Load() != minCallers {
+		t.Errorf("%d callers beside %s connections", s.callers.Limit.Load(), most)
 	}
 	two.expectClose(wire.CodeUnknownKey)
 	gone := handshake(t, s.addr, "/app/two?protocol=7", "")
@@ -283,7 +285,7 @@ func TestReload(t *testing.T) {
 		}
 	}
 	one.settled()
-	if s.apps.Load().all[0].limits().eventSize != 3 {
+	if s.apps.Load().all[0].Limits().EventSize != 3 {
 		t.Error("the limits are others")
 	}
 
@@ -325,59 +327,6 @@ func TestReloadOfOneApp(t *testing.T) {
 	}
 }
 
-// TestHangup sends SIGHUP to a process that serves a thousand clients, again and again, while numbered events come: nobody is dropped
-// and nothing is lost.
-func TestHangup(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no signals")
-	}
-	const readers, reloads = 1000, 20
-	if limit := descriptorLimit(); limit < readers+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, readers)
-	}
-	file := configOf(t, `{"event-size": 1000}`)
-	pidFile := filepath.Join(t.TempDir(), "pid")
-	cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-config", file, "-pid-file", pidFile)
-	var log syncBuffer
-	cmd.Stderr = &log
-	p := start(t, "edge", cmd)
-	nb := newNumbering(t, p.addr)
-	var reading, publishing sync.WaitGroup
-	for i := range readers {
-		r := newReader(nb, connect(t, p.addr))
-		r.conn.SetDeadline(time.Now().Add(3 * patience))
-		r.join(i % deliveryChannels)
-		r.read(func() bool { return r.over(false) })
-		reading.Go(r.follow)
-	}
-	var over atomic.Bool
-	publishing.Go(func() { nb.publishWhile(t, func() bool { return !over.Load() }) })
-	holds := func() int { return strings.Count(log.String(), "the new configuration holds") }
-	refused := func() int { return strings.Count(log.String(), "the old one stays") }
-	for n := range reloads {
-		text := fmt.Sprintf(`{"event-size": %d, "more-keys": "k%d:s", "presence-members": %[1]d}`, 1000+n, n)
-		if n%5 == 4 {
-			text = "{"
-		}
-		os.WriteFile(file, []byte(text), 0o600)
-		good, bad := holds(), refused()
-		p.cmd.Process.Signal(syscall.SIGHUP)
-		waitUntil(t, "it has read the file", func() bool { return holds() > good || refused() > bad })
-	}
-	over.Store(true)
-	publishing.Wait()
-	nb.end(t)
-	reading.Wait()
-	if holds() != reloads*4/5 || refused() != reloads/5 {
-		t.Errorf("%d hold, %d were refused:\n%s", holds(), refused(), log.String())
-	}
-	cmd.Process.Signal(syscall.SIGTERM)
-	if err := cmd.Wait(); err != nil || exists(pidFile) {
-		t.Errorf("exit: %v; pid file left: %t", err, exists(pidFile))
-	}
-	t.Logf("%d deliveries during %d reloads", nb.received.Load(), reloads)
-}
-
 // TestReloadOfWhatStays: what only the start can change is compared with the start, and memory keeps what was worked out of it.
 func TestReloadOfWhatStays(t *testing.T) {
 	var out syncBuffer
@@ -385,7 +334,7 @@ func TestReloadOfWhatStays(t *testing.T) {
 	defer log.SetOutput(errorOutput)
 	args := []string{"-key", "key", "-secret", testSecret}
 	s := mustParse(t, append(args, "-memory", "1G")).server(t)
-	most := s.apps.Load().all[0].limits().maxConnections
+	most := s.apps.Load().all[0].Limits().MaxConnections
 	for _, c := range []struct {
 		args []string
 		want []string
@@ -401,14 +350,14 @@ func TestReloadOfWhatStays(t *testing.T) {
 		if strings.Count(said, "takes effect with the next start") != len(c.want) || !containsAll(said, c.want) {
 			t.Errorf("%q: said %q", c.args, said)
 		}
-		if now := s.apps.Load().all[0].limits().maxConnections; now != most || s.memory.mostClients.Load() != int64(most) {
-			t.Errorf("%q: %d connections, in all %d, want %d", c.args, now, s.memory.mostClients.Load(), most)
+		if now := s.apps.Load().all[0].Limits().MaxConnections; now != most || s.memory.MostClients.Load() != int64(most) {
+			t.Errorf("%q: %d connections, in all %d, want %d", c.args, now, s.memory.MostClients.Load(), most)
 		}
 	}
 	if err := s.reload(mustParse(t, append(args, "-memory", "16M", "-max-connections", "77"))); err != nil {
 		t.Fatal(err)
 	}
-	if now := s.apps.Load().all[0].limits().maxConnections; now != 77 {
+	if now := s.apps.Load().all[0].Limits().MaxConnections; now != 77 {
 		t.Errorf("%d connections, want what was said", now)
 	}
 }
@@ -439,7 +388,7 @@ func TestAuthorizedConnections(t *testing.T) {
 		began := time.Now()
 		var over sync.WaitGroup
 		var left atomic.Int64
-		for _, c := range []*client{stranger, reader, signed, private, member} {
+		for _, c := range []*peer{stranger, reader, signed, private, member} {
 			authorized := c != stranger && c != reader
 			over.Go(func() {
 				code := c.answerPings(func(string) {})
@@ -453,7 +402,7 @@ func TestAuthorizedConnections(t *testing.T) {
 		if n := left.Load(); n != 2 {
 			t.Errorf("%d have left", n)
 		}
-		for _, c := range []*client{signed, private, member} {
+		for _, c := range []*peer{signed, private, member} {
 			c.leave()
 		}
 		over.Wait()
@@ -494,7 +443,7 @@ func TestClientAddr(t *testing.T) {
 	} {
 		r := &http.Request{RemoteAddr: c.peer, Header: http.Header{"X-Forwarded-For": c.noted}}
 		got := ""
-		if a := clientAddr(r, trusted(c.proxies)); a.IsValid() {
+		if a := listen.ClientAddr(r, trusted(c.proxies)); a.IsValid() {
 			got = a.String()
 		}
 		if got != c.want {
@@ -541,57 +490,6 @@ func TestPath(t *testing.T) {
 	lost.expectClose(wire.CodePathNotFound)
 }
 
-// TestListeners: every address serves, a Unix socket too; one that a dead program left is taken over, one in use is not.
-func TestListeners(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no Unix sockets")
-	}
-	name := filepath.Join(t.TempDir(), "s")
-	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	left.SetUnlinkOnClose(false)
-	left.Close()
-	p := start(t, "edge", edgeCommand("-addr", "127.0.0.1:0", "-addr", "unix:"+name, "-addr", "127.0.0.1:0", "-key", "key"))
-	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o660 {
-		t.Errorf("%v, %v", info.Mode(), err)
-	}
-	c := connect(t, p.addr)
-	c.join("room")
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return net.Dial("unix", name) }
-	h := &http.Client{Transport: &http.Transport{DialContext: dial}}
-	defer h.CloseIdleConnections()
-	body := `{"name":"e","channel":"room","data":"x"}`
-	r, err := h.Post(signedURL("localhost", "POST", "/apps/1/events", "", body), "", strings.NewReader(body))
-	if err != nil || r.StatusCode != 200 {
-		t.Fatal(r, err)
-	}
-	r.Body.Close()
-	c.expect(event("e", "room", "x"))
-	conn, err := net.Dial("unix", name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, httpUpgrade)
-	b := make([]byte, 1000)
-	for got := 0; !bytes.Contains(b[:got], []byte("connection_established")); {
-		n, err := conn.Read(b[got:])
-		if got += n; err != nil {
-			t.Fatalf("%q %v", b[:got], err)
-		}
-	}
-	code, _, stderr := runCommand(t, []string{"-addr", "unix:" + name})
-	if oneSentence(t, stderr, name, "in use"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	if p.cmd.Wait(); exists(name) {
-		t.Error("the socket is left behind")
-	}
-}
-
 // TestStaleSocket: only the socket of a program that has ended is taken out of the way.
 func TestStaleSocket(t *testing.T) {
 	if runtime.GOOS == "windows" {
@@ -630,27 +528,27 @@ func TestStaleSocket(t *testing.T) {
 // TestCallersOverTLS: an HTTP client that reads nothing cannot hold up the one for whom it is cut off.
 func TestCallersOverTLS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(processStart)) // or the certificate would not hold yet
+		time.Sleep(time.Until(conn.ProcessStart)) // or the certificate would not hold yet
 		dir, trust := edgetest.CertDir(t)
-		cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
+		cert, err := listen.Load(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		mine, theirs := net.Pipe() // which has no room, like a full buffer
 		defer mine.Close()
 		defer theirs.Close()
-		stuck := tls.Server(mine, cert.config())
+		stuck := tls.Server(mine, cert.Config())
 		shaken := make(chan error, 1)
 		go func() { shaken <- tls.Client(theirs, trust).Handshake() }()
 		if err := errors.Join(stuck.Handshake(), <-shaken); err != nil {
 			t.Fatal(err)
 		}
-		c := newCallers()
-		c.limit.Store(10)
-		c.note(stuck, http.StateNew)
+		c := listen.NewCallers()
+		c.Limit.Store(10)
+		c.Note(stuck, http.StateNew)
 		began := time.Now()
-		for range c.limit.Load() {
-			c.note(new(net.TCPConn), http.StateNew)
+		for range c.Limit.Load() {
+			c.Note(new(net.TCPConn), http.StateNew)
 		}
 		if waited := time.Since(began); waited > 0 {
 			t.Errorf("it waits for the client for %s", waited) // crypto/tls would for five seconds
@@ -668,7 +566,7 @@ func TestPlain(t *testing.T) {
 		{"[::1]:6001", 2, true}, {"192.168.0.1:1", 1, false}, {"unix:/x", 0, true}, {"plain::80", 0, true}, {"plain:10.0.0.1:80", 1, true},
 		{"tls:127.0.0.1:1", 1, false}, {"tcp:127.0.0.1:6001", 1, true}, {"tcp:[::]:6001", 1, false},
 	} {
-		if got := plain(c.addr, c.others); got != c.want {
+		if got := listen.Plain(c.addr, c.others); got != c.want {
 			t.Errorf("%s beside %d others: plain: %t", c.addr, c.others, got)
 		}
 	}
@@ -689,11 +587,10 @@ func TestReady(t *testing.T) {
 		}
 	}
 	expect("/ready", 200, "ready")
-	s.memory.judge(s.memory.limit)
+	s.memory.Judge(s.memory.Limit)
 	expect("/ready", 503, "short of memory")
 	expect("/health", 200, "ok")
-	waitUntil(t, "the memory has been looked at", func() bool { return !s.memory.asked.Load() })
-	s.memory.judge(0)
+	s.memory.Judge(0)
 	s.stop()
 	expect("/ready", 503, "shutting down")
 	expect("/health", 200, "ok")
@@ -731,8 +628,8 @@ func TestMetrics(t *testing.T) {
 	stranger := handshake(t, s.addr, "/app/none?protocol=7", "")
 	stranger.text()
 	stranger.expectClose(wire.CodeUnknownKey)
-	waitUntil(t, "they have left", func() bool { return s.app.connections() == 1 && s.app.webhooks().all()[0].counts().retried > 0 })
-	waitUntil(t, "what they were sent and sent is counted", func() bool { return s.app.counts.sent.Load() >= 9 && s.app.counts.received.Load() >= 4 })
+	waitUntil(t, "they have left", func() bool { return s.app.Connections() == 1 && s.app.webhooks().all()[0].counts().retried > 0 })
+	waitUntil(t, "what they were sent and sent is counted", func() bool { return s.app.Counts.Sent.Load() >= 9 && s.app.Counts.Received.Load() >= 4 })
 	page := string(s.appendMetrics(nil))
 	const app = `{app_id="a\"b\\c"`
 	for _, want := range []string{
@@ -752,7 +649,7 @@ func TestMetrics(t *testing.T) {
 	if strings.Contains(page, "secret=x") {
 		t.Error("a webhook's query is in it")
 	}
-	var sent, received uint64 = s.app.sentBytes(), s.app.counts.receivedBytes.Load()
+	var sent, received uint64 = s.app.SentBytes(), s.app.Conns.Received.Load()
 	if !strings.Contains(page, fmt.Sprintf("edge_socket_transmitted_bytes%s} %d\n", app, sent)) || sent < 500 || received < 200 {
 		t.Errorf("%d bytes sent, %d received", sent, received)
 	}
@@ -803,36 +700,6 @@ func checkExposition(t *testing.T, page string) {
 	}
 }
 
-// TestMetricsAddr: metrics are on their address, and on no other; without one there are none.
-func TestMetricsAddr(t *testing.T) {
-	addr := steadyAddr(t)
-	p := startProcess(t, "edge", "-metrics-addr", addr)
-	get := func(addr, path string) (status int, text string) {
-		r, _ := http.NewRequest("GET", "http://"+addr+path, nil)
-		return do(t, r)
-	}
-	status, page := get(addr, "/metrics")
-	if checkExposition(t, page); status != 200 {
-		t.Errorf("%d %s", status, page)
-	}
-	for _, want := range []string{"process_resident_memory_bytes ", "process_open_fds ", "process_max_fds ", "process_cpu_seconds_total "} {
-		if runtime.GOOS == "linux" && !strings.Contains(page, "\n"+want) {
-			t.Errorf("no %s", want)
-		}
-	}
-	if status, _ := get(p.addr, "/metrics"); status != 404 {
-		t.Errorf("on the public address: %d", status)
-	}
-	if status, _ := get(addr, "/apps/1/channels"); status != 404 {
-		t.Errorf("the API on the address of the metrics: %d", status)
-	}
-	code, _, stderr := runCommand(t, []string{"-addr", "127.0.0.1:0", "-metrics-addr", addr})
-	if oneSentence(t, stderr, addr, "in use"); code != 1 {
-		t.Errorf("exit code %d", code)
-	}
-	http.DefaultClient.CloseIdleConnections()
-}
-
 // TestVerbose: everything is printed, frames too, and no signature.
 func TestVerbose(t *testing.T) {
 	var out syncBuffer
@@ -847,7 +714,7 @@ func TestVerbose(t *testing.T) {
 	c.send(`{"event":"pusher:unsubscribe","data":{"channel":"private-x"}}`)
 	c.settled()
 	c.leave()
-	waitUntil(t, "it has left", s.app.empty)
+	waitUntil(t, "it has left", func() bool { return gone(s.app) })
 	text := out.String()
 	for _, want := range []string{"connected socket=" + c.id, "received socket=", "sent socket=", `\"event\":\"news\"`, "subscribed socket=" + c.id + " channel=private-x",
 		"signed in", "user=u1", "refused", "code=400", "unsubscribed", "disconnected", "client=127.0.0.1:", "pusher:signin_success"} {
@@ -921,7 +788,7 @@ func TestRefusalWithSignature(t *testing.T) {
 	var out bytes.Buffer
 	s := testOptions(t).server(t)
 	s.logTo(&out)
-	s.apps.Load().all[0].tell(notice{what: noticeRefused, reason: "it was signed " + strings.Repeat("0f", 32)})
+	s.apps.Load().all[0].Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Reason: "it was signed " + strings.Repeat("0f", 32)})
 	if strings.Contains(out.String(), "0f") || !strings.Contains(out.String(), "it was signed …") {
 		t.Errorf("%s", out.String())
 	}
@@ -933,7 +800,7 @@ func TestHideSignatures(t *testing.T) {
 		"": "", "a": "a", digits: "…", `"` + digits + `"`: `"…"`, digits[1:]: digits[1:], digits + "0": "…0", "x" + digits + digits + "y": "x……y",
 		digits[:32] + "-" + digits[32:]: digits[:32] + "-" + digits[32:],
 	} {
-		if got := string(hideSignatures([]byte(in))); got != want {
+		if got := string(channel.HideSignatures([]byte(in))); got != want {
 			t.Errorf("%q: %q", in, got)
 		}
 	}
@@ -942,20 +809,20 @@ func TestHideSignatures(t *testing.T) {
 // Of refusals without end so many are printed as of problems, and then how many were not.
 func TestRefusalsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(processStart)) // see startInBubble
+		time.Sleep(time.Until(conn.ProcessStart)) // see startInBubble
 		var out bytes.Buffer
 		s := testOptions(t).server(t)
 		s.logTo(&out)
 		app := s.apps.Load().all[0]
 		for range 1000 {
-			app.tell(notice{what: noticeRefused, reason: "no"})
+			app.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Reason: "no"})
 		}
 		if n := strings.Count(out.String(), "refused"); n != logBurst {
 			t.Errorf("%d lines", n)
 		}
 		time.Sleep(time.Second)
-		app.tell(notice{what: noticeRefused, reason: "no"})
-		app.tell(notice{what: "subscribed"})
+		app.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Reason: "no"})
+		app.Notify(channel.Notice{About: channel.AboutSubscriptions, What: "subscribed"})
 		if !strings.Contains(out.String(), fmt.Sprintf("suppressed=%d", 1000-logBurst)) || !strings.HasSuffix(out.String(), "subscribed\n") {
 			t.Errorf("%s", out.String()[len(out.String())-200:])
 		}
@@ -979,55 +846,9 @@ func TestLogFormats(t *testing.T) {
 			t.Errorf("%+v: %q", c, out.String())
 		}
 	}
-	for variable, want := range map[string]string{"JOURNAL_STREAM=8:1": "level=", "X=": "time="} {
-		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key", "-send-buffer", "4096", "-max-connections", "2000000000")
-		var said syncBuffer
-		cmd.Stderr, cmd.Env = &said, []string{variable}
-		start(t, "edge", cmd)
-		waitUntil(t, "it warns of the descriptors", func() bool { return strings.Contains(said.String(), "max-connections") })
-		for line := range strings.Lines(said.String()) {
-			if !strings.HasPrefix(line, want) {
-				t.Errorf("%s: %s", variable, line)
-			}
-		}
-	}
 }
 
-// TestHangupWithoutConfig: a closed terminal leaves no server behind unless nohup(1) started it. With -config, SIGHUP reloads even
-// then.
-func TestHangupWithoutConfig(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("no signals")
-	}
-	config := configOf(t, "{}")
-	for _, c := range []struct {
-		nohup, config bool
-		ends          bool
-		says          string
-	}{
-		{false, false, true, ""},
-		{true, false, false, ""},
-		{true, true, false, "the new configuration holds"},
-	} {
-		cmd := edgeCommand("-addr", "127.0.0.1:0", "-key", "key")
-		if c.config {
-			cmd.Args = append(cmd.Args, "-config", config)
-		}
-		if c.nohup {
-			cmd = throughShell(cmd, `trap "" HUP; exec "$0" "$@"`)
-		}
-		var said syncBuffer
-		cmd.Stderr = &said
-		p := start(t, "edge", cmd)
-		connect(t, p.addr).settled()
-		p.cmd.Process.Signal(syscall.SIGHUP)
-		waitUntil(t, "it says "+c.says, func() bool { return strings.Contains(said.String(), c.says) })
-		if !c.ends {
-			connect(t, p.addr).settled()
-			p.cmd.Process.Signal(syscall.SIGTERM)
-		}
-		if err := p.cmd.Wait(); err != nil {
-			t.Errorf("%+v: %v: %s", c, err, said.String())
-		}
-	}
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"edge/internal/conn"
 	"edge/internal/wire"
 )
 
@@ -47,8 +48,8 @@ type session struct {
 	of     *fallback
 	name   string
 	from   netip.Addr
-	socket *Socket
-	held   holding // of what waits in both directions
+	socket *client
+	held   conn.Holding // of what waits in both directions
 
 	mu        sync.Mutex // guards the following; the locks of fallback and budget may be taken while it is held
 	changed   sync.Cond  // that something of it has
@@ -91,9 +92,9 @@ var stillHere = [][]byte{nil}
 // deliver gives the client's messages to the Socket, until the session ends.
 func (s *session) deliver() {
 	for text, ok := s.nextMessage(); ok; text, ok = s.nextMessage() {
-		s.socket.receiveText(text)
+		s.socket.Conn.ReceiveText(text)
 	}
-	s.socket.ended()
+	s.socket.Conn.Finish()
 }
 
 // nextMessage waits for the next message; not ok is the end.
@@ -144,7 +145,7 @@ func (s *session) touchLocked(moved bool) {
 	if s.shut || s.over {
 		bytes = 0
 	}
-	s.of.memory.hold(&s.held, int64(bytes), moved)
+	s.of.memory.Hold(&s.held, int64(bytes), moved)
 }
 
 // inboxLocked is how many bytes wait for the Socket.
@@ -191,7 +192,7 @@ func (s *session) detach(t *receiving) {
 
 // lost ends a session that nobody has received from since t.
 func (s *session) lost(t *receiving) {
-	defer recovered("session")
+	defer conn.Recovered("session")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.receiving == t && !s.over {
@@ -346,7 +347,7 @@ func (s *session) orderLocked(n uint64) {
 
 // giveUp is called when request n has waited for an earlier one. That may be another session's of the same page.
 func (s *session) giveUp(n uint64) {
-	defer recovered("session")
+	defer conn.Recovered("session")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n >= s.next {
@@ -369,12 +370,12 @@ func (s *session) Write(p []byte) (int, error) {
 	for rest := p; len(rest) > 0; {
 		var opcode byte
 		var payload []byte
-		switch opcode, payload, rest = nextServerFrame(rest); opcode {
-		case opText:
+		switch opcode, payload, rest = conn.NextServerFrame(rest); opcode {
+		case conn.OpText:
 			s.lines = append(wire.AppendString(append(s.lines, "a["...), payload), "]\n"...)
-		case opPing:
+		case conn.OpPing:
 			s.lines, s.pinged = append(s.lines, "h\n"...), true
-		case opClose:
+		case conn.OpClose:
 			s.closed, s.lines = true, appendEnd(s.lines, int(binary.BigEndian.Uint16(payload)), string(payload[2:]))
 		}
 	}
@@ -439,8 +440,8 @@ func parseSent(body []byte) (messages [][]byte, err error) {
 			return nil, wire.BadRequest("expected an array of strings only")
 		}
 		text := item.Text()
-		if len(text) > maxPayload {
-			return nil, &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: frameProblem(closeTooBig)}
+		if len(text) > conn.MaxPayload {
+			return nil, &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: conn.FrameProblem(conn.CloseTooBig)}
 		}
 		messages = append(messages, append([]byte{}, text...))
 	}

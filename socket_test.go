@@ -24,6 +24,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -36,10 +38,10 @@ const httpUpgrade = "GET " + keyPath + " HTTP/1.1\nHost: edge\nUpgrade: websocke
 	"Sec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\n"
 
 // request sends an HTTP request as it stands and reads the head of the answer.
-func request(t testing.TB, addr, text string) (*client, *http.Response) {
+func request(t testing.TB, addr, text string) (*peer, *http.Response) {
 	t.Helper()
 	conn := dial(t, addr)
-	c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
+	c := &peer{t: t, conn: conn, in: bufio.NewReader(conn)}
 	c.raw([]byte(text))
 	r, err := http.ReadResponse(c.in, nil)
 	if err != nil {
@@ -66,7 +68,7 @@ func codeText(code int) string {
 }
 
 // expectError reads pusher:error with this code in its exact shape, whatever its message is.
-func (c *client) expectError(code int) (message string) {
+func (c *peer) expectError(code int) (message string) {
 	c.t.Helper()
 	got := c.text()
 	var e struct{ Data struct{ Message string } }
@@ -78,7 +80,7 @@ func (c *client) expectError(code int) (message string) {
 }
 
 // expectTurnedAway reads what a connection that may not stay gets: pusher:error, a close frame with its code, the end.
-func (c *client) expectTurnedAway(code int) (reason string) {
+func (c *peer) expectTurnedAway(code int) (reason string) {
 	c.t.Helper()
 	c.expectError(code)
 	if reason = c.expectClose(code); reason == "" {
@@ -88,7 +90,7 @@ func (c *client) expectTurnedAway(code int) (reason string) {
 }
 
 // expectRefusal reads the two events of a refused subscription, and checks that the connection is still good.
-func (c *client) expectRefusal(channel, kind string, status int) (message string) {
+func (c *peer) expectRefusal(channel, kind string, status int) (message string) {
 	c.t.Helper()
 	got := c.text()
 	var e struct{ Data struct{ Error string } }
@@ -104,7 +106,7 @@ func (c *client) expectRefusal(channel, kind string, status int) (message string
 }
 
 // arrived returns the text frames that were on their way to c.
-func (c *client) arrived() (frames []string) {
+func (c *peer) arrived() (frames []string) {
 	c.t.Helper()
 	c.send(`{"event":"pusher:ping","data":{}}`)
 	for {
@@ -117,10 +119,10 @@ func (c *client) arrived() (frames []string) {
 }
 
 // leave closes the connection without a word.
-func (c *client) leave() { c.conn.Close() }
+func (c *peer) leave() { c.conn.Close() }
 
 // subscribeAs sends a subscription with this auth and, if not empty, channel_data.
-func (c *client) subscribeAs(channel, auth, channelData string) {
+func (c *peer) subscribeAs(channel, auth, channelData string) {
 	c.t.Helper()
 	data := map[string]string{"channel": channel, "auth": auth}
 	if channelData != "" {
@@ -130,13 +132,13 @@ func (c *client) subscribeAs(channel, auth, channelData string) {
 	c.send(`{"event":"pusher:subscribe","data":%s}`, b)
 }
 
-func (c *client) unsubscribe(channel string) {
+func (c *peer) unsubscribe(channel string) {
 	c.t.Helper()
 	c.send(`{"event":"pusher:unsubscribe","data":{"channel":%s}}`, quote(channel))
 }
 
 // enter subscribes to a channel of any kind, and reads the answer and everything else that is on its way.
-func (c *client) enter(channel, channelData string) {
+func (c *peer) enter(channel, channelData string) {
 	c.t.Helper()
 	c.subscribe(channel, channelData)
 	frames := c.arrived()
@@ -219,7 +221,7 @@ func TestTurnedAway(t *testing.T) {
 		t.Run(test.path, func(t *testing.T) {
 			handshake(t, addr, test.path, "").expectTurnedAway(test.code)
 			// What the client sent in the meantime changes nothing.
-			handshake(t, addr, test.path, string(maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping"}`)))).expectTurnedAway(test.code)
+			handshake(t, addr, test.path, string(maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:ping"}`)))).expectTurnedAway(test.code)
 		})
 	}
 }
@@ -268,7 +270,7 @@ func TestMaxConnections(t *testing.T) {
 	handshake(t, s.addr, keyPath, "").expectTurnedAway(4004)
 	first.settled()
 	first.leave()
-	waitUntil(t, "the first has left", s.app.empty)
+	waitUntil(t, "the first has left", func() bool { return gone(s.app) })
 	connect(t, s.addr).settled()
 }
 
@@ -322,15 +324,15 @@ func TestNothingNegotiated(t *testing.T) {
 		t.Fatalf("%s %v", r.Status, r.Header)
 	}
 	c.established()
-	c.raw(maskedFrame(0xC0|opText, []byte{0xAA, 0x56, 0x4A, 0x2D, 0x4E, 0xD5, 0x51, 0x50, 0x50, 0x00}))
+	c.raw(maskedFrame(0xC0|conn.OpText, []byte{0xAA, 0x56, 0x4A, 0x2D, 0x4E, 0xD5, 0x51, 0x50, 0x50, 0x00}))
 	c.expectClose(1002)
 }
 
 // TestEarlyFrames sends frames in one packet with the handshake, whole or only their beginning.
 func TestEarlyFrames(t *testing.T) {
 	addr := startEdge(t)
-	frames := slices.Concat(maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"x"}}`)),
-		maskedFrame(0x80|opPing, []byte("early")))
+	frames := slices.Concat(maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:subscribe","data":{"channel":"x"}}`)),
+		maskedFrame(0x80|conn.OpPing, []byte("early")))
 	for i := range 200 {
 		n := len(frames)
 		if i%2 == 1 {
@@ -340,12 +342,12 @@ func TestEarlyFrames(t *testing.T) {
 		c.established()
 		c.raw(frames[n:])
 		c.expect(succeeded("x"))
-		c.expectControl(opPong, "early")
+		c.expectControl(conn.OpPong, "early")
 		c.leave()
 	}
 }
 
-func (c *client) expectControl(opcode byte, payload string) {
+func (c *peer) expectControl(opcode byte, payload string) {
 	c.t.Helper()
 	if gotOpcode, got := c.frame(); gotOpcode != opcode || string(got) != payload {
 		c.t.Fatalf("got opcode %d %q, want %d %q", gotOpcode, got, opcode, payload)
@@ -368,10 +370,10 @@ func TestPing(t *testing.T) {
 		c.expect(pong)
 	}
 	for _, payload := range []string{"", "12345", strings.Repeat("\xff", 125)} {
-		c.raw(maskedFrame(0x80|opPing, []byte(payload)))
-		c.expectControl(opPong, payload)
+		c.raw(maskedFrame(0x80|conn.OpPing, []byte(payload)))
+		c.expectControl(conn.OpPong, payload)
 	}
-	c.raw(maskedFrame(0x80|opPong, []byte("nobody asked")))
+	c.raw(maskedFrame(0x80|conn.OpPong, []byte("nobody asked")))
 	c.settled()
 }
 
@@ -380,7 +382,7 @@ func TestSilentClientIsPingedAndClosed(t *testing.T) {
 	addr := startEdge(t, "-activity-timeout=1s", "-pong-timeout=100ms")
 	began := time.Now()
 	c := connect(t, addr)
-	c.expectControl(opPing, "")
+	c.expectControl(conn.OpPing, "")
 	if silent := time.Since(began); silent < time.Second {
 		t.Errorf("pinged after %s", silent)
 	}
@@ -410,12 +412,12 @@ func (p pipes) Addr() net.Addr { return new(net.TCPAddr) }
 
 // startInBubble starts a server with the default limits and returns a function that connects to it; rest is sent in one
 // packet with the handshake.
-func startInBubble(t *testing.T) (connect func(rest []byte) *client) { return startInBubbleWith(t) }
+func startInBubble(t *testing.T) (connect func(rest []byte) *peer) { return startInBubbleWith(t) }
 
 // startInBubbleWith is startInBubble with these flags.
-func startInBubbleWith(t *testing.T, args ...string) (connect func(rest []byte) *client) {
+func startInBubbleWith(t *testing.T, args ...string) (connect func(rest []byte) *peer) {
 	_, dial := serverInBubble(t, args...)
-	return func(rest []byte) *client { return connectInBubble(t, dial, rest) }
+	return func(rest []byte) *peer { return connectInBubble(t, dial, rest) }
 }
 
 // serverInBubble starts a server with these flags in a bubble and returns a function that opens a connection to it.
@@ -426,7 +428,7 @@ func serverInBubble(t *testing.T, args ...string) (s *server, dial func() net.Co
 
 // stoppableInBubble is serverInBubble for a test that stops the server itself.
 func stoppableInBubble(t *testing.T, args ...string) (s *server, dial func() net.Conn, stop func()) {
-	time.Sleep(time.Until(processStart)) // in a bubble it is the year 2000, and monotonic would be negative
+	time.Sleep(time.Until(conn.ProcessStart)) // in a bubble it is the year 2000, and monotonic would be negative
 	s = testOptions(t, args...).server(t)
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -448,8 +450,8 @@ func stoppableInBubble(t *testing.T, args ...string) (s *server, dial func() net
 }
 
 // connectInBubble opens a WebSocket connection; rest is sent in one packet with the handshake.
-func connectInBubble(t *testing.T, dial func() net.Conn, rest []byte) *client {
-	c := &client{t: t, conn: dial()}
+func connectInBubble(t *testing.T, dial func() net.Conn, rest []byte) *peer {
+	c := &peer{t: t, conn: dial()}
 	c.in = bufio.NewReader(c.conn)
 	c.raw(append([]byte(httpUpgrade), rest...))
 	if r, err := http.ReadResponse(c.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
@@ -465,14 +467,14 @@ func TestLiveness(t *testing.T) {
 		last := time.Now()
 		expectPing := func() {
 			t.Helper()
-			c.expectControl(opPing, "")
+			c.expectControl(conn.OpPing, "")
 			if silent := time.Since(last); silent != 120*time.Second {
 				t.Fatalf("pinged after %s of silence", silent)
 			}
 		}
 		for _, traffic := range []func(){
-			func() { c.raw(maskedFrame(0x80|opPong, nil)) },
-			func() { c.raw(maskedFrame(0x80|opPing, nil)); c.expectControl(opPong, "") },
+			func() { c.raw(maskedFrame(0x80|conn.OpPong, nil)) },
+			func() { c.raw(maskedFrame(0x80|conn.OpPing, nil)); c.expectControl(conn.OpPong, "") },
 			func() { c.send(`{"event":"nothing"}`) },
 			c.settled,
 		} {
@@ -494,14 +496,14 @@ func TestLiveness(t *testing.T) {
 
 // A frame once begun must end within ten seconds, however fast its bytes come, and whatever they came with.
 func TestFrameTimeout(t *testing.T) {
-	whole := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping","data":"`+strings.Repeat("x", 200)+`"}`))
+	whole := maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:ping","data":"`+strings.Repeat("x", 200)+`"}`))
 	synctest.Test(t, func(t *testing.T) {
 		connect := startInBubble(t)
 		for _, n := range []int{1, 2, 3, 5, 8, 9, 100} {
-			for name, begin := range map[string]func() *client{
-				"alone":          func() *client { c := connect(nil); c.raw(whole[:n]); return c },
-				"after a frame":  func() *client { c := connect(nil); c.raw(slices.Concat(whole, whole[:n])); c.expect(pong); return c },
-				"with handshake": func() *client { return connect(whole[:n]) },
+			for name, begin := range map[string]func() *peer{
+				"alone":          func() *peer { c := connect(nil); c.raw(whole[:n]); return c },
+				"after a frame":  func() *peer { c := connect(nil); c.raw(slices.Concat(whole, whole[:n])); c.expect(pong); return c },
+				"with handshake": func() *peer { return connect(whole[:n]) },
 			} {
 				began := time.Now()
 				c := begin()
@@ -512,7 +514,7 @@ func TestFrameTimeout(t *testing.T) {
 					}
 				}
 				opcode, payload := c.frame()
-				if took := time.Since(began); opcode != opClose || binary.BigEndian.Uint16(payload) != 1008 || took != 10*time.Second {
+				if took := time.Since(began); opcode != conn.OpClose || binary.BigEndian.Uint16(payload) != 1008 || took != 10*time.Second {
 					t.Errorf("%d bytes %s: opcode %d %q after %s", n, name, opcode, payload, took)
 				}
 				c.leave()
@@ -536,11 +538,11 @@ func ignored(n int) []byte {
 
 // fragments is a message in n frames: first, nothing, nothing…, last.
 func fragments(first, last []byte, n int) []byte {
-	b := maskedFrame(opText, first)
+	b := maskedFrame(conn.OpText, first)
 	for range n - 2 {
-		b = append(b, maskedFrame(opContinuation, nil)...)
+		b = append(b, maskedFrame(conn.OpContinuation, nil)...)
 	}
-	return append(b, maskedFrame(0x80|opContinuation, last)...)
+	return append(b, maskedFrame(0x80|conn.OpContinuation, last)...)
 }
 
 // TestMessageTimeout: an unfinished message counts like an unfinished frame, also between its frames.
@@ -548,15 +550,15 @@ func TestMessageTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		connect := startInBubble(t)
 		c := connect(nil)
-		c.raw(maskedFrame(opText, []byte(`{"event":`)))
+		c.raw(maskedFrame(conn.OpText, []byte(`{"event":`)))
 		time.Sleep(9 * time.Second)
-		c.raw(maskedFrame(opContinuation, []byte(`"pusher:ping"`)))
+		c.raw(maskedFrame(conn.OpContinuation, []byte(`"pusher:ping"`)))
 		time.Sleep(9 * time.Second)
-		c.raw(maskedFrame(0x80|opContinuation, []byte("}")))
+		c.raw(maskedFrame(0x80|conn.OpContinuation, []byte("}")))
 		c.expect(pong)
 		began := time.Now()
-		c.raw(maskedFrame(opText, []byte(`{"event":`)))
-		if opcode, payload := c.frame(); opcode != opClose || binary.BigEndian.Uint16(payload) != 1008 || time.Since(began) != 10*time.Second {
+		c.raw(maskedFrame(conn.OpText, []byte(`{"event":`)))
+		if opcode, payload := c.frame(); opcode != conn.OpClose || binary.BigEndian.Uint16(payload) != 1008 || time.Since(began) != 10*time.Second {
 			t.Errorf("opcode %d %q after %s", opcode, payload, time.Since(began))
 		}
 		c.leave()
@@ -567,11 +569,11 @@ func TestGoodFrames(t *testing.T) {
 	c := connect(t, startEdge(t))
 	message := ignored(32_759)
 	for _, frames := range [][]byte{
-		maskedFrame(0x80|opText, message),
+		maskedFrame(0x80|conn.OpText, message),
 		fragments(message[:32_000], message[32_000:], 2),
 		fragments(message[:10], message[10:], 64),
-		fragments([]byte("{\"event\":\"\xc3"), []byte("\xa9\"}"), 2),                     // half a character in each
-		append([]byte{0x80 | opText, 0x80 | 126, 0, 13, 0, 0, 0, 0}, `{"event":"x"}`...), // a longer length than it takes
+		fragments([]byte("{\"event\":\"\xc3"), []byte("\xa9\"}"), 2),                          // half a character in each
+		append([]byte{0x80 | conn.OpText, 0x80 | 126, 0, 13, 0, 0, 0, 0}, `{"event":"x"}`...), // a longer length than it takes
 	} {
 		c.raw(frames)
 		c.settled()
@@ -580,10 +582,10 @@ func TestGoodFrames(t *testing.T) {
 
 func TestPingBetweenFragments(t *testing.T) {
 	c := connect(t, startEdge(t))
-	c.raw(maskedFrame(opText, []byte(`{"event":"pusher:`)))
-	c.raw(maskedFrame(0x80|opPing, []byte("between")))
-	c.raw(maskedFrame(0x80|opContinuation, []byte(`ping"}`)))
-	c.expectControl(opPong, "between")
+	c.raw(maskedFrame(conn.OpText, []byte(`{"event":"pusher:`)))
+	c.raw(maskedFrame(0x80|conn.OpPing, []byte("between")))
+	c.raw(maskedFrame(0x80|conn.OpContinuation, []byte(`ping"}`)))
+	c.expectControl(conn.OpPong, "between")
 	c.expect(pong)
 }
 
@@ -592,39 +594,39 @@ func TestPingBetweenFragments(t *testing.T) {
 func TestBadFrames(t *testing.T) {
 	addr := startEdge(t)
 	other := connect(t, addr)
-	good := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping"}`))
+	good := maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:ping"}`))
 	for _, test := range []struct {
 		name string
 		bad  []byte
 		code int
 	}{
-		{"not masked", []byte{0x80 | opText, 2, '{', '}'}, 1002},
-		{"RSV1", maskedFrame(0xC0|opText, []byte("{}")), 1002},
-		{"RSV2", maskedFrame(0xA0|opText, []byte("{}")), 1002},
-		{"RSV3", maskedFrame(0x90|opText, []byte("{}")), 1002},
-		{"RSV1 on a ping", maskedFrame(0xC0|opPing, nil), 1002},
+		{"not masked", []byte{0x80 | conn.OpText, 2, '{', '}'}, 1002},
+		{"RSV1", maskedFrame(0xC0|conn.OpText, []byte("{}")), 1002},
+		{"RSV2", maskedFrame(0xA0|conn.OpText, []byte("{}")), 1002},
+		{"RSV3", maskedFrame(0x90|conn.OpText, []byte("{}")), 1002},
+		{"RSV1 on a ping", maskedFrame(0xC0|conn.OpPing, nil), 1002},
 		{"opcode 3", maskedFrame(0x83, nil), 1002},
 		{"opcode 11", maskedFrame(0x8B, nil), 1002},
-		{"continuation of nothing", maskedFrame(0x80|opContinuation, nil), 1002},
-		{"message in a message", slices.Concat(maskedFrame(opText, nil), maskedFrame(0x80|opText, nil)), 1002},
-		{"ping of 126 bytes", maskedFrame(0x80|opPing, make([]byte, 126)), 1002},
-		{"ping in parts", maskedFrame(opPing, nil), 1002},
-		{"close in parts", maskedFrame(opClose, nil), 1002},
-		{"close with half a code", maskedFrame(0x80|opClose, []byte{3}), 1002},
-		{"close with 999", maskedFrame(0x80|opClose, []byte{3, 0xe7}), 1002},
-		{"close with 1005", maskedFrame(0x80|opClose, []byte{3, 0xed}), 1002},
-		{"close with a bad reason", maskedFrame(0x80|opClose, []byte{3, 0xe8, 0xff}), 1007},
-		{"binary", maskedFrame(0x80|opBinary, []byte("{}")), 1003},
-		{"not UTF-8", maskedFrame(0x80|opText, []byte("{\"event\":\"\xff\"}")), 1007},
-		{"overlong UTF-8", maskedFrame(0x80|opText, []byte("{\"event\":\"\xc0\xaf\"}")), 1007},
-		{"surrogate", maskedFrame(0x80|opText, []byte("{\"event\":\"\xed\xa0\x80\"}")), 1007},
+		{"continuation of nothing", maskedFrame(0x80|conn.OpContinuation, nil), 1002},
+		{"message in a message", slices.Concat(maskedFrame(conn.OpText, nil), maskedFrame(0x80|conn.OpText, nil)), 1002},
+		{"ping of 126 bytes", maskedFrame(0x80|conn.OpPing, make([]byte, 126)), 1002},
+		{"ping in parts", maskedFrame(conn.OpPing, nil), 1002},
+		{"close in parts", maskedFrame(conn.OpClose, nil), 1002},
+		{"close with half a code", maskedFrame(0x80|conn.OpClose, []byte{3}), 1002},
+		{"close with 999", maskedFrame(0x80|conn.OpClose, []byte{3, 0xe7}), 1002},
+		{"close with 1005", maskedFrame(0x80|conn.OpClose, []byte{3, 0xed}), 1002},
+		{"close with a bad reason", maskedFrame(0x80|conn.OpClose, []byte{3, 0xe8, 0xff}), 1007},
+		{"binary", maskedFrame(0x80|conn.OpBinary, []byte("{}")), 1003},
+		{"not UTF-8", maskedFrame(0x80|conn.OpText, []byte("{\"event\":\"\xff\"}")), 1007},
+		{"overlong UTF-8", maskedFrame(0x80|conn.OpText, []byte("{\"event\":\"\xc0\xaf\"}")), 1007},
+		{"surrogate", maskedFrame(0x80|conn.OpText, []byte("{\"event\":\"\xed\xa0\x80\"}")), 1007},
 		{"half a character", fragments([]byte("{\"event\":\"\xc3"), []byte("\"}"), 2), 1007},
-		{"32,760 bytes", maskedFrame(0x80|opText, ignored(32_760)), 1009},
-		{"32,760 bytes announced", []byte{0x80 | opText, 0x80 | 126, 0x7f, 0xf8}, 1009},
+		{"32,760 bytes", maskedFrame(0x80|conn.OpText, ignored(32_760)), 1009},
+		{"32,760 bytes announced", []byte{0x80 | conn.OpText, 0x80 | 126, 0x7f, 0xf8}, 1009},
 		{"32,760 bytes in parts", fragments(ignored(32_760)[:32_000], ignored(32_760)[32_000:], 2), 1009},
-		{"64 KiB announced", []byte{0x80 | opText, 0x80 | 127, 0, 0, 0, 0, 0, 1, 0, 0}, 1009},
-		{"2^62 bytes announced", []byte{0x80 | opText, 0x80 | 127, 0x40, 0, 0, 0, 0, 0, 0, 0}, 1009},
-		{"2^63 bytes announced", []byte{0x80 | opText, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0}, 1002},
+		{"64 KiB announced", []byte{0x80 | conn.OpText, 0x80 | 127, 0, 0, 0, 0, 0, 1, 0, 0}, 1009},
+		{"2^62 bytes announced", []byte{0x80 | conn.OpText, 0x80 | 127, 0x40, 0, 0, 0, 0, 0, 0, 0}, 1009},
+		{"2^63 bytes announced", []byte{0x80 | conn.OpText, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0}, 1002},
 		{"2^64-1 bytes announced", []byte("\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff"), 1002},
 		{"65 parts", fragments(nil, nil, 65), 1008},
 		{"65 parts without an end", fragments(nil, nil, 66)[:65*6], 1008},
@@ -648,7 +650,7 @@ func TestLastWords(t *testing.T) {
 		c.raw(slices.Concat(maskedFrame(0x83, nil), make([]byte, 20_000)))
 		c.conn.Write(make([]byte, 20_000))
 		opcode, payload := c.frame()
-		if opcode != opClose || binary.BigEndian.Uint16(payload) != closeProtocolError {
+		if opcode != conn.OpClose || binary.BigEndian.Uint16(payload) != conn.CloseProtocolError {
 			t.Fatalf("got opcode %d %q", opcode, payload)
 		}
 		c.leave()
@@ -663,13 +665,13 @@ func TestCutClientIsNotServed(t *testing.T) {
 	c := connect(t, s.addr)
 	id, _ := wire.ParseSocketID(c.id)
 	go c.conn.Write(bytes.Repeat(slices.Concat(
-		maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"room"}}`)),
-		maskedFrame(0x80|opText, []byte(`{"event":"pusher:unsubscribe","data":{"channel":"room"}}`))), 10_000))
+		maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:subscribe","data":{"channel":"room"}}`)),
+		maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:unsubscribe","data":{"channel":"room"}}`))), 10_000))
 	c.expect(succeeded("room"))
-	socket := s.app.socket(id)
-	socket.conn.abort()
+	socket := s.app.Socket(id)
+	socket.Conn.Abort()
 	before := handled.Load()
-	waitUntil(t, "it has left", func() bool { return s.app.socket(id) == nil })
+	waitUntil(t, "it has left", func() bool { return s.app.Socket(id) == nil })
 	if n := handled.Load() - before; n > 4 { // two that were under way, and the end of the connection
 		t.Errorf("%d lines were logged after the end", n)
 	}
@@ -686,14 +688,14 @@ func (c counter) Write(p []byte) (int, error) {
 func TestPingFlood(t *testing.T) {
 	c := connect(t, startEdge(t))
 	const burst = 40
-	c.raw([]byte(strings.Repeat(string(maskedFrame(0x80|opPing, nil)), 10*burst)))
+	c.raw([]byte(strings.Repeat(string(maskedFrame(0x80|conn.OpPing, nil)), 10*burst)))
 	for range burst {
-		c.expectControl(opPong, "")
+		c.expectControl(conn.OpPong, "")
 	}
 	for {
 		switch opcode, payload := c.frame(); {
-		case opcode == opPong: // the allowance grows with time
-		case opcode == opClose && binary.BigEndian.Uint16(payload) == 1008:
+		case opcode == conn.OpPong: // the allowance grows with time
+		case opcode == conn.OpClose && binary.BigEndian.Uint16(payload) == 1008:
 			return
 		default:
 			t.Fatalf("got opcode %d %q, want close 1008", opcode, payload)
@@ -705,9 +707,9 @@ func TestCloseIsEchoed(t *testing.T) {
 	addr := startEdge(t)
 	for _, closing := range []string{"", "\x03\xe8", "\x03\xe8bye", "\x10\x68", "\x10\x68bye"} { // no code, 1000, 4200
 		c := connect(t, addr)
-		c.raw(maskedFrame(0x80|opClose, []byte(closing)))
+		c.raw(maskedFrame(0x80|conn.OpClose, []byte(closing)))
 		opcode, payload := c.frame()
-		if opcode != opClose || string(payload[:min(2, len(payload))]) != closing[:min(2, len(closing))] {
+		if opcode != conn.OpClose || string(payload[:min(2, len(payload))]) != closing[:min(2, len(closing))] {
 			t.Fatalf("got opcode %d %q, want close %q", opcode, payload, closing)
 		}
 		if _, _, err := c.readFrame(); err != io.EOF {
@@ -930,12 +932,12 @@ func TestPresence(t *testing.T) {
 // Ways to leave a presence channel.
 func TestPresenceLeave(t *testing.T) {
 	addr := startEdge(t)
-	for name, leave := range map[string]func(c *client){
-		"unsubscribe": func(c *client) { c.unsubscribe("presence-x") },
-		"close frame": func(c *client) { c.raw(maskedFrame(0x80|opClose, []byte{3, 0xe8})) },
-		"end":         func(c *client) { c.leave() },
-		"reset":       func(c *client) { c.conn.(*net.TCPConn).SetLinger(0); c.leave() },
-		"bad frame":   func(c *client) { c.raw([]byte{0xff, 0xff}) },
+	for name, leave := range map[string]func(c *peer){
+		"unsubscribe": func(c *peer) { c.unsubscribe("presence-x") },
+		"close frame": func(c *peer) { c.raw(maskedFrame(0x80|conn.OpClose, []byte{3, 0xe8})) },
+		"end":         func(c *peer) { c.leave() },
+		"reset":       func(c *peer) { c.conn.(*net.TCPConn).SetLinger(0); c.leave() },
+		"bad frame":   func(c *peer) { c.raw([]byte{0xff, 0xff}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			stays, leaves := connect(t, addr), connect(t, addr)
@@ -1112,7 +1114,7 @@ func TestCacheExpires(t *testing.T) {
 	publish(t, s.addr, "cache-empty", "e", "{}")
 	c.expect(event("e", "cache-occupied", "{}"))
 	waitUntil(t, "the cached events have expired", func() bool {
-		return s.app.channel("cache-empty") == nil && s.app.channelInfo("cache-occupied").cached == nil
+		return s.app.Channel("cache-empty") == nil && s.app.ChannelInfo("cache-occupied").Cached == nil
 	})
 	if age := time.Since(began); age < time.Second {
 		t.Errorf("expired after %s", age)
@@ -1136,13 +1138,13 @@ func TestCacheAndLiveEvents(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				s.app.trigger("cache-x", wire.KindCache, Event{name: []byte("n"), data: quote(strconv.Itoa(i)), keep: true})
+				s.app.Trigger("cache-x", wire.KindCache, channel.Event{Name: []byte("n"), Data: quote(strconv.Itoa(i)), Keep: true})
 				time.Sleep(10 * time.Microsecond)
 			}
 		}
 	}()
 	defer func() { close(stop); <-stopped }()
-	waitUntil(t, "something is cached", func() bool { return s.app.channelInfo("cache-x").cached != nil })
+	waitUntil(t, "something is cached", func() bool { return s.app.ChannelInfo("cache-x").Cached != nil })
 	for range 20 {
 		c := connect(t, s.addr)
 		c.join("cache-x")
@@ -1219,84 +1221,11 @@ func (r *recorder) SetWriteDeadline(time.Time) error { return nil }
 func (r *recorder) RemoteAddr() net.Addr             { return nil }
 
 // offline returns a Socket, and a client that reads what is delivered to it.
-func offline(t testing.TB) (*Socket, *client) {
+func offline(t testing.TB) (*channel.Socket, *peer) {
 	r := new(recorder)
-	s := &Socket{app: testApp(t)}
-	s.conn.init(r, nil, newBounds(1<<20))
-	return s, &client{t: t, conn: r, in: bufio.NewReader(r)}
-}
-
-// Up to a hundred subscriptions every change is sent at once, beyond that one in five seconds, but always the last.
-func TestSubscriptionCountThrottle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newChannel("x", wire.KindPublic)
-		limits := &Limits{subscriptionCount: true}
-		later := func(ch change) { // as App.note does
-			if ch.countIn > 0 {
-				time.AfterFunc(ch.countIn, func() { c.sendCount() })
-			}
-		}
-		var subs []*Subscription
-		subscribe := func() {
-			s, _ := offline(t)
-			sub, ch, err := c.subscribe(s, nil, limits, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			subs = append(subs, sub)
-			later(ch)
-		}
-		unsubscribe := func() {
-			later(c.unsubscribe(subs[len(subs)-1], limits))
-			subs = subs[:len(subs)-1]
-		}
-		s, watcher := offline(t)
-		c.subscribe(s, nil, limits, nil)
-		expect := func(counts ...int) {
-			t.Helper()
-			synctest.Wait()
-			for _, n := range counts {
-				if _, payload, err := watcher.readFrame(); string(payload) != subscriptionCount("x", n) {
-					t.Fatalf("got %q %v, want a count of %d", payload, err, n)
-				}
-			}
-			if _, payload, err := watcher.readFrame(); err != io.EOF {
-				t.Fatalf("got %s too soon", payload)
-			}
-		}
-		synctest.Wait()
-		watcher.expect(succeeded("x"))
-		expect(1)
-		for n := 2; n <= 100; n++ {
-			subscribe()
-			expect(n)
-		}
-		for range 50 {
-			subscribe()
-		}
-		expect() // the 100 was just now
-		time.Sleep(5*time.Second - 1)
-		expect()
-		time.Sleep(time.Nanosecond)
-		expect(150)
-		time.Sleep(time.Hour)
-		expect() // nothing changed
-		subscribe()
-		expect(151)
-		unsubscribe()
-		subscribe()
-		subscribe()
-		time.Sleep(5 * time.Second)
-		expect(152)
-		for range 51 {
-			unsubscribe()
-		}
-		expect() // 101
-		unsubscribe()
-		expect(100) // at once again
-		unsubscribe()
-		expect(99)
-	})
+	c := newClient(testApp(t))
+	c.Conn.Init(r, nil, &c.app.Conns, c)
+	return &c.Socket, &peer{t: t, conn: r, in: bufio.NewReader(r)}
 }
 
 // 5. Client events
@@ -1315,14 +1244,14 @@ func TestClientEvent(t *testing.T) {
 			tab.enter(test.channel, `{"user_id":"10"}`)
 			b.enter(test.channel, `{"user_id":"11"}`)
 			outsider.join("private-other")
-			s.app.flush()
+			s.app.Flush()
 			a.arrived() // member_added
 			tab.arrived()
 			a.send(`{"event":"client-typing","data":{"x":1},"channel":%q,"user_id":"99","socket_id":"1.1","more":{"x":[]}}`, test.channel)
 			want := fmt.Sprintf(`{"event":"client-typing","channel":%q,"data":"{\"x\":1}"%s}`, test.channel, test.sender)
 			tab.expect(want)
 			b.expect(want)
-			s.app.flush()
+			s.app.Flush()
 			a.settled()
 			outsider.settled()
 		})
@@ -1333,7 +1262,7 @@ func TestClientEventData(t *testing.T) {
 	addr := startEdge(t)
 	b := connect(t, addr)
 	b.join("private-x")
-	sender := func() *client {
+	sender := func() *peer {
 		c := connect(t, addr)
 		c.join("private-x")
 		return c
@@ -1375,7 +1304,7 @@ func TestRejectedClientEvents(t *testing.T) {
 	const unsupported = "Client event rejected - only supported on private and presence channels"
 	addr := startEdge(t)
 	sender, member := connect(t, addr), connect(t, addr)
-	for _, c := range []*client{sender, member} {
+	for _, c := range []*peer{sender, member} {
 		for _, channel := range []string{"x", "cache-x", "private-x", "private-encrypted-x", "private-encrypted-cache-x"} {
 			c.enter(channel, "")
 		}
@@ -1430,11 +1359,11 @@ func TestDisabledClientEvents(t *testing.T) {
 func TestClientEventRate(t *testing.T) {
 	s := startServer(t)
 	a, b, c := connect(t, s.addr), connect(t, s.addr), connect(t, s.addr)
-	for _, c := range []*client{a, b, c} {
+	for _, c := range []*peer{a, b, c} {
 		c.join("private-x")
 	}
 	const message = `{"event":"client-e","channel":"private-x","data":"{}"}`
-	frame := maskedFrame(0x80|opText, []byte(message))
+	frame := maskedFrame(0x80|conn.OpText, []byte(message))
 	a.raw([]byte(strings.Repeat(string(frame), 10)))
 	a.settled()
 	a.raw([]byte(strings.Repeat(string(frame), 50)))
@@ -1444,7 +1373,7 @@ func TestClientEventRate(t *testing.T) {
 			t.Fatalf("got  %s\nwant %s", e, want)
 		}
 	}
-	s.app.flush()
+	s.app.Flush()
 	delivered := b.arrived()
 	for _, e := range delivered {
 		if want := event("client-e", "private-x", "{}"); e != want {
@@ -1464,10 +1393,10 @@ func TestClientEventRate(t *testing.T) {
 
 // Ten at once pass, the eleventh does not, a tenth of a second later one does.
 func TestRate(t *testing.T) {
-	var r rate
+	var r conn.Rate
 	now := int64(time.Hour)
 	for i := range 10 {
-		if !r.allow(now, 10, 10) {
+		if !r.Allow(now, 10, 10) {
 			t.Fatalf("number %d was refused", i+1)
 		}
 	}
@@ -1476,7 +1405,7 @@ func TestRate(t *testing.T) {
 		allowed bool
 	}{{0, false}, {99 * time.Millisecond, false}, {time.Millisecond, true}, {0, false}, {100 * time.Millisecond, true}, {time.Hour, true}} {
 		now += int64(step.after)
-		if r.allow(now, 10, 10) != step.allowed {
+		if r.Allow(now, 10, 10) != step.allowed {
 			t.Fatalf("%v: allowed %t", step, !step.allowed)
 		}
 	}
@@ -1485,18 +1414,18 @@ func TestRate(t *testing.T) {
 // 6. Users
 
 // userToken signs a signin of c.
-func (c *client) userToken(userData string) string {
+func (c *peer) userToken(userData string) string {
 	id, _ := wire.ParseSocketID(c.id)
 	return "key:" + string(testKey.Sign(nil, sign.UserText(nil, id.String(), []byte(userData))))
 }
 
-func (c *client) sendSignin(auth, userData string) {
+func (c *peer) sendSignin(auth, userData string) {
 	c.t.Helper()
 	c.send(`{"event":"pusher:signin","data":{"auth":%s,"user_data":%s}}`, quote(auth), quote(userData))
 }
 
-// signIn signs in and reads the answer, but not what the watchlist brings.
-func (c *client) signIn(userData string) {
+// SignIn signs in and reads the answer, but not what the watchlist brings.
+func (c *peer) signIn(userData string) {
 	c.t.Helper()
 	c.sendSignin(c.userToken(userData), userData)
 	c.expect(fmt.Sprintf(`{"event":"pusher:signin_success","data":{"user_data":%s}}`, quote(userData)))
@@ -1505,7 +1434,7 @@ func (c *client) signIn(userData string) {
 const userChannel = "#server-to-user-"
 
 // signedIn reports whether c is signed in as the user.
-func (c *client) signedIn(id string) bool {
+func (c *peer) signedIn(id string) bool {
 	c.t.Helper()
 	c.subscribeAs(userChannel+id, "", "")
 	frames := c.arrived()
@@ -1589,7 +1518,7 @@ func TestServerToUser(t *testing.T) {
 	tab.signIn(`{"id":"1"}`)
 	b.signIn(`{"id":"2"}`)
 	nobody.enter("presence-x", `{"user_id":"1"}`)
-	for _, c := range []*client{b, nobody} {
+	for _, c := range []*peer{b, nobody} {
 		c.subscribeAs(channel, "", "")
 		c.expectRefusal(channel, "AuthError", 401)
 		c.subscribe(channel, "") // no signature helps
@@ -1614,7 +1543,7 @@ func TestServerToUser(t *testing.T) {
 	a.expect(errorFrame(0, "No current subscription to channel "+channel+", or subscription in progress"))
 	tab.leave()
 	a.expect(tell("still signed in"))
-	for _, c := range []*client{a, b, nobody} {
+	for _, c := range []*peer{a, b, nobody} {
 		c.settled()
 	}
 	if status, answer := apiCall(t, addr, "GET", "/apps/1/channels", "", ""); answer != `{"channels":{"presence-x":{}}}` {
@@ -1749,7 +1678,7 @@ func TestUnknownEvents(t *testing.T) {
 // TestShutdown stops the server: everyone is told to come back, after every event that was published before.
 func TestShutdown(t *testing.T) {
 	s := startServer(t)
-	clients := make([]*client, 20)
+	clients := make([]*peer, 20)
 	for i := range clients {
 		clients[i] = connect(t, s.addr)
 		clients[i].join("x")
@@ -1772,43 +1701,26 @@ func TestShutdown(t *testing.T) {
 // Who comes while the server stops is sent on too.
 func TestConnectDuringShutdown(t *testing.T) {
 	s := startServer(t)
-	s.app.closeSockets()
+	s.app.CloseSockets()
 	handshake(t, s.addr, keyPath, "").expectTurnedAway(4200)
 }
 
 // TestCloseWhileConnecting: a connection that is closed as soon as it exists has been accepted first.
 func TestCloseWhileConnecting(t *testing.T) {
 	s := startServer(t)
-	s.watch.log = slog.New(lineHandler(func(line string) {
+	s.printTo(slog.New(lineHandler(func(line string) {
 		if line == "connected" {
 			go func() { // ends as soon as it may close it
-				sockets, _ := s.app.closeSockets()
+				sockets, _ := s.app.CloseSockets()
 				for _, socket := range sockets {
-					socket.close(wire.CodeReconnect, "Please reconnect immediately")
+					socket.Close(wire.CodeReconnect, "Please reconnect immediately")
 				}
 			}()
 			time.Sleep(100 * time.Millisecond) // for it, if it need not wait
 		}
-	}))
-	s.watch.setVerbose(true)
+	})))
 	c := connect(t, s.addr)
 	c.expectClose(wire.CodeReconnect)
-}
-
-// TestCloseBroken: a close that panics does not keep the next one waiting, which is that of whoever recovers.
-func TestCloseBroken(t *testing.T) {
-	ours, theirs := net.Pipe()
-	defer theirs.Close()
-	s := &Socket{app: testApp(t)} // without a timer, which close needs
-	s.conn.init(ours, nil, &s.app.bounds)
-	defer s.conn.abort()
-	func() {
-		defer func() { recover() }()
-		s.close(closeInternal, "")
-	}()
-	if !s.greeting.TryLock() {
-		t.Error("nobody can close it any more")
-	}
 }
 
 // lineHandler is told what is logged.
@@ -1826,7 +1738,7 @@ func (h lineHandler) WithGroup(string) slog.Handler      { return h }
 func TestAuthorizedInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := startInBubbleWith(t, "-authorized-connections", "5s")(nil)
-		began, message := time.Now(), maskedFrame(0x80|opText, []byte(`{"event":"x"}`))
+		began, message := time.Now(), maskedFrame(0x80|conn.OpText, []byte(`{"event":"x"}`))
 		var sender sync.WaitGroup
 		sender.Go(func() { // ends when the connection does
 			time.Sleep(4 * time.Second)
@@ -1849,8 +1761,8 @@ func TestAuthorizedInTime(t *testing.T) {
 func TestCloseSocketsTwice(t *testing.T) {
 	s := startServer(t)
 	c := connect(t, s.addr)
-	_, first := s.app.closeSockets()
-	_, second := s.app.closeSockets()
+	_, first := s.app.CloseSockets()
+	_, second := s.app.CloseSockets()
 	c.leave()
 	for _, ended := range []<-chan struct{}{first, second} {
 		waitUntil(t, "it is told", func() bool {

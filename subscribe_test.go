@@ -18,21 +18,22 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"edge/internal/conn"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
 
-// peer is the server's end of a connection of edge subscribe.
-type peer struct {
+// subscribed is the server's end of a connection of edge subscribe.
+type subscribed struct {
 	t    *testing.T
 	nc   net.Conn
 	in   *bufio.Reader
-	r    frameReader
+	r    frameParser
 	rest []byte
 }
 
 // meet makes a subscriber whose n-th connection, from 0, is served by serve, and what it prints and says.
-func meet(t *testing.T, channels []string, serve func(n int, p *peer)) (s *subscriber, printed, said *bytes.Buffer) {
+func meet(t *testing.T, channels []string, serve func(n int, p *subscribed)) (s *subscriber, printed, said *bytes.Buffer) {
 	printed, said = new(bytes.Buffer), new(bytes.Buffer)
 	n := 0
 	s = &subscriber{
@@ -46,7 +47,7 @@ func meet(t *testing.T, channels []string, serve func(n int, p *peer)) (s *subsc
 		n++
 		go func() { // ends with the connection
 			defer theirs.Close()
-			serve(number, &peer{t: t, nc: theirs, in: bufio.NewReader(theirs)})
+			serve(number, &subscribed{t: t, nc: theirs, in: bufio.NewReader(theirs)})
 		}()
 		return ours, nil
 	}
@@ -57,7 +58,7 @@ func meet(t *testing.T, channels []string, serve func(n int, p *peer)) (s *subsc
 }
 
 // upgrade answers the handshake, unless the other end has gone.
-func (p *peer) upgrade() {
+func (p *subscribed) upgrade() {
 	r, err := http.ReadRequest(p.in)
 	if err != nil {
 		return
@@ -67,27 +68,24 @@ func (p *peer) upgrade() {
 		r.UserAgent() != "edge/"+version || r.Header.Get("Sec-WebSocket-Extensions") != "" {
 		p.t.Errorf("the handshake is %+v", r)
 	}
-	if status, problem := checkHandshake(r); status != 0 {
-		p.t.Errorf("the handshake is refused: %s", problem)
-	}
-	p.write(plainLinks.handshake(nil, r.Header.Get("Sec-WebSocket-Key")))
+	p.write(upgraded(r.Header.Get("Sec-WebSocket-Key")))
 }
 
 // greet establishes the connection. answers are frames that follow at once.
-func (p *peer) greet(answers ...[]byte) {
+func (p *subscribed) greet(answers ...[]byte) {
 	p.upgrade()
 	p.write(wire.AppendEstablished(nil, socketID("1.2"), 2*time.Minute))
 	p.write(answers...)
 }
 
-func (p *peer) write(all ...[]byte) {
+func (p *subscribed) write(all ...[]byte) {
 	for _, b := range all {
 		p.nc.Write(b) // the other end may be gone
 	}
 }
 
 // read returns the next frame, which must be as clients send them.
-func (p *peer) read() (opcode byte, payload string) {
+func (p *subscribed) read() (opcode byte, payload string) {
 	for {
 		if len(p.rest) == 0 {
 			b := make([]byte, 4096)
@@ -102,7 +100,7 @@ func (p *peer) read() (opcode byte, payload string) {
 			p.t.Errorf("a frame that deserves %d", code)
 			return 0, ""
 		}
-		if f.opcode != opContinuation {
+		if f.opcode != conn.OpContinuation {
 			payload = string(f.payload)
 			p.r.release()
 			return f.opcode, payload
@@ -111,7 +109,7 @@ func (p *peer) read() (opcode byte, payload string) {
 }
 
 // drain reads until the connection ends.
-func (p *peer) drain() { io.Copy(io.Discard, p.in) }
+func (p *subscribed) drain() { io.Copy(io.Discard, p.in) }
 
 func eventFrame(name, channel, data string) []byte {
 	return wire.AppendEvent(nil, name, channel, wire.AppendString(nil, data), "")
@@ -119,13 +117,13 @@ func eventFrame(name, channel, data string) []byte {
 
 // After the end of a connection comes another, or not, and when.
 func TestSubscribeComesBack(t *testing.T) {
-	closing := func(code int) func(*peer) {
-		return func(p *peer) { p.write(appendClose(nil, code, "because")); p.drain() }
+	closing := func(code int) func(*subscribed) {
+		return func(p *subscribed) { p.write(closeFrame(code, "because")); p.drain() }
 	}
 	for _, c := range []struct {
 		name     string
 		lasts    time.Duration // the first connection
-		end      func(*peer)
+		end      func(*subscribed)
 		at, most time.Duration // when the next begins, after that; -1 for never
 		says     string
 	}{
@@ -138,16 +136,16 @@ func TestSubscribeComesBack(t *testing.T) {
 		{"4200", time.Minute, closing(4200), 0, 0, "closed with 4200 because"},
 		{"4299", time.Minute, closing(4299), 0, 0, "closed with 4299 because"},
 		{"1001", time.Minute, closing(1001), 50 * time.Millisecond, 100 * time.Millisecond, "closed with 1001 because"},
-		{"without a code", time.Minute, func(p *peer) { p.write(appendClose(nil, 0, "")); p.drain() }, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
-		{"cut off", time.Minute, func(*peer) {}, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
-		{"cut off in a frame", time.Minute, func(p *peer) { p.write([]byte{0x81}) }, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
-		{"stuck in a frame", time.Minute, func(p *peer) { p.write([]byte{0x81, 20, 'x'}); p.drain() }, 150 * time.Second, 151 * time.Second, "the server is silent"},
-		{"silent", 0, (*peer).drain, 150 * time.Second, 151 * time.Second, "the server is silent"},
-		{"fast and silent", 0, func(p *peer) {
+		{"without a code", time.Minute, func(p *subscribed) { p.write(closeFrame(0, "")); p.drain() }, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
+		{"cut off", time.Minute, func(*subscribed) {}, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
+		{"cut off in a frame", time.Minute, func(p *subscribed) { p.write([]byte{0x81}) }, 50 * time.Millisecond, 100 * time.Millisecond, "the server closed it"},
+		{"stuck in a frame", time.Minute, func(p *subscribed) { p.write([]byte{0x81, 20, 'x'}); p.drain() }, 150 * time.Second, 151 * time.Second, "the server is silent"},
+		{"silent", 0, (*subscribed).drain, 150 * time.Second, 151 * time.Second, "the server is silent"},
+		{"fast and silent", 0, func(p *subscribed) {
 			p.write(wire.AppendEvent(nil, wire.EventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7}`), ""))
 			p.drain()
 		}, 37 * time.Second, 38 * time.Second, "the server is silent"},
-		{"slow and silent", 0, func(p *peer) {
+		{"slow and silent", 0, func(p *subscribed) {
 			p.write(wire.AppendEvent(nil, wire.EventEstablished, "", quote(`{"socket_id":"1.2","activity_timeout":7000}`), ""))
 			p.drain()
 		}, 150 * time.Second, 151 * time.Second, "the server is silent"},
@@ -155,7 +153,7 @@ func TestSubscribeComesBack(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var ended, began time.Time
-				s, _, said := meet(t, []string{"room"}, func(n int, p *peer) {
+				s, _, said := meet(t, []string{"room"}, func(n int, p *subscribed) {
 					if n > 0 {
 						began = time.Now()
 						p.greet(eventFrame(wire.EventSubscriptionSucceeded, "room", "{}"), eventFrame("e", "room", "1"))
@@ -190,27 +188,27 @@ func TestSubscribeComesBack(t *testing.T) {
 
 // A server that takes everyone and throws everyone out at once is not called ever faster, and one that is away not either.
 func TestSubscribeBacksOff(t *testing.T) {
-	for name, serve := range map[string]func(p *peer){
-		"4200":        func(p *peer) { p.greet(); p.read(); p.write(appendClose(nil, 4200, "")) },
-		"error event": func(p *peer) { p.greet(wire.AppendError(nil, 4200, "away", "")); p.drain() },
-		"error before": func(p *peer) {
+	for name, serve := range map[string]func(p *subscribed){
+		"4200":        func(p *subscribed) { p.greet(); p.read(); p.write(closeFrame(4200, "")) },
+		"error event": func(p *subscribed) { p.greet(wire.AppendError(nil, 4200, "away", "")); p.drain() },
+		"error before": func(p *subscribed) {
 			p.upgrade()
 			p.write(wire.AppendError(nil, 4100, "full", ""))
 			p.drain()
 		},
-		"503": func(p *peer) {
+		"503": func(p *subscribed) {
 			http.ReadRequest(p.in)
 			p.write([]byte("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\naway\n"))
 		},
-		"hangs up":  func(*peer) {},
-		"says none": func(p *peer) { p.in.ReadString('\n'); p.drain() },
+		"hangs up":  func(*subscribed) {},
+		"says none": func(p *subscribed) { p.in.ReadString('\n'); p.drain() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				calls := 0
-				s, _, _ := meet(t, []string{"room"}, func(n int, p *peer) {
+				s, _, _ := meet(t, []string{"room"}, func(n int, p *subscribed) {
 					if calls++; calls > 100 {
 						cancel()
 					}
@@ -235,40 +233,40 @@ func TestSubscribeBacksOff(t *testing.T) {
 func TestSubscribeNeedsAServer(t *testing.T) {
 	for _, c := range []struct {
 		name, want string
-		serve      func(*peer)
+		serve      func(*subscribed)
 	}{
-		{"404", "the server answered 404: no such page", func(p *peer) {
+		{"404", "the server answered 404: no such page", func(p *subscribed) {
 			http.ReadRequest(p.in)
 			p.write([]byte("HTTP/1.1 404 Not Found\r\nContent-Length: 14\r\n\r\nno "))
 			p.write([]byte("such\npage\x1b\n"))
 		}},
-		{"502", "the server answered 502: ", func(p *peer) {
+		{"502", "the server answered 502: ", func(p *subscribed) {
 			http.ReadRequest(p.in)
 			p.write([]byte("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"))
 		}},
-		{"no HTTP", "cannot reach the server at there:80: it does not answer as an HTTP server: malformed", func(p *peer) {
+		{"no HTTP", "cannot reach the server at there:80: it does not answer as an HTTP server: malformed", func(p *subscribed) {
 			http.ReadRequest(p.in)
 			p.write([]byte("220 smtp\r\n\r\n"))
 		}},
-		{"hangs up", "the server at there:80", func(*peer) {}},
-		{"never answers", "cannot reach the server at there:80: it does not answer as an HTTP server: the server is silent", (*peer).drain},
-		{"hangs up later", "it does not answer as an HTTP server: the server closed it", func(p *peer) { http.ReadRequest(p.in) }},
-		{"never greets", "cannot reach the server at there:80: the server is silent", func(p *peer) {
+		{"hangs up", "the server at there:80", func(*subscribed) {}},
+		{"never answers", "cannot reach the server at there:80: it does not answer as an HTTP server: the server is silent", (*subscribed).drain},
+		{"hangs up later", "it does not answer as an HTTP server: the server closed it", func(p *subscribed) { http.ReadRequest(p.in) }},
+		{"never greets", "cannot reach the server at there:80: the server is silent", func(p *subscribed) {
 			p.upgrade()
 			p.drain()
 		}},
-		{"wrong accept", "the server answered 101: invalid Sec-WebSocket-Accept header", func(p *peer) {
+		{"wrong accept", "the server answered 101: invalid Sec-WebSocket-Accept header", func(p *subscribed) {
 			http.ReadRequest(p.in)
-			p.write(plainLinks.handshake(nil, "x"))
+			p.write(upgraded("x"))
 		}},
-		{"no upgrade", "the server answered 101: missing Upgrade header", func(p *peer) {
+		{"no upgrade", "the server answered 101: missing Upgrade header", func(p *subscribed) {
 			r, _ := http.ReadRequest(p.in)
-			p.write(bytes.Replace(plainLinks.handshake(nil, r.Header.Get("Sec-WebSocket-Key")), []byte("Upgrade: websocket"), []byte("Upgrade: smtp"), 1))
+			p.write(bytes.Replace(upgraded(r.Header.Get("Sec-WebSocket-Key")), []byte("Upgrade: websocket"), []byte("Upgrade: smtp"), 1))
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, _, _ := meet(t, []string{"room"}, func(n int, p *peer) {
+				s, _, _ := meet(t, []string{"room"}, func(n int, p *subscribed) {
 					if n > 0 {
 						t.Error("it came back")
 					}
@@ -287,8 +285,8 @@ func TestSubscribeNeedsAServer(t *testing.T) {
 // What has come of it when -timeout is over.
 func TestSubscribeTimeout(t *testing.T) {
 	succeeded := func(channel string) []byte { return eventFrame(wire.EventSubscriptionSucceeded, channel, "{}") }
-	answering := func(frames ...[]byte) func(int, *peer) {
-		return func(n int, p *peer) {
+	answering := func(frames ...[]byte) func(int, *subscribed) {
+		return func(n int, p *subscribed) {
 			p.greet()
 			if n == 0 {
 				go p.write(frames...) // ends with the connection
@@ -301,12 +299,12 @@ func TestSubscribeTimeout(t *testing.T) {
 		count   int
 		ends    time.Duration
 		says    string // "" for success
-		serve   func(n int, p *peer)
+		serve   func(n int, p *subscribed)
 	}{
-		{"never accepts", time.Second, 0, time.Second, "not subscribed to a, b within 1s", func(int, *peer) {}},
-		{"never greets", time.Second, 1, time.Second, "not subscribed to a, b within 1s", func(_ int, p *peer) { p.upgrade() }},
-		{"never greets, longer", time.Minute, 0, dialTimeout, "cannot reach the server at there:80: the server is silent", func(_ int, p *peer) { p.upgrade() }},
-		{"sticks in greeting", time.Second, 0, time.Second, "not subscribed to a, b within 1s", func(_ int, p *peer) {
+		{"never accepts", time.Second, 0, time.Second, "not subscribed to a, b within 1s", func(int, *subscribed) {}},
+		{"never greets", time.Second, 1, time.Second, "not subscribed to a, b within 1s", func(_ int, p *subscribed) { p.upgrade() }},
+		{"never greets, longer", time.Minute, 0, dialTimeout, "cannot reach the server at there:80: the server is silent", func(_ int, p *subscribed) { p.upgrade() }},
+		{"sticks in greeting", time.Second, 0, time.Second, "not subscribed to a, b within 1s", func(_ int, p *subscribed) {
 			p.upgrade()
 			p.write([]byte{0x81})
 		}},
@@ -314,11 +312,11 @@ func TestSubscribeTimeout(t *testing.T) {
 		{"answers half", time.Second, 1, time.Second, "not subscribed to b within 1s", answering(succeeded("a"))},
 		{"answers", time.Second, 0, time.Second, "", answering(succeeded("a"), succeeded("b"))},
 		{"answers, no event", time.Second, 2, time.Second, "1 of 2 events came within 1s", answering(succeeded("a"), succeeded("b"), eventFrame("e", "a", "1"))},
-		{"answers, once", time.Minute, 0, time.Minute, "", answering(succeeded("a"), succeeded("b"), appendClose(nil, 4200, ""))},
+		{"answers, once", time.Minute, 0, time.Minute, "", answering(succeeded("a"), succeeded("b"), closeFrame(4200, ""))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, _, _ := meet(t, []string{"a", "b"}, func(n int, p *peer) {
+				s, _, _ := meet(t, []string{"a", "b"}, func(n int, p *subscribed) {
 					c.serve(n, p)
 					p.drain()
 				})
@@ -349,10 +347,10 @@ func TestSubscribeReads(t *testing.T) {
 	}{
 		{"event", [][]byte{eventFrame("e", "room", "1")}, one, ""},
 		{"fragments", [][]byte{fragment(0x01, text[:5]), fragment(0x00, text[5:9]), fragment(0x80, text[9:])}, one, ""},
-		{"a ping and an empty piece between fragments", [][]byte{fragment(0x01, text[:5]), appendControl(nil, opPing, []byte("x")), fragment(0, ""), fragment(0x80, text[5:])}, one, ""},
+		{"a ping and an empty piece between fragments", [][]byte{fragment(0x01, text[:5]), controlFrame(conn.OpPing, []byte("x")), fragment(0, ""), fragment(0x80, text[5:])}, one, ""},
 		{"middle length", [][]byte{eventFrame("e", "room", quoteText(long[:400]))}, `{"channel":"room","event":"e","data":"` + long[:400] + "\"}\n", ""},
 		{"great length", [][]byte{eventFrame("e", "room", quoteText(long))}, `{"channel":"room","event":"e","data":"` + long + "\"}\n", ""},
-		{"pong", [][]byte{appendControl(nil, opPong, nil), wire.AppendPlain(nil, wire.EventPong), eventFrame("e", "room", "1")}, one, ""},
+		{"pong", [][]byte{controlFrame(conn.OpPong, nil), wire.AppendPlain(nil, wire.EventPong), eventFrame("e", "room", "1")}, one, ""},
 		{"object", [][]byte{fragment(0x81, `{"event":"e","channel":"room","data":{"a":[ 1 ]}}`)}, `{"channel":"room","event":"e","data":{"a":[1]}}` + "\n", ""},
 		{"no data", [][]byte{fragment(0x81, `{"event":"e","channel":"room"}`)}, `{"channel":"room","event":"e","data":null}` + "\n", ""},
 		{"user", [][]byte{fragment(0x81, `{"event":"client-e","channel":"presence-x","data":"1","user_id":"7"}`)}, `{"channel":"presence-x","event":"client-e","data":1,"user_id":"7"}` + "\n", ""},
@@ -388,7 +386,7 @@ func TestSubscribeReads(t *testing.T) {
 		}
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s, printed, _ := meet(t, []string{"room"}, func(n int, p *peer) {
+				s, printed, _ := meet(t, []string{"room"}, func(n int, p *subscribed) {
 					if n > 0 {
 						t.Error("it came back")
 						return
@@ -426,7 +424,7 @@ func TestSubscribeSends(t *testing.T) {
 		}
 		member := `{"user_id":"ada","user_info":{}}`
 		var began time.Time
-		s, _, _ := meet(t, channels, func(n int, p *peer) {
+		s, _, _ := meet(t, channels, func(n int, p *subscribed) {
 			expect := func(opcode byte, payload string) {
 				t.Helper()
 				if o, got := p.read(); o != opcode || got != payload {
@@ -435,33 +433,33 @@ func TestSubscribeSends(t *testing.T) {
 			}
 			p.greet()
 			began = time.Now()
-			expect(opText, `{"event":"pusher:signin","data":{"auth":"`+string(testKey.Token(nil, sign.UserText(nil, "1.2", []byte(`{"id":"7"}`))))+`","user_data":"{\"id\":\"7\"}"}}`)
-			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"room"}}`)
-			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"private-room","auth":"`+signed("private-room", "")+`"}}`)
-			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"presence-room","auth":"`+signed("presence-room", member)+`","channel_data":`+quoteText(member)+`}}`)
+			expect(conn.OpText, `{"event":"pusher:signin","data":{"auth":"`+string(testKey.Token(nil, sign.UserText(nil, "1.2", []byte(`{"id":"7"}`))))+`","user_data":"{\"id\":\"7\"}"}}`)
+			expect(conn.OpText, `{"event":"pusher:subscribe","data":{"channel":"room"}}`)
+			expect(conn.OpText, `{"event":"pusher:subscribe","data":{"channel":"private-room","auth":"`+signed("private-room", "")+`"}}`)
+			expect(conn.OpText, `{"event":"pusher:subscribe","data":{"channel":"presence-room","auth":"`+signed("presence-room", member)+`","channel_data":`+quoteText(member)+`}}`)
 			p.write(wire.AppendSigninSuccess(nil, []byte(`{"id":"7"}`)))
-			expect(opText, `{"event":"pusher:subscribe","data":{"channel":"#server-to-user-7"}}`)
-			p.write(appendControl(nil, opPing, []byte("are you there?")))
-			expect(opPong, "are you there?")
+			expect(conn.OpText, `{"event":"pusher:subscribe","data":{"channel":"#server-to-user-7"}}`)
+			p.write(controlFrame(conn.OpPing, []byte("are you there?")))
+			expect(conn.OpPong, "are you there?")
 			p.write(wire.AppendPlain(nil, wire.EventPing))
-			expect(opText, `{"event":"pusher:pong","data":{}}`)
+			expect(conn.OpText, `{"event":"pusher:pong","data":{}}`)
 			for range 3 {
-				expect(opText, `{"event":"pusher:ping","data":{}}`)
+				expect(conn.OpText, `{"event":"pusher:ping","data":{}}`)
 				p.write(wire.AppendPlain(nil, wire.EventPong))
 			}
 			if after := time.Since(began); after != 6*time.Minute {
 				t.Errorf("three pings after %s", after)
 			}
-			for _, opcode := range []byte{opPing, opPong} { // neither begins a message
+			for _, opcode := range []byte{conn.OpPing, conn.OpPong} { // neither begins a message
 				time.Sleep(time.Minute)
-				p.write(appendControl(nil, opcode, nil))
-				if opcode == opPing {
-					expect(opPong, "")
+				p.write(controlFrame(opcode, nil))
+				if opcode == conn.OpPing {
+					expect(conn.OpPong, "")
 				}
 				time.Sleep(time.Minute)
 			}
-			p.write(appendClose(nil, 4009, "terminated"))
-			expect(opClose, "\x0f\xa9")
+			p.write(closeFrame(4009, "terminated"))
+			expect(conn.OpClose, "\x0f\xa9")
 		})
 		err := s.run(t.Context())
 		synctest.Wait()
@@ -477,9 +475,9 @@ func FuzzServerFrames(f *testing.F) {
 	f.Add([]byte{0x01, 1, 'x', 0x89, 0, 0x80, 1, 'y'})
 	f.Add([]byte{0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0})
 	f.Add([]byte{0x81, 127, 0x80, 0, 0, 0, 0, 0, 0, 1})
-	f.Add(appendClose(nil, 4200, "x"))
+	f.Add(closeFrame(4200, "x"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, printed, _ := meet(t, []string{"room"}, func(_ int, p *peer) {
+		s, printed, _ := meet(t, []string{"room"}, func(_ int, p *subscribed) {
 			p.upgrade()
 			go p.drain() // ends with the connection
 			p.write(b)

@@ -16,6 +16,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/wire"
 )
 
@@ -71,8 +73,8 @@ func (n *notifier) notify(lines ...string) {
 func (s *server) status() string {
 	connections, channels := 0, 0
 	for _, a := range s.apps.Load().all {
-		connections += a.connections()
-		channels += a.countChannels()
+		connections += a.Connections()
+		channels += a.CountChannels()
 	}
 	return fmt.Sprintf("STATUS=%s, %s", plural(connections, "connection"), plural(channels, "channel"))
 }
@@ -88,7 +90,7 @@ func plural(n int, what string) string {
 func (s *server) statusLater() {
 	if s.notifier.watched && s.notifier.pending.CompareAndSwap(false, true) {
 		time.AfterFunc(statusEvery, func() {
-			defer recovered("status")
+			defer conn.Recovered("status")
 			s.notifier.pending.Store(false)
 			s.notifier.notify(s.status())
 		})
@@ -113,10 +115,10 @@ func (s *server) feedWatchdog(ctx context.Context, l net.Listener) {
 }
 
 // newProbe makes the app of the watchdog, which nobody else knows, and which has nothing to do with limits.
-func newProbe(o options) *App {
+func newProbe(o options) *app {
 	a := o.app.anonymous("watchdog")
-	a.limits.origins, a.limits.authorizeWithin = nil, 0
-	return newApp(a, newBudget(1<<30), new(watch))
+	a.origins, a.limits.AuthorizeWithin = nil, 0
+	return newFrontApp(a, conn.NewBudget(1<<30))
 }
 
 // probe takes the way of all events: it connects to the listener, subscribes, triggers an event and waits until it comes.
@@ -128,24 +130,24 @@ func (s *server) probe(ctx context.Context, l net.Listener) error {
 	if host, port, err := net.SplitHostPort(addr); err == nil && net.ParseIP(host).IsUnspecified() {
 		addr = net.JoinHostPort("localhost", port)
 	}
-	conn, err := d.DialContext(ctx, l.Addr().Network(), addr)
+	nc, err := d.DialContext(ctx, l.Addr().Network(), addr)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if _, sealed := l.(tlsListener); sealed {
-		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // we know whom we talk to
+	defer nc.Close()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	if _, sealed := l.(conn.TLSListener); sealed {
+		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) // we know whom we talk to
 	}
-	fmt.Fprintf(conn, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+	fmt.Fprintf(nc, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.path, s.probed.keys()[0].Name)
 	message := `{"event":"pusher:subscribe","data":{"channel":"watchdog"}}`
-	conn.Write(appendMasked(nil, opText, [4]byte{}, []byte(message)))
-	if err := readUntil(conn, wire.EventSubscriptionSucceeded); err != nil {
+	nc.Write(conn.AppendMasked(nil, conn.OpText, [4]byte{}, []byte(message)))
+	if err := readUntil(nc, wire.EventSubscriptionSucceeded); err != nil {
 		return err
 	}
-	s.probed.trigger("watchdog", wire.KindPublic, Event{name: []byte("bark"), data: wire.EmptyData})
-	return readUntil(conn, `"bark"`)
+	s.probed.Trigger("watchdog", wire.KindPublic, channel.Event{Name: []byte("bark"), Data: wire.EmptyData})
+	return readUntil(nc, `"bark"`)
 }
 
 // readUntil reads what comes until this is in it.

@@ -6,29 +6,31 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
-	"edge/internal/edgetest"
-	"edge/internal/wire"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 )
 
 // secureConnect is connect over TLS.
-func secureConnect(t testing.TB, addr string, trust *tls.Config) *client {
+func secureConnect(t testing.TB, addr string, trust *tls.Config) *peer {
 	t.Helper()
 	conn := tls.Client(dial(t, addr), trust)
 	conn.SetDeadline(time.Now().Add(patience))
 	io.WriteString(conn, httpUpgrade)
-	c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
+	c := &peer{t: t, conn: conn, in: bufio.NewReader(conn)}
 	if r, err := http.ReadResponse(c.in, nil); err != nil || r.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v %v", r, err)
 	}
@@ -60,7 +62,7 @@ func TestTLS(t *testing.T) {
 	c.expect(event("e", "presence-x", "x"))
 	other.expect(event("e", "presence-x", "x"))
 	// A message in as many records as it has bytes, and several in one.
-	frame := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping","data":{}}`))
+	frame := maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:ping","data":{}}`))
 	for i := range frame {
 		c.raw(frame[i : i+1])
 	}
@@ -70,8 +72,8 @@ func TestTLS(t *testing.T) {
 		c.expect(pong)
 	}
 	// The ends: ours with a close frame, then close_notify; theirs in every way.
-	s.app.terminate("nobody")
-	c.raw(maskedFrame(0x80|opClose, []byte{3, 232}))
+	s.app.Terminate("nobody")
+	c.raw(maskedFrame(0x80|conn.OpClose, []byte{3, 232}))
 	c.expectClose(1000)
 	other.expect(memberRemoved("presence-x", "1"))
 	third := secureConnect(t, s.addr, trust)
@@ -92,8 +94,8 @@ func TestTLS(t *testing.T) {
 func TestTLSEarlyFrames(t *testing.T) {
 	dir, trust := edgetest.CertDir(t)
 	s := startServer(t, edgetest.TLSArgs(dir)...)
-	join := maskedFrame(0x80|opText, []byte(`{"event":"pusher:subscribe","data":{"channel":"x"}}`))
-	ping := maskedFrame(0x80|opText, []byte(`{"event":"pusher:ping","data":{}}`))
+	join := maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:subscribe","data":{"channel":"x"}}`))
+	ping := maskedFrame(0x80|conn.OpText, []byte(`{"event":"pusher:ping","data":{}}`))
 	for i := range 50 {
 		conn := tls.Client(dial(t, s.addr), trust)
 		if i%2 == 0 {
@@ -103,69 +105,12 @@ func TestTLSEarlyFrames(t *testing.T) {
 			conn.Write(append(join, ping[:3]...))
 			conn.Write(ping[3:])
 		}
-		c := &client{t: t, conn: conn, in: bufio.NewReader(conn)}
+		c := &peer{t: t, conn: conn, in: bufio.NewReader(conn)}
 		http.ReadResponse(c.in, nil)
 		c.established()
 		c.expect(succeeded("x"), pong)
 		c.leave()
 	}
-}
-
-// TestTLSReadsAgain: edge relies on a tls.Conn that reads on after its Read has returned os.ErrDeadlineExceeded.
-func TestTLSReadsAgain(t *testing.T) {
-	dir, trust := edgetest.CertDir(t)
-	cert, err := newCertificate(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		near, far := net.Pipe()
-		pipe, wire := &cipherPipe{Conn: far}, &tap{Conn: near}
-		config := trust.Clone()
-		config.MaxVersion = version
-		server, peer := tls.Server(pipe, cert.config()), tls.Client(wire, config)
-		var reading sync.WaitGroup
-		reading.Go(func() { io.Copy(io.Discard, peer) })
-		if err := server.Handshake(); err != nil {
-			t.Fatal(err)
-		}
-		peer.Handshake() // or the record below might be one of it
-		pipe.below.Store(new(conn))
-		wire.tapped.Store(true)
-		peer.Write([]byte("hello"))
-		var got []byte
-		for _, b := range wire.written {
-			pipe.in = []byte{b}
-			buf := make([]byte, 16)
-			n, err := server.Read(buf)
-			for ; err == nil; n, err = server.Read(buf) {
-				got = append(got, buf[:n]...)
-			}
-			if n > 0 || !isTimeout(err) {
-				t.Fatalf("%s: %d, %v", tls.VersionName(version), n, err)
-			}
-		}
-		if string(got) != "hello" {
-			t.Errorf("%s: read %q", tls.VersionName(version), got)
-		}
-		near.Close()
-		reading.Wait()
-	}
-}
-
-// tap keeps what is written, once it is tapped, instead of sending it.
-type tap struct {
-	net.Conn
-	tapped  atomic.Bool
-	written []byte
-}
-
-func (w *tap) Write(p []byte) (int, error) {
-	if !w.tapped.Load() {
-		return w.Conn.Write(p)
-	}
-	w.written = append(w.written, p...)
-	return len(p), nil
 }
 
 // TestTLSVersions: TLS 1.2 is the least.
@@ -217,15 +162,15 @@ func TestTLSSlowReader(t *testing.T) {
 	healthy.join("room")
 	data := strings.Repeat("x", 10_000)
 	there := true
-	for n := 0; s.app.bounds.cuts[cutFull].Load() == 0; n++ {
+	for n := 0; s.app.Conns.Cuts[conn.CutFull].Load() == 0; n++ {
 		if !there {
 			t.Fatal("the slow reader has left, but its queue was not full")
 		}
-		s.app.trigger("room", wire.KindPublic, Event{name: fmt.Append(nil, n), data: quote(data), keep: true})
+		s.app.Trigger("room", wire.KindPublic, channel.Event{Name: fmt.Append(nil, n), Data: quote(data), Keep: true})
 		healthy.expect(event(fmt.Sprint(n), "room", data))
-		there = s.app.channelInfo("room").subscriptions == 2
+		there = s.app.ChannelInfo("room").Subscriptions == 2
 	}
-	waitUntil(t, "the slow reader has left", func() bool { return s.app.channelInfo("room").subscriptions == 1 })
+	waitUntil(t, "the slow reader has left", func() bool { return s.app.ChannelInfo("room").Subscriptions == 1 })
 	for n := 0; ; n++ { // what it still reads has no gap
 		_, frame, err := slow.readFrame()
 		if err != nil {
@@ -234,28 +179,6 @@ func TestTLSSlowReader(t *testing.T) {
 		if want := event(fmt.Sprint(n), "room", data); string(frame) != want {
 			t.Fatalf("the slow reader got %.60s as event %d", frame, n)
 		}
-	}
-}
-
-// TestTLSDelivery: numbered events over TLS, to many readers who come and go.
-func TestTLSDelivery(t *testing.T) {
-	dir, trust := edgetest.CertDir(t)
-	plain := steadyAddr(t)
-	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "tls:127.0.0.1:0", "-addr", plain, "-key", "key", "-send-buffer", share(20))...))
-	nb := newNumbering(t, plain)
-	var reading sync.WaitGroup
-	for i := range deliverySubscribers {
-		r := newReader(nb, secureConnect(t, p.addr, trust))
-		r.conn.SetDeadline(time.Now().Add(3 * patience))
-		r.enroll(i)
-		r.read(func() bool { return r.over(false) })
-		reading.Go(r.follow)
-	}
-	nb.publish(t, 20)
-	nb.end(t)
-	reading.Wait()
-	if n := nb.received.Load(); n != 20*deliveryPublishers*deliverySubscribers*deliveryEach {
-		t.Errorf("%d deliveries", n)
 	}
 }
 
@@ -293,7 +216,7 @@ func TestCertificateSwapUnderLoad(t *testing.T) {
 		now := ""
 		waitUntil(t, "another certificate", func() bool { now = serial(); return !seen[now] })
 		seen[now] = true
-		s.app.trigger("room", wire.KindPublic, Event{name: []byte("e"), data: quote(fmt.Sprint(n)), keep: true})
+		s.app.Trigger("room", wire.KindPublic, channel.Event{Name: []byte("e"), Data: quote(fmt.Sprint(n)), Keep: true})
 		stays.expect(event("e", "room", fmt.Sprint(n)))
 	}
 	if err := os.WriteFile(filepath.Join(dir, "edge.pem"), []byte("nonsense"), 0o600); err != nil {
@@ -313,51 +236,4 @@ func TestCertificateSwapUnderLoad(t *testing.T) {
 	}
 	secureConnect(t, s.addr, trustToo).settled()
 	stays.settled()
-}
-
-// TestHandshakesWithoutEnd: a TLS handshake that is begun and not ended is cut off, and others get through meanwhile.
-func TestHandshakesWithoutEnd(t *testing.T) {
-	t.Parallel() // waits most of the time
-	dir, trust := edgetest.CertDir(t)
-	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
-	var half []net.Conn
-	for range sized(100, 500) {
-		conn := dial(t, p.addr)
-		conn.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}) // a ClientHello of 512 bytes, the first few
-		half = append(half, conn)
-	}
-	began := time.Now()
-	secureConnect(t, p.addr, trust).settled()
-	for _, conn := range half {
-		if _, err := io.Copy(io.Discard, conn); isTimeout(err) {
-			t.Fatal("not cut off")
-		}
-		conn.Close()
-	}
-	t.Logf("all were cut off after %s", time.Since(began).Round(time.Millisecond))
-}
-
-// TestMemoryOfTLS: what an idle connection over TLS holds.
-func TestMemoryOfTLS(t *testing.T) {
-	if edgetest.Race || runtime.GOOS != "linux" {
-		t.Skip("needs Linux, and no race detector")
-	}
-	const n, most = 1000, 26_000 // connections, bytes
-	if limit := descriptorLimit(); limit < n+1000 {
-		t.Skipf("%d descriptors are too few for %d connections", limit, n)
-	}
-	dir, trust := edgetest.CertDir(t)
-	p := start(t, "edge", edgeCommand(append(edgetest.TLSArgs(dir), "-addr", "127.0.0.1:0", "-key", "key")...))
-	start := p.resident()
-	clients := make([]*client, n)
-	for i := range clients {
-		clients[i] = secureConnect(t, p.addr, trust)
-		clients[i].join("room")
-	}
-	waitUntil(t, fmt.Sprintf("a connection holds %d bytes", most), func() bool { return p.resident()-start <= n*most })
-	time.Sleep(trimAfter + time.Second) // memory is given back
-	t.Logf("%d bytes for each of %d connections", (p.resident()-start)/n, n)
-	for _, c := range clients {
-		c.leave()
-	}
 }

@@ -23,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"edge/internal/channel"
+	"edge/internal/conn"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -40,25 +42,14 @@ const (
 	webhookQueueSize = 8 << 20 // their bytes, however few they are
 )
 
-// Names of webhook events, and what stands in them beside name and channel.
-const (
-	hookOccupied          = "channel_occupied"
-	hookVacated           = "channel_vacated"
-	hookMemberAdded       = "member_added"       // user_id
-	hookMemberRemoved     = "member_removed"     // user_id
-	hookClientEvent       = "client_event"       // event, data, socket_id[, user_id]
-	hookCacheMiss         = "cache_miss"         //
-	hookSubscriptionCount = "subscription_count" // subscription_count
-)
-
-var hookNames = []string{hookOccupied, hookVacated, hookMemberAdded, hookMemberRemoved, hookClientEvent, hookCacheMiss, hookSubscriptionCount}
+var hookNames = []string{wire.HookOccupied, wire.HookVacated, wire.HookMemberAdded, wire.HookMemberRemoved, wire.HookClientEvent, wire.HookCacheMiss, wire.HookSubscriptionCount}
 
 // webhooks are an app's hooks.
 type webhooks struct {
 	// Static after construction.
-	said    func(notice)    // is told what becomes of requests
-	hurry   context.Context // done when draining begins: nothing more waits for others
-	over    context.Context // done when draining ends: whatever is left is given up
+	said    func(channel.Notice) // is told what becomes of requests
+	hurry   context.Context      // done when draining begins: nothing more waits for others
+	over    context.Context      // done when draining ends: whatever is left is given up
 	drained [2]context.CancelFunc
 
 	mu     sync.Mutex    // guards the following, and the queues of all hooks
@@ -94,7 +85,7 @@ type end struct {
 }
 
 // newWebhooks makes what configure gives hooks to. said is told what becomes of requests.
-func newWebhooks(said func(notice)) *webhooks {
+func newWebhooks(said func(channel.Notice)) *webhooks {
 	w := &webhooks{said: said, levels: make(map[levelKey]*level)}
 	w.hurry, w.drained[0] = context.WithCancel(context.Background())
 	w.over, w.drained[1] = context.WithCancel(context.Background())
@@ -171,7 +162,7 @@ func (w *webhooks) timeLocked() {
 
 // settle tells what is gone for longer than the grace period.
 func (w *webhooks) settle() {
-	defer recovered("webhooks")
+	defer conn.Recovered("webhooks")
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.timeLocked()
@@ -206,13 +197,13 @@ func (w *webhooks) arriveLocked(key levelKey, l *level) {
 	}
 	l.told = true
 	if key.user == "" {
-		w.tellLocked(hookOccupied, key.channel, nil)
+		w.tellLocked(wire.HookOccupied, key.channel, nil)
 		return
 	}
 	channel := w.levelLocked(levelKey{key.channel, ""})
 	w.arriveLocked(levelKey{key.channel, ""}, channel)
 	channel.members++
-	w.tellLocked(hookMemberAdded, key.channel, userField(key.user))
+	w.tellLocked(wire.HookMemberAdded, key.channel, userField(key.user))
 }
 
 func userField(id string) []byte { return wire.AppendString([]byte(`,"user_id":`), id) }
@@ -229,9 +220,9 @@ func (w *webhooks) settleLocked(key levelKey, l *level) {
 	switch {
 	case !l.told:
 	case key.user == "":
-		w.tellLocked(hookVacated, key.channel, nil)
+		w.tellLocked(wire.HookVacated, key.channel, nil)
 	default:
-		w.tellLocked(hookMemberRemoved, key.channel, userField(key.user))
+		w.tellLocked(wire.HookMemberRemoved, key.channel, userField(key.user))
 		key.user = ""
 		channel := w.levels[key]
 		if channel.members--; channel.waits {
@@ -260,40 +251,56 @@ func (w *webhooks) tellLocked(name, channel string, rest []byte) {
 			body = append(append(body, `","channel":"`...), channel...)
 			body = append(append(append(body, '"'), rest...), '}')
 		}
-		h.pushLocked(body, channel, name == hookClientEvent)
+		h.pushLocked(body, channel, name == wire.HookClientEvent)
+	}
+}
+
+// observe is told what happens in the app. It never blocks.
+func (w *webhooks) observe(n channel.Notice) {
+	switch n.What {
+	case wire.HookOccupied:
+		w.move(n.Channel, "", 1)
+	case wire.HookVacated:
+		w.move(n.Channel, "", -1)
+	case wire.HookMemberAdded:
+		w.move(n.Channel, n.User, 1)
+	case wire.HookMemberRemoved:
+		w.move(n.Channel, n.User, -1)
+	case wire.HookCacheMiss:
+		w.tell(wire.HookCacheMiss, n.Channel, nil)
+	case wire.HookSubscriptionCount:
+		w.tellCount(n)
+	default:
+		w.tellClientEvent(n)
 	}
 }
 
 // tellClientEvent tells of an event that a client sent. Its data stays the JSON string literal it is.
-func (w *webhooks) tellClientEvent(channel string, e Event, sender wire.SocketID) {
+func (w *webhooks) tellClientEvent(n channel.Notice) {
 	buffer := wire.Buffers.Get().(*[]byte)
-	rest := wire.AppendString(append((*buffer)[:0], `,"event":`...), e.name)
-	rest = append(append(rest, `,"data":`...), e.data...)
-	rest = append(sender.Append(append(rest, `,"socket_id":"`...)), '"')
-	if e.userID != "" {
-		rest = wire.AppendString(append(rest, `,"user_id":`...), e.userID)
+	rest := wire.AppendString(append((*buffer)[:0], `,"event":`...), n.Event)
+	rest = append(append(rest, `,"data":`...), n.Data...)
+	rest = append(n.Socket.Append(append(rest, `,"socket_id":"`...)), '"')
+	if n.User != "" {
+		rest = wire.AppendString(append(rest, `,"user_id":`...), n.User)
 	}
-	w.tell(hookClientEvent, channel, rest)
+	w.tell(wire.HookClientEvent, n.Channel, rest)
 	*buffer = rest
 	wire.FreeBuffer(&buffer)
 }
 
-// tellCount tells how many subscriptions a channel had at that time (of monotonic), unless a later count was told already, of it
-// or of another that had its name before.
-func (w *webhooks) tellCount(c *Channel, count int, at int64) {
+// tellCount tells how many subscriptions a channel has, unless a later count was told already, of it or of another that had its name
+// before.
+func (w *webhooks) tellCount(n channel.Notice) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if at < c.countHooked {
-		return
-	}
-	c.countHooked = at
-	if l := w.levels[levelKey{c.name, ""}]; l != nil {
-		if l.counted != 0 && at < l.counted {
-			return
+	l := w.levels[levelKey{n.Channel, ""}]
+	if n.Latest() && (l == nil || n.At >= l.counted) { // asked with mu held, so that they are told in order
+		if l != nil {
+			l.counted = n.At
 		}
-		l.counted = at
+		w.tellLocked(wire.HookSubscriptionCount, n.Channel, strconv.AppendInt([]byte(`,"subscription_count":`), int64(n.Reached), 10))
 	}
-	w.tellLocked(hookSubscriptionCount, c.name, strconv.AppendInt([]byte(`,"subscription_count":`), int64(count), 10))
 }
 
 // idle reports whether everything has been told to everyone.
@@ -468,7 +475,7 @@ func (h *hook) deliver() {
 func (h *hook) deliverNext() (more bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			logPanic("webhook "+h.name, p)
+			conn.LogPanic("webhook "+h.name, p)
 			h.wait(webhookBackoff)
 			more = true
 		}
@@ -549,12 +556,12 @@ func (h *hook) send(events []hookEvent) {
 	for began := time.Now(); ; backoff = min(2*backoff, webhookSlowest) {
 		asked := time.Now()
 		err := h.post(body, key.Name, signature)
-		n := notice{what: noticeHook, remote: h.name, data: body, reached: len(events), took: time.Since(asked)}
+		n := channel.Notice{About: channel.AboutDeliveries, What: "webhook delivered", Remote: h.name, Data: body, Reached: len(events), Took: time.Since(asked)}
 		done := h.noteResult(uint64(len(events)), err, time.Since(began)+backoff > webhookRetries)
 		if err != nil && done {
-			n.what, n.reason = "webhook given up", err.Error()
+			n.What, n.Reason = "webhook given up", err.Error()
 		} else if err != nil {
-			n.what, n.reason = "webhook failed", err.Error()
+			n.What, n.Reason = "webhook failed", err.Error()
 		}
 		if h.webhooks.said(n); done {
 			return

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"edge/internal/channel"
 	"edge/internal/wire"
 )
 
@@ -130,7 +131,7 @@ func TestWebhookCacheMiss(t *testing.T) {
 	t.Cleanup(hook.Close) // after the server has drained
 	s := startServer(t, "-webhook", hook.URL+"#events=cache_miss", "-cache-ttl", "1s")
 	miss := `{"name":"cache_miss","channel":"cache-a"}`
-	join := func() *client {
+	join := func() *peer {
 		c := connect(t, s.addr)
 		c.subscribe("cache-a", "")
 		c.text()
@@ -141,7 +142,7 @@ func TestWebhookCacheMiss(t *testing.T) {
 	r.want(miss)
 	publish(t, s.addr, "cache-a", "e", "")
 	join()
-	waitUntil(t, "the event has expired", func() bool { return s.app.channelInfo("cache-a").cached == nil })
+	waitUntil(t, "the event has expired", func() bool { return s.app.ChannelInfo("cache-a").Cached == nil })
 	join()
 	r.want(miss, miss)
 	a.conn.Close()
@@ -182,8 +183,8 @@ func TestHookFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	for event, want := range map[[2]string]bool{
-		{hookMemberAdded, "presence-a"}: true, {hookVacated, "presence-"}: true,
-		{hookOccupied, "presence-a"}: false, {hookVacated, "private-a"}: false, {hookVacated, "a-presence-"}: false,
+		{wire.HookMemberAdded, "presence-a"}: true, {wire.HookVacated, "presence-"}: true,
+		{wire.HookOccupied, "presence-a"}: false, {wire.HookVacated, "private-a"}: false, {wire.HookVacated, "a-presence-"}: false,
 	} {
 		if h.wants(event[0], event[1]) != want {
 			t.Errorf("wants %s of %s: %t", event[0], event[1], !want)
@@ -200,7 +201,7 @@ func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f
 // testHooks makes webhooks with one receiver for each handler.
 func testHooks(t *testing.T, grace time.Duration, handlers ...http.Handler) *webhooks {
 	t.Helper()
-	w := newWebhooks(func(notice) {})
+	w := newWebhooks(func(channel.Notice) {})
 	w.configure(slices.Repeat([]string{"http://receiver"}, len(handlers)), testKey, grace)
 	for i, handler := range handlers {
 		w.hooks[i].client.Transport = transport(func(r *http.Request) (*http.Response, error) {
@@ -332,7 +333,7 @@ func TestWebhookCrowd(t *testing.T) {
 		}
 		crowd.Wait()
 	}
-	waitUntil(t, "everyone has left", func() bool { return len(s.app.closeless()) == 0 })
+	waitUntil(t, "everyone has left", func() bool { return s.app.Connections() == 0 })
 	s.stop()                     // delivers the rest
 	open := make(map[string]int) // 1 for a channel and 1 for each member
 	for _, e := range r.got() {
@@ -340,14 +341,14 @@ func TestWebhookCrowd(t *testing.T) {
 		json.Unmarshal([]byte(e), &event)
 		n := open[event.Channel]
 		switch event.Name {
-		case hookOccupied:
+		case wire.HookOccupied:
 			open[event.Channel]++
-		case hookMemberAdded:
+		case wire.HookMemberAdded:
 			open[event.Channel]++
 		default:
 			open[event.Channel]--
 		}
-		if (event.Name == hookOccupied) != (n == 0) || (event.Name == hookVacated) != (n == 1 && event.Name != hookMemberAdded) {
+		if (event.Name == wire.HookOccupied) != (n == 0) || (event.Name == wire.HookVacated) != (n == 1 && event.Name != wire.HookMemberAdded) {
 			t.Fatalf("%s with %d open", e, n)
 		}
 	}
@@ -389,7 +390,7 @@ func TestWebhookBatches(t *testing.T) {
 			t.Errorf("250 events took %d requests, want 3", len(r.requests))
 		}
 		for range 40 { // 400 KB
-			w.tell(hookClientEvent, "private-a", []byte(`,"data":"`+strings.Repeat("x", 10_000)+`"`))
+			w.tell(wire.HookClientEvent, "private-a", []byte(`,"data":"`+strings.Repeat("x", 10_000)+`"`))
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
@@ -483,7 +484,7 @@ func TestWebhookQueue(t *testing.T) {
 		const half = webhookQueue / 2
 		for i := range half + 1 {
 			w.tell("rest", fmt.Sprint(i), nil)
-			w.tell(hookClientEvent, fmt.Sprint(i), nil)
+			w.tell(wire.HookClientEvent, fmt.Sprint(i), nil)
 		}
 		h := w.hooks[0]
 		w.mu.Lock()
@@ -575,14 +576,14 @@ func TestWebhookAccount(t *testing.T) {
 	for _, e := range r.got() {
 		var event struct{ Name, Channel string }
 		json.Unmarshal([]byte(e), &event)
-		if up := event.Name == hookOccupied; up == state[event.Channel] {
+		if up := event.Name == wire.HookOccupied; up == state[event.Channel] {
 			t.Fatalf("%s twice in a row", e)
 		} else if state[event.Channel] = up; !up {
 			delete(state, event.Channel)
 		}
 	}
 	occupied := make(map[string]bool)
-	s.app.occupied("", func(name string, _ wire.Kind, _ channelInfo) { occupied[name] = true })
+	s.app.Occupied("", func(name string, _ wire.Kind, _ channel.Info) { occupied[name] = true })
 	if fmt.Sprint(state) != fmt.Sprint(occupied) {
 		t.Errorf("told %v, occupied are %v", state, occupied)
 	}
@@ -702,9 +703,9 @@ func TestWebhookBadReceivers(t *testing.T) {
 			neighbour := newReceiver(t)
 			other := httptest.NewServer(neighbour)
 			defer other.Close()
-			w := newWebhooks(func(notice) {})
+			w := newWebhooks(func(channel.Notice) {})
 			w.configure([]string{url, other.URL}, testKey, 0)
-			w.tell(hookCacheMiss, "cache-a", nil)
+			w.tell(wire.HookCacheMiss, "cache-a", nil)
 			neighbour.want(`{"name":"cache_miss","channel":"cache-a"}`)
 			waitUntil(t, "it has failed, and the other one not", func() bool { return w.hooks[0].counts().retried > 0 && w.hooks[1].counts().sent > 0 })
 			bad.Store(false)
@@ -734,7 +735,7 @@ func TestWebhookQueueBytes(t *testing.T) {
 		time.Sleep(time.Second) // it is under way, and nothing else will be for a while
 		synctest.Wait()
 		for range 2000 {
-			w.tell(hookClientEvent, "private-a", data)
+			w.tell(wire.HookClientEvent, "private-a", data)
 		}
 		w.mu.Lock()
 		h, size := w.hooks[0], 0
@@ -759,12 +760,7 @@ func TestWebhookShutdown(t *testing.T) {
 	s := startServer(t, "-webhook", hook.URL, "-webhook-grace", "1m", "-send-buffer", "10000000")
 	slow := connect(t, s.addr)
 	slow.join("room")
-	id, _ := wire.ParseSocketID(slow.id)
-	conn := &s.app.socket(id).conn
-	for conn.queued() < 500_000 {
-		if conn.failed() {
-			t.Fatal("it was cut off")
-		}
+	for s.memory.Holds() < 500_000 {
 		publish(t, s.addr, "room", "e", strings.Repeat("x", 10_000))
 	}
 	s.stop()
@@ -777,19 +773,26 @@ func TestWebhookCountOvertaken(t *testing.T) {
 		for _, grace := range []time.Duration{0, usualGrace} {
 			r := newReceiver(t)
 			w := testHooks(t, grace, r)
-			c := newChannel("x", 0)
-			w.tellCount(c, 2, 20)
+			count := func(c *int64, n int, at int64) { // c is the channel's latest
+				w.observe(channel.Notice{What: wire.HookSubscriptionCount, Channel: "x", Reached: n, At: at, Latest: func() bool {
+					before := *c
+					*c = max(before, at)
+					return at >= before
+				}})
+			}
+			c := new(int64)
+			count(c, 2, 20)
 			w.move("x", "", 1)
-			w.tellCount(c, 1, 10)
+			count(c, 1, 10)
 			w.move("x", "", 1)
-			w.tellCount(c, 1, 30)
+			count(c, 1, 30)
 			w.move("x", "", -1)
 			w.move("x", "", -1)
-			w.tellCount(c, 0, 40)
-			w.tellCount(c, 1, 35)
+			count(c, 0, 40)
+			count(c, 1, 35)
 			w.move("x", "", 1)
-			w.tellCount(newChannel("x", 0), 3, 60)
-			w.tellCount(c, 0, 50) // the one before
+			count(new(int64), 3, 60)
+			count(c, 0, 50) // the one before
 			w.move("x", "", -1)
 			time.Sleep(time.Minute)
 			var counts []string

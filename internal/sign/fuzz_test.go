@@ -1,11 +1,12 @@
 package sign
 
 import (
-	"edge/internal/edgetest"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+
+	"edge/internal/edgetest"
 )
 
 func FuzzQuery(f *testing.F) {

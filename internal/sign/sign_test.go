@@ -1,11 +1,12 @@
 package sign
 
 import (
-	"edge/internal/edgetest"
 	"fmt"
 	"net/url"
 	"strings"
 	"testing"
+
+	"edge/internal/edgetest"
 )
 
 var vectorKey = NewKey(edgetest.VectorKey, edgetest.VectorSecret)

@@ -19,7 +19,7 @@ func AppendPlain(dst []byte, event string) []byte {
 	return AppendEvent(dst, event, "", EmptyData, "")
 }
 
-// AppendEvent builds an event of a channel. data is a JSON string literal; channel and userID may be empty.
+// AppendEvent builds an event of a channel. data is a JSON string literal; channel and UserID may be empty.
 func AppendEvent[T string | []byte](dst []byte, name T, channel string, data []byte, userID string) []byte {
 	start := len(dst)
 	dst = append(OpenFrame(dst), `{"event":`...)

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"bytes"
-	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -15,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/valyala/fastjson"
+
+	"edge/internal/edgetest"
 )
 
 // TestCheckJSONBounds: the bounds are exact. The grammar is that of encoding/json, see checkAgainstStd and testdata/json.

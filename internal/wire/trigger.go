@@ -73,7 +73,7 @@ func ParseInfo(list string) (i Info) {
 }
 
 // ParseTrigger checks one event, completely, whose fields are those of TriggerFields. What it needs memory for lies in what it appends
-// to dst, which it returns. A name of a channel may have channelName bytes, data eventSize.
+// to dst, which it returns. A name of a channel may have ChannelName bytes, data EventSize.
 func ParseTrigger(dst []byte, f []Value, channelName, eventSize int) (_ []byte, t Trigger, err error) {
 	if t.Name, err = parseEventName(f[fieldName]); err != nil {
 		return dst, t, err

@@ -33,6 +33,17 @@ const (
 	ClientEventPrefix          = "client-"
 )
 
+// Names of webhook events. What stands behind each is in it beside name and channel.
+const (
+	HookOccupied          = "channel_occupied"
+	HookVacated           = "channel_vacated"
+	HookMemberAdded       = "member_added"       // user_id
+	HookMemberRemoved     = "member_removed"     // user_id
+	HookClientEvent       = "client_event"       // event, data, socket_id[, user_id]
+	HookCacheMiss         = "cache_miss"         //
+	HookSubscriptionCount = "subscription_count" // subscription_count
+)
+
 // Close codes and codes of pusher:error. A client never comes back after 4000–4099, after a second after 4100–4199 and at
 // once after 4200–4299.
 const (

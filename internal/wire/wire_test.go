@@ -1,12 +1,13 @@
 package wire
 
 import (
-	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"edge/internal/edgetest"
 )
 
 func TestParseChannel(t *testing.T) {

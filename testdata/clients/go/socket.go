@@ -151,7 +151,7 @@ func (s *socket) subscribe(channel string, g grant) (string, error) {
 	return s.expect("pusher_internal:subscription_succeeded", channel)
 }
 
-// signIn makes the connection the user's, and subscribes to the user's own channel as official clients do.
+// SignIn makes the connection the user's, and subscribes to the user's own channel as official clients do.
 func (s *socket) signIn(g grant, userID string) error {
 	if err := s.send("pusher:signin", map[string]string{"auth": g.Auth, "user_data": g.UserData}); err != nil {
 		return err

@@ -1,0 +1,138 @@
+package main
+
+// The apps of a server: what they are called by, and whose keys, origins and webhooks they have.
+
+import (
+	"crypto/rand"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"edge/internal/channel"
+	"edge/internal/conn"
+	"edge/internal/sign"
+)
+
+// app is an App with what only the front knows of it.
+type app struct {
+	*channel.App
+	front atomic.Pointer[front] // a reload sets another
+
+	unprint func() // guarded by server.mu: ends printing of notices; nil while none are printed
+}
+
+// front is what a reload can change of an app but for its limits. It never changes itself.
+type front struct {
+	id       string // "" accepts any in API paths
+	keys     sign.Keys
+	origins  []string      // allowed values of the Origin header; none allows all
+	window   time.Duration // how far the clock of an API client may be off; 0 for no check
+	webhooks *webhooks     // nil if there never were any
+}
+
+// newFrontApp makes an app without connections.
+func newFrontApp(o appOptions, memory *conn.Budget) *app {
+	a := &app{App: channel.NewApp(memory, o.limits)}
+	a.front.Store(new(front))
+	a.configure(o)
+	return a
+}
+
+// configure makes o hold from now on. Keys and receivers of webhooks that stay are the same as before, with their counts and queues.
+func (a *app) configure(o appOptions) {
+	old := a.front.Load()
+	f := &front{id: o.id, origins: o.origins, window: o.authWindow, webhooks: old.webhooks}
+	for _, pair := range o.keys() {
+		f.keys = append(f.keys, old.keys.Same(sign.NewKey(pair.key, pair.secret)))
+	}
+	if len(o.hooks) > 0 && f.webhooks == nil {
+		f.webhooks = newWebhooks(a.Notify)
+		a.Observe(channel.AboutLevels|channel.AboutClientEvents, f.webhooks.observe) // for good: levels are exact only if nothing is missed
+	}
+	if f.webhooks != nil {
+		f.webhooks.configure(o.hooks, f.keys[0], o.webhookGrace)
+	}
+	a.SetLimits(o.limits)
+	a.front.Store(f)
+}
+
+func (a *app) id() string            { return a.front.Load().id }
+func (a *app) keys() sign.Keys       { return a.front.Load().keys }
+func (a *app) webhooks() *webhooks   { return a.front.Load().webhooks }
+func (a *app) window() time.Duration { return a.front.Load().window }
+
+// apps are the apps of a server, by what requests call them. They never change: a reload makes others.
+type apps struct {
+	all   []*app
+	byKey map[string]*app
+	none  *app // for what names no app
+}
+
+// newApps makes the apps that are described; of old ones, if there were, those that still are stay, with their connections.
+func newApps(list []appOptions, memory *conn.Budget, old *apps) *apps {
+	n := &apps{byKey: make(map[string]*app)}
+	if old != nil {
+		n.none = old.none
+	} else {
+		n.none = newFrontApp(list[0].anonymous(noneID), memory)
+	}
+	for _, o := range list {
+		a := old.same(o.id, len(list))
+		if a == nil {
+			a = newFrontApp(o, memory)
+		} else {
+			a.configure(o)
+		}
+		n.all = append(n.all, a)
+		for _, k := range o.keys() {
+			n.byKey[k.key] = a
+		}
+	}
+	return n
+}
+
+// noneID cannot be the id of another app.
+const noneID = "(none)"
+
+// anonymous returns what describes an app with the same limits, which nobody has the keys of.
+func (a appOptions) anonymous(id string) appOptions {
+	a.id, a.key, a.secret = id, strings.ToLower(rand.Text()), rand.Text()
+	a.hooks, a.moreKeys = nil, nil
+	return a
+}
+
+// same returns the app with this id; if there is one and will be one, it is the same whatever its id.
+func (l *apps) same(id string, there int) *app {
+	if l == nil {
+		return nil
+	}
+	for _, a := range l.all {
+		if a.id() == id || there == 1 && len(l.all) == 1 {
+			return a
+		}
+	}
+	return nil
+}
+
+// find returns the app that a request names by its id, or where a library leaves that out by its key; nil if there is none.
+func (l *apps) find(id, key string) *app {
+	for _, a := range l.all {
+		if have := a.id(); have == "" || id != "" && have == id {
+			return a
+		}
+	}
+	if id == "" {
+		return l.byKey[key]
+	}
+	return nil
+}
+
+// done reports whether an app that is gone from the server has nothing left to do.
+func (a *app) done() bool {
+	w := a.webhooks()
+	return a.Conns.Count() == 0 && (w == nil || w.idle())
+}
+
+// has reports whether a is one of them.
+func (l *apps) has(a *app) bool { return slices.Contains(l.all, a) }

@@ -1,0 +1,760 @@
+// Package channel is what lives in an app: channels and their fan-out, sockets, subscriptions, members, users and watchlists. It knows
+// neither HTTP nor JSON nor keys. Whoever wants to know what happens observes the App (notice.go).
+//
+// Publish appends a frame to a channel's batch and starts its pump if none runs. The pump takes the whole batch and gives it to
+// every subscription in one write each, and repeats until nothing is left; then it ends. So a quiet channel has no goroutine, and
+// under load one write carries many events.
+//
+// Only the pump writes to subscriptions, the answer to a subscribe included. That is why every subscriber sees one order,
+// gets subscription_succeeded before any event, and has a list of members that agrees exactly with the member_added and
+// member_removed that follow.
+//
+// No two locks of an App or of its channels are ever held at once. Socket.Mu is taken before any of them.
+//
+// A new kind of channel is a bit and a prefix in package wire, and what Channel does where it asks for that bit.
+package channel
+
+import (
+	"cmp"
+	"fmt"
+	"iter"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"edge/internal/conn"
+	"edge/internal/wire"
+)
+
+const (
+	maxPending  = 64 << 10              // bytes of a batch beyond which publishers wait for the pump
+	gatherLeast = 20 * time.Microsecond // on a hot channel the pump pauses for this long before each round,
+	gatherShare = 12                    // or for this part of the last round's duration,
+	gatherWhile = time.Millisecond      // while no more than this or the last round's duration has passed since
+)
+
+// Only tests change these.
+var (
+	Processors = runtime.NumCPU() // one for a process that is tied to one core
+	Segment    = 1000             // subscriptions worth a goroutine of their own in a round
+)
+
+// Channel is one channel of an app, from its first subscription (or cached event) to its last. There may be as many as
+// connections, so its fields lie as closely as they can.
+type Channel struct {
+	// Static after construction.
+	Name string
+	Kind wire.Kind
+
+	// Guarded by mu.
+	gone         bool // out of use: look the name up again
+	missed       bool // a cache_miss was reported since the cache was last filled
+	pumping      bool // a pump runs; if not, nothing is pending
+	countPending bool // a timer runs that will call sendCount
+	hooked       bool // webhooks are told of it; decided when it becomes occupied, so that what they are told is whole
+
+	expiring atomic.Bool // a timer of the App runs that will call expire
+
+	mu sync.Mutex // guards the following, and what stands above
+
+	countTold int32 // the last subscription_count sent; here, where there is room for it
+	deflating int32 // subscriptions whose connections have negotiated compression
+	several   bool  // the last batch had several frames; owned by the pump, see below
+	countSent int64 // when countTold was sent, on the clock of monotonic
+
+	subs    []*Subscription // appended to in place, replaced when many have left: the pump reads it without mu
+	count   int             // subscriptions that have not left
+	members []*Member       // in the order they joined; presence channels only
+	cached  *CachedEvent
+
+	batch   *batch        // what the pump has not yet taken; nil if there is nothing
+	joining []join        // subscriptions the pump has not yet answered
+	taken   chan struct{} // made by publishers that wait, closed when the batch is taken
+	run     func()        // pump, made once: a go statement with a receiver would allocate for every event
+
+	countNoted atomic.Int64 // when the latest count was taken that an observer has asked about
+
+	// Owned by the pump, and handed on with pumping, as several is:
+	lastTook time.Duration // how long it took to give the last batch out,
+	lastEnd  int64         // and when that was done
+}
+
+func newChannel(name string, k wire.Kind) *Channel { return &Channel{Name: name, Kind: k} }
+
+// change is what happened to a channel, for the App to tell whom it concerns.
+type change struct {
+	hooked                     bool // webhooks are told of the following
+	occupied, vacated          bool
+	memberAdded, memberRemoved bool // the member of the subscription
+	cacheMiss                  bool
+	counted                    bool          // subscription_count was sent
+	count                      int           // subscriptions,
+	countAt                    int64         // at this moment
+	countIn                    time.Duration // when sendCount is due; 0 for never
+	gone                       bool          // take the channel out of the table
+}
+
+// Subscription is one connection's membership of a channel.
+type Subscription struct {
+	// Static after construction.
+	Socket  *Socket
+	Channel *Channel
+	Member  *Member // nil unless a presence channel
+
+	left atomic.Bool // set under Channel.mu, read by the pump
+}
+
+// UserID is the id of the member, "" without one.
+func (sub *Subscription) UserID() string {
+	if sub.Member == nil {
+		return ""
+	}
+	return sub.Member.ID
+}
+
+// Member is a user of a presence channel, who may have several connections.
+type Member struct {
+	// Static after construction.
+	ID   string
+	Info []byte // JSON
+
+	Connections int // guarded by Channel.mu
+}
+
+// CachedEvent is the last event of a cache channel. It never changes.
+type CachedEvent struct {
+	frame   []byte
+	Data    []byte // JSON string literal, a part of frame's payload
+	Expires time.Time
+}
+
+// batch is a run of frames on their way to every subscription. Once the pump has taken it, its frames, which are the bytes that
+// it shares, do not change before nobody needs them any more.
+type batch struct {
+	conn.Shared
+	count  int     // of frames
+	skips  []skip  // who must not get which part of the frames; only for the pump
+	packed *packed // for connections with compression; nil if there are none; only for the pump
+}
+
+// packed is the frames of a batch, compressed where that is worth it (RFC 7692).
+type packed struct {
+	conn.Shared
+	frames []place // where each begins, and where the last ends
+}
+
+// place is where a frame begins in a batch, and in what is packed of it.
+type place struct{ plain, packed int }
+
+// skip says that socket must not get the bytes from…to of a batch's frames.
+type skip struct {
+	socket   *Socket
+	from, to int
+}
+
+// join is a subscription that waits for its answer, and gets what is in the batch from at on.
+type join struct {
+	sub    *Subscription // nil for one who only waits until everything before has been written (flush)
+	answer []byte
+	at     int
+	done   chan struct{} // closed when the answer is written; nil if nobody waits
+}
+
+// round is what the pump has taken, and has not delivered yet.
+type round struct {
+	batch   *batch // nil if there is nothing
+	subs    []*Subscription
+	joining []join
+	deflate bool // a subscriber has negotiated compression
+}
+
+var (
+	batches = sync.Pool{New: func() any { return new(batch) }}
+	packs   = sync.Pool{New: func() any { return new(packed) }}
+)
+
+// subscribe adds a subscription of s and returns when it has been answered: with answer, or if that is nil with
+// subscription_succeeded and what belongs to it. m is the member of a presence channel, or nil; a member who is there
+// already keeps his first info. The error is errGone, or ErrFull if the channel has as many other members as the limits
+// allow.
+func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, hooked bool, answer []byte) (sub *Subscription, ch change, err error) {
+	j, ch, err := c.join(s, m, limits, hooked, answer)
+	switch {
+	case err != nil:
+		return nil, ch, err
+	case j.done != nil:
+		<-j.done // the pump never blocks, so this is at most two of its rounds
+	case c.round(): // the usual case: nobody else has anything to be told, and the answer goes out from here
+		c.goPump()
+	}
+	return j.sub, ch, nil
+}
+
+// join enters a subscription that the pump is to answer. Without done the caller is the pump.
+func (c *Channel) join(s *Socket, m *Member, limits *Limits, hooked bool, answer []byte) (j join, ch change, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone {
+		return j, ch, errGone
+	}
+	if m != nil {
+		if m, err = c.joinMemberLocked(m, limits.PresenceMembers); err != nil {
+			return j, ch, err
+		}
+	}
+	j = join{sub: &Subscription{Socket: s, Channel: c, Member: m}, answer: answer, at: c.pendingLocked()}
+	if answer == nil {
+		j.answer, ch.cacheMiss = c.answerLocked()
+	}
+	c.count++
+	if s.Conn.Deflates() {
+		c.deflating++
+	}
+	if c.count == 1 {
+		ch.occupied, c.hooked = true, hooked
+	}
+	ch.hooked, ch.memberAdded = c.hooked, m != nil && m.Connections == 1
+	c.noteCountLocked(&ch, limits)
+	alone := !c.pumping && c.batch == nil
+	if !alone {
+		j.done = make(chan struct{})
+	}
+	c.joining = append(c.joining, j)
+	if alone {
+		c.pumping = true
+	} else {
+		c.startLocked()
+	}
+	return j, ch, nil
+}
+
+// joinMemberLocked counts one more connection of the member and returns the one that represents the user.
+func (c *Channel) joinMemberLocked(m *Member, limit int) (*Member, error) {
+	for _, old := range c.members {
+		if old.ID == m.ID {
+			old.Connections++
+			return old, nil
+		}
+	}
+	if len(c.members) >= limit {
+		return nil, ErrFull
+	}
+	m.Connections = 1
+	c.members = append(c.members, m)
+	if c.count > 0 {
+		c.batchLocked(wire.AppendMemberAdded(nil, c.Name, m.ID, m.Info))
+	}
+	return m, nil
+}
+
+// answerLocked builds what a new subscriber is sent first. miss says that for the first time since the cache was filled
+// there was no event in it.
+func (c *Channel) answerLocked() (answer []byte, miss bool) {
+	answer = wire.AppendSucceeded(nil, c.Name, c.eachMemberLocked())
+	switch {
+	case c.Kind&wire.KindCache == 0:
+		return answer, false
+	case c.cached != nil && time.Now().Before(c.cached.Expires):
+		return append(answer, c.cached.frame...), false
+	}
+	miss, c.missed = !c.missed, true
+	return wire.AppendEvent(answer, wire.EventCacheMiss, c.Name, wire.EmptyData, ""), miss
+}
+
+// eachMemberLocked walks the members, in the order they joined; nil unless it is a presence channel.
+func (c *Channel) eachMemberLocked() iter.Seq2[string, []byte] {
+	if c.Kind&wire.KindPresence == 0 {
+		return nil
+	}
+	return func(yield func(string, []byte) bool) {
+		for _, m := range c.members {
+			if !yield(m.ID, m.Info) {
+				return
+			}
+		}
+	}
+}
+
+// unsubscribe ends a subscription.
+func (c *Channel) unsubscribe(sub *Subscription, limits *Limits) (ch change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sub.left.Store(true)
+	ch.hooked = c.hooked
+	c.count--
+	if sub.Socket.Conn.Deflates() {
+		c.deflating--
+	}
+	if m := sub.Member; m != nil {
+		if m.Connections--; m.Connections == 0 {
+			ch.memberRemoved = true
+			i := slices.Index(c.members, m)
+			c.members = slices.Delete(c.members, i, i+1)
+			if c.count > 0 {
+				c.batchLocked(wire.AppendMemberRemoved(nil, c.Name, m.ID))
+			}
+		}
+	}
+	c.noteCountLocked(&ch, limits)
+	if c.count == 0 {
+		c.subs = nil
+		c.gone, c.missed = c.cached == nil, false
+		ch.vacated, ch.gone = true, c.gone
+		return ch
+	}
+	if listed := len(c.subs); c.count < listed/2 {
+		live := make([]*Subscription, 0, c.count+c.count/4)
+		for _, s := range c.subs {
+			if !s.left.Load() {
+				live = append(live, s)
+			}
+		}
+		c.subs = live
+	}
+	c.startLocked()
+	return ch
+}
+
+// publish appends a frame for every subscription but except's, and starts the pump. It waits while too much is pending, and
+// reports false if the channel is gone. It does not wait for delivery. count is the number of subscriptions, except's included.
+func (c *Channel) publish(frame []byte, except *Socket, keep *CachedEvent) (count int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.batch != nil && c.pendingLocked()+len(frame) > maxPending {
+		c.waitLocked()
+	}
+	if c.gone {
+		return 0, false
+	}
+	if keep != nil {
+		c.cached, c.missed = keep, false
+	}
+	if c.count == 0 {
+		return 0, true
+	}
+	at := c.pendingLocked()
+	c.batchLocked(frame)
+	if except != nil {
+		c.batch.skips = append(c.batch.skips, skip{except, at, at + len(frame)})
+	}
+	c.startLocked()
+	return c.count, true
+}
+
+// waitLocked gives mu up until the pump has taken the batch.
+func (c *Channel) waitLocked() {
+	if c.taken == nil {
+		c.taken = make(chan struct{})
+	}
+	taken := c.taken
+	c.mu.Unlock()
+	<-taken // a pump runs whenever something is pending
+	c.mu.Lock()
+}
+
+// batchLocked appends a frame to what the pump will take next. It does not start the pump.
+func (c *Channel) batchLocked(frame []byte) {
+	if c.batch == nil {
+		c.batch = batches.Get().(*batch)
+		c.batch.Users.Store(1) // the pump
+		if c.batch.Free == nil {
+			c.batch.Free = c.batch.recycle
+		}
+	}
+	c.batch.Bytes = append(c.batch.Bytes, frame...)
+	c.batch.count++
+}
+
+// pendingLocked returns how many bytes wait to be taken.
+func (c *Channel) pendingLocked() int {
+	if c.batch == nil {
+		return 0
+	}
+	return len(c.batch.Bytes)
+}
+
+// startLocked starts the pump if something is pending and none runs.
+func (c *Channel) startLocked() {
+	if c.pumping || c.batch == nil && len(c.joining) == 0 {
+		return
+	}
+	c.pumping = true
+	c.goPump()
+}
+
+// goPump starts the pump. The caller has set pumping.
+func (c *Channel) goPump() {
+	if c.run == nil {
+		c.run = c.pump
+	}
+	go c.run() // ends when nothing is pending; flush waits for it
+}
+
+// pump delivers until nothing is pending.
+//
+// A channel is hot when its last batch had several frames: then whoever published the first of the next is likely to have
+// more on the way, and a short pause lets them travel in the same write, where they are almost free. On a channel that gets
+// one event at a time, every batch has one frame, and nothing is ever delayed.
+func (c *Channel) pump() {
+	for {
+		if c.several && time.Duration(conn.Now()-c.lastEnd) < max(c.lastTook, gatherWhile) {
+			time.Sleep(max(c.lastTook/gatherShare, gatherLeast))
+		}
+		if !c.round() {
+			return
+		}
+	}
+}
+
+// round delivers what is pending and reports whether more is. If not, the caller is no longer the pump.
+func (c *Channel) round() (more bool) {
+	var r round
+	defer c.recovered(&r)
+	c.take(&r)
+	if r.batch != nil {
+		c.deliver(&r)
+	}
+	for ; len(r.joining) > 0; r.joining = r.joining[1:] {
+		r.joining[0].end(r.batch)
+	}
+	if b := r.batch; b != nil {
+		r.batch = nil
+		b.end()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pumping = c.batch != nil || len(c.joining) > 0
+	return c.pumping
+}
+
+// deliver gives the batch of a round to its subscriptions, and notes how long that took.
+func (c *Channel) deliver(r *round) {
+	if r.deflate {
+		r.batch.pack()
+	}
+	began := conn.Now()
+	r.batch.deliverAll(r.subs)
+	c.several, c.lastEnd = r.batch.count > 1, conn.Now()
+	c.lastTook = time.Duration(c.lastEnd - began)
+}
+
+// end answers a subscription, and gives it what is in b, which may be nil, since then.
+func (j join) end(b *batch) {
+	if j.sub != nil {
+		j.sub.Socket.Write(j.answer)
+		if b != nil {
+			b.deliver(j.sub.Socket, j.at)
+		}
+	}
+	if j.done != nil {
+		close(j.done)
+	}
+}
+
+// recovered catches a panic of a round; it is deferred. Any subscriber may have missed something, so the connections of
+// all end, and no others.
+func (c *Channel) recovered(r *round) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	conn.LogPanic("channel", p)
+	if r.batch != nil {
+		r.batch.end()
+	}
+	subs, joining := c.reset()
+	for _, sub := range subs {
+		sub.Socket.CloseBroken()
+	}
+	for _, j := range append(r.joining, joining...) {
+		if j.sub != nil {
+			j.sub.Socket.CloseBroken()
+		}
+		if j.done != nil {
+			close(j.done)
+		}
+	}
+}
+
+// reset drops what is pending, and returns the subscriptions and those to come. The caller is no longer the pump.
+func (c *Channel) reset() (subs []*Subscription, joining []join) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	joining = c.joining
+	c.pumping, c.batch, c.joining = false, nil, nil
+	c.releaseLocked()
+	return c.subs, joining
+}
+
+// releaseLocked lets publishers that wait go on.
+func (c *Channel) releaseLocked() {
+	if taken := c.taken; taken != nil {
+		c.taken = nil
+		close(taken)
+	}
+}
+
+// take takes everything that is pending, and lets publishers go on.
+func (c *Channel) take(r *round) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r.batch, r.subs, r.joining, r.deflate = c.batch, c.subs, c.joining, c.deflating > 0
+	c.batch, c.joining = nil, nil
+	for _, j := range r.joining {
+		if j.sub != nil {
+			c.subs = append(c.subs, j.sub) // beyond the length of r.subs, so that this round does not see it there
+		}
+	}
+	c.releaseLocked()
+}
+
+// deliverAll writes b to all of subs, on a large channel with as many goroutines as there are processors, and returns when it
+// has: so every subscription gets every batch in the same order.
+func (b *batch) deliverAll(subs []*Subscription) {
+	part := max(Segment, (len(subs)+Processors-1)/Processors)
+	if len(subs) < 2*Segment || Processors == 1 {
+		b.deliverPart(subs)
+		return
+	}
+	var others sync.WaitGroup
+	var broken atomic.Pointer[string]
+	deliver := func(some []*Subscription) {
+		defer func() {
+			if p := recover(); p != nil {
+				text := fmt.Sprintf("%v\n%s", p, debug.Stack())
+				broken.Store(&text)
+			}
+		}()
+		b.deliverPart(some)
+	}
+	for some := range slices.Chunk(subs[part:], part) {
+		others.Go(func() { deliver(some) })
+	}
+	deliver(subs[:part])
+	others.Wait()
+	if text := broken.Load(); text != nil {
+		panic(*text) // for the pump, when nobody uses b any more
+	}
+}
+
+func (b *batch) deliverPart(subs []*Subscription) {
+	reached := 0
+	for _, sub := range subs {
+		if !sub.left.Load() {
+			b.deliver(sub.Socket, 0)
+			reached++
+		}
+	}
+	if reached > 0 {
+		subs[0].Socket.App.Counts.Sent.Add(uint64(reached * b.count))
+	}
+}
+
+// deliver writes the frames from at on to s, without those that s must not get.
+func (b *batch) deliver(s *Socket, at int) {
+	for _, skip := range b.skips {
+		if skip.socket != s || skip.to <= at {
+			continue
+		}
+		if at < skip.from {
+			s.deliverShared(b, at, skip.from)
+		}
+		at = skip.to
+	}
+	if at < len(b.Bytes) {
+		s.deliverShared(b, at, len(b.Bytes))
+	}
+}
+
+// pack compresses b for the connections that have negotiated it, once for all.
+func (b *batch) pack() {
+	p := packs.Get().(*packed)
+	p.Users.Store(1) // the pump
+	if p.Free == nil {
+		p.Free = p.recycle
+	}
+	for rest := b.Bytes; len(rest) > 0; {
+		p.frames = append(p.frames, place{len(b.Bytes) - len(rest), len(p.Bytes)})
+		p.Bytes, rest = conn.AppendDeflated(p.Bytes, rest)
+	}
+	p.frames = append(p.frames, place{len(b.Bytes), len(p.Bytes)})
+	b.packed = p
+}
+
+// at is where the frame, or the end, stands that stands at plain in the batch.
+func (p *packed) at(plain int) int {
+	i, _ := slices.BinarySearchFunc(p.frames, plain, func(f place, plain int) int { return cmp.Compare(f.plain, plain) })
+	return p.frames[i].packed
+}
+
+// recycle gives p, which nobody needs any more, back to the pool.
+func (p *packed) recycle() {
+	if cap(p.Bytes) > wire.MaxBuffer {
+		return
+	}
+	p.Bytes, p.frames = p.Bytes[:0], p.frames[:0]
+	packs.Put(p)
+}
+
+// end is called by the pump when it has delivered b.
+func (b *batch) end() {
+	clear(b.skips)
+	b.skips = b.skips[:0]
+	if p := b.packed; p != nil {
+		b.packed = nil
+		p.Done()
+	}
+	b.Done()
+}
+
+// recycle gives b, which nobody needs any more, back to the pool.
+func (b *batch) recycle() {
+	if cap(b.Bytes) > wire.MaxBuffer {
+		return
+	}
+	b.Bytes, b.count = b.Bytes[:0], 0
+	batches.Put(b)
+}
+
+// flush waits until everything published before it has been written.
+func (c *Channel) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.pumping {
+		return
+	}
+	done := make(chan struct{})
+	c.joining = append(c.joining, join{done: done})
+	c.mu.Unlock()
+	<-done
+	c.mu.Lock()
+}
+
+// noteCountLocked sends subscription_count to everyone, if the app wants it: at once up to a hundred subscriptions, beyond
+// that at most every five seconds, the last change always included. ch says what became of it.
+func (c *Channel) noteCountLocked(ch *change, limits *Limits) {
+	if !limits.SubscriptionCount || c.Kind&(wire.KindPresence|wire.KindUser) != 0 {
+		return
+	}
+	if c.count > wire.AllOfSubscriptionCountUpTo {
+		if c.countPending {
+			return
+		}
+		if wait := wire.SubscriptionCountEvery - time.Duration(conn.Now()-c.countSent); c.countSent != 0 && wait > 0 {
+			c.countPending, ch.countIn = true, wait
+			return
+		}
+	}
+	c.sendCountLocked(ch)
+}
+
+// sendCount sends the last change of the count if it was not sent since; it was due in change.countIn.
+func (c *Channel) sendCount() (ch change) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.countPending = false
+	if c.count != int(c.countTold) {
+		c.sendCountLocked(&ch)
+		c.startLocked()
+	}
+	return ch
+}
+
+func (c *Channel) sendCountLocked(ch *change) {
+	c.countTold, c.countSent = int32(c.count), conn.Now()
+	ch.counted, ch.count, ch.countAt = true, c.count, c.countSent
+	if c.count > 0 {
+		c.batchLocked(wire.AppendSubscriptionCount(nil, c.Name, c.count))
+	}
+}
+
+// latest reports whether a count that was taken at this moment is later than all that it was asked about before.
+func (c *Channel) latest(at int64) bool {
+	for {
+		before := c.countNoted.Load()
+		if at < before {
+			return false
+		}
+		if c.countNoted.CompareAndSwap(before, at) {
+			return true
+		}
+	}
+}
+
+// expire forgets the cached event when its time has come. It returns how long that still is, or 0, and whether the channel
+// is gone now.
+func (c *Channel) expire() (wait time.Duration, gone bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cached == nil || c.gone {
+		return 0, c.gone
+	}
+	if wait = time.Until(c.cached.Expires); wait > 0 {
+		return wait, false
+	}
+	if c.count == 0 && c.pumping { // its last frames could come after the first of the next channel with this name
+		return time.Second, false
+	}
+	c.cached = nil
+	c.gone = c.count == 0
+	return 0, c.gone
+}
+
+// Info is what the API tells about a channel.
+type Info struct {
+	Subscriptions, Users int
+	Cached               *CachedEvent // nil if there is none
+}
+
+// Info returns what the API tells about the channel at this moment.
+func (c *Channel) Info() Info {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := Info{Subscriptions: c.count, Users: len(c.members)}
+	if c.cached != nil && time.Now().Before(c.cached.Expires) {
+		i.Cached = c.cached
+	}
+	return i
+}
+
+// Subscribers returns the connections whose subscriptions are wanted. It looks at every one.
+func (c *Channel) Subscribers(wanted func(*Subscription) bool) (found []*Socket) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	look := func(sub *Subscription) {
+		if sub != nil && !sub.left.Load() && wanted(sub) {
+			found = append(found, sub.Socket)
+		}
+	}
+	for _, sub := range c.subs {
+		look(sub)
+	}
+	for _, j := range c.joining {
+		look(j.sub)
+	}
+	return found
+}
+
+// FirstMembers returns the first of the members, in the order they joined, as they are at this moment.
+func (c *Channel) FirstMembers(most int) (list []Member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.members[:min(most, len(c.members))] {
+		list = append(list, *m)
+	}
+	return list
+}
+
+// UserIDs returns the ids of the members, in the order they joined.
+func (c *Channel) UserIDs() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := make([]string, len(c.members))
+	for i, m := range c.members {
+		ids[i] = m.ID
+	}
+	return ids
+}

@@ -1,3 +1,0 @@
-module edge/testdata/smoke
-
-go 1.26
