@@ -58,7 +58,8 @@ type Conn struct {
 
 	wakes   atomic.Int32 // polled only: readiness not yet served; if not 0, a goroutine reads
 	Closing atomic.Bool  // a close frame was sent: nothing more is handled
-	ended   sync.Once    // of above
+	ended   atomic.Bool  // above knows, or is about to, that the conversation is over
+	through atomic.Int32 // of the reader and above, how many are done: the second frees
 	Heard   atomic.Int64 // when something was last read
 	began   atomic.Int64 // when the frame was begun that had not ended at the last read; 0 for none
 

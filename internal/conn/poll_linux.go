@@ -4,8 +4,8 @@ package conn
 //
 // Every polled connection is watched, edge-triggered, by one epoll instance of ours, and that instance by the runtime's
 // poller like any file: so one parked goroutine, and no thread, waits for all of them, and an idle server makes no system
-// call. The descriptor is a duplicate that the runtime does not know; it is closed only by the goroutine that reads it,
-// when the connection has ended, so that its number cannot come to stand for another connection while someone writes.
+// call. The descriptor is a duplicate that the runtime does not know; it is closed when the reader has
+// ended, under the lock of the connection, so that its number cannot come to stand for another connection while someone writes.
 
 import (
 	"io"

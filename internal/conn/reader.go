@@ -239,15 +239,28 @@ func (c *Conn) linger(how *Farewell) {
 	c.waitLocked(lingerTimeout)
 }
 
-// end tells the handler that the conversation is over, and returns when it knows.
-func (c *Conn) end() { c.ended.Do(c.above.Ended) }
+// end notifies the handler that the conversation is over, once.
+func (c *Conn) end() {
+	if c.ended.CompareAndSwap(false, true) {
+		defer c.done()
+		c.above.Ended()
+	}
+}
 
 // Finish is called by the reader, last: nothing more will come.
 func (c *Conn) Finish() {
-	defer c.group.leave(c) // until now it has a descriptor and counts
-	defer c.free()
+	defer c.done()
 	defer c.Broken()
 	c.end()
 	c.in.kept = [2]*[]byte{}
 	c.holdRest()
+}
+
+// done is called when the reader is done, and when the handler is. The later of them frees the connection: neither waits for the
+// other, and until then it has a descriptor and counts.
+func (c *Conn) done() {
+	if c.through.Add(1) == 2 {
+		defer c.group.leave(c)
+		c.free()
+	}
 }
