@@ -14,9 +14,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
-	"os"
-	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -296,11 +293,10 @@ type tunnel struct {
 }
 
 // client makes the page a client whose requests that receive are of this kind.
-func (p *page) client(what string) *peer {
+func (p *page) client(what string) *edgetest.Client {
 	p.t.Helper()
 	tu := &tunnel{page: p}
 	tu.read, tu.lines = io.Pipe()
-	late := time.AfterFunc(patience, func() { tu.lines.CloseWithError(os.ErrDeadlineExceeded) })
 	p.n = 1
 	first := p.receiveAs(what, 1)
 	first.expect("o")
@@ -308,19 +304,10 @@ func (p *page) client(what string) *peer {
 	var reading sync.WaitGroup
 	reading.Go(func() { tu.receive(what, first) })
 	p.t.Cleanup(func() {
-		late.Stop()
-		if !tu.gone() { // a client that leaves without a word would be waited for
-			tu.lines.Close()
-			p.sendAs(0, "["+strings.Repeat(`"nonsense",`, wire.MaxMalformed)+`"nonsense"]`)
-			reading.Wait()
-		}
 		tu.Close()
-		if p.sending != nil {
-			p.sending.Close()
-		}
 		reading.Wait()
 	})
-	return &peer{t: p.t, conn: tu, in: bufio.NewReader(tu.read)}
+	return &edgetest.Client{T: p.t, Conn: tu, In: bufio.NewReader(tu.read)}
 }
 
 // receive hands on the lines of one answer, or when polling of one after the other, until the last.
@@ -391,46 +378,22 @@ func (tu *tunnel) Close() error {
 	return tu.Conn.Close()
 }
 
-// dialTunnel opens a connection that the tunnel is to close.
-func dialTunnel(t testing.TB, addr string) net.Conn {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Error(err)
-		conn, _ = net.Pipe()
-	}
-	conn.SetDeadline(time.Now().Add(patience))
-	return conn
-}
-
-// overHTTP says how the clients of a test receive: "" for over a WebSocket.
-func overHTTP(t testing.TB) string {
-	_, rest, _ := strings.Cut(t.Name(), "TestProtocolOverHTTP/")
-	what, _, _ := strings.Cut(rest, "/")
-	return what
-}
-
-// TestProtocolOverHTTP: a client over HTTP is a client like any other. These are the tests of those over a WebSocket.
+// TestProtocolOverHTTP plays the protocol's scripts: a client over HTTP is a client like any other.
 func TestProtocolOverHTTP(t *testing.T) {
 	for _, what := range []string{"xhr_streaming", "xhr"} {
 		t.Run(what, func(t *testing.T) {
-			t.Parallel()
-			for _, test := range protocolTests {
-				t.Run(runtime.FuncForPC(reflect.ValueOf(test).Pointer()).Name(), func(t *testing.T) {
-					t.Parallel()
-					test(t)
+			edgetest.Scenes(t, "testdata/protocol", func(t *testing.T, s *edgetest.Scene) {
+				if s.Bare || s.Timed { // who leaves over HTTP has gone five seconds later
+					t.Skip("over a WebSocket only")
+				}
+				synctest.Test(t, func(t *testing.T) {
+					_, dial := serverInBubble(t, s.Flags...)
+					open := func(path string) *edgetest.Client { return newPage(t, dial, path).client(what) }
+					s.Play(t, edgetest.Stage{Dial: dial, Open: open, Quiet: synctest.Wait})
 				})
-			}
+			})
 		})
 	}
-}
-
-var protocolTests = []func(*testing.T){
-	TestEstablished, TestSubscribe, TestSubscribeForms, TestPrivateChannelData, TestSubscribeTwice,
-	TestUnsubscribe, TestChannelNames, TestEncryptedEvent, TestPresence, TestPresenceData, TestBadPresenceData,
-	TestPresenceOfUser, TestCache, TestCacheOfExcludedSocket, TestClientEvent, TestClientEventData,
-	TestRejectedClientEvents, TestDisabledClientEvents, TestSignin, TestBadSignin, TestServerToUser,
-	TestLongWatchlist, TestTerminate, TestMalformed, TestMalformedInARow, TestUnknownEvents, TestSubscribePace,
-	TestMaxConnections,
 }
 
 func TestFallbackRequests(t *testing.T) {

@@ -227,9 +227,6 @@ func dial(t testing.TB, addr string) net.Conn {
 // handshake opens a WebSocket connection; rest is sent in the same packet as the request.
 func handshake(t testing.TB, addr, path, rest string) *peer {
 	t.Helper()
-	if what := overHTTP(t); what != "" {
-		return newPage(t, func() net.Conn { return dialTunnel(t, addr) }, path).client(what)
-	}
 	conn := dial(t, addr)
 	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n%s", path, addr, rest)

@@ -21,7 +21,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -376,39 +375,6 @@ func TestCommandNames(t *testing.T) {
 	}
 }
 
-// TestAuthorizedConnections: with that option a client has to sign in or to join a private channel in time.
-func TestAuthorizedConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		connect := startInBubbleWith(t, "-authorized-connections", "30s", "-activity-timeout", "20s")
-		stranger, reader, signed, private, member := connect(nil), connect(nil), connect(nil), connect(nil), connect(nil)
-		reader.join("public")
-		signed.signIn(`{"id":"1"}`)
-		private.join("private-x")
-		member.enter("presence-x", `{"user_id":"1"}`)
-		began := time.Now()
-		var over sync.WaitGroup
-		var left atomic.Int64
-		for _, c := range []*peer{stranger, reader, signed, private, member} {
-			authorized := c != stranger && c != reader
-			over.Go(func() {
-				code := c.answerPings(func(string) {})
-				if took := time.Since(began); authorized != (code != wire.CodeUnauthorized) || !authorized && (took < 30*time.Second || took > 32*time.Second) { // and a moment for the other side to close too
-					t.Errorf("authorized: %t, closed with %d after %s", authorized, code, took)
-				}
-				left.Add(1)
-			})
-		}
-		time.Sleep(5 * time.Minute)
-		if n := left.Load(); n != 2 {
-			t.Errorf("%d have left", n)
-		}
-		for _, c := range []*peer{signed, private, member} {
-			c.leave()
-		}
-		over.Wait()
-	})
-}
-
 func TestClientAddr(t *testing.T) {
 	trusted := func(list string) (p []netip.Prefix) {
 		if err := proxies(&p)(list); err != nil {
@@ -459,35 +425,6 @@ func TestMetricsText(t *testing.T) {
 			t.Errorf("%s: %s", addr, got)
 		}
 	}
-}
-
-// TestPath: behind a proxy that keeps its prefix everything has it, and callers may have signed with it or without.
-func TestPath(t *testing.T) {
-	s := startServer(t, "-path", "/my/edge")
-	c := handshake(t, s.addr, "/my/edge/app/key?protocol=7", "")
-	c.established()
-	c.join("room")
-	body := `{"name":"e","channel":"room","data":"x"}`
-	with := signedURL(s.addr, "POST", "/my/edge/apps/1/events", "", body)
-	without := strings.Replace(signedURL(s.addr, "POST", "/apps/1/events", "", body), "/apps/", "/my/edge/apps/", 1)
-	for _, url := range []string{with, without} {
-		r, _ := http.NewRequest("POST", url, strings.NewReader(body))
-		if status, answer := do(t, r); status != 200 {
-			t.Errorf("%d %s", status, answer)
-		}
-		c.expect(event("e", "room", "x"))
-	}
-	for path, want := range map[string]int{"/apps/1/events": 404, "/my/edge/nothing": 404, "/my/edge/": 200, "/health": 200} {
-		r, _ := http.NewRequest("GET", "http://"+s.addr+path, nil)
-		if status, _ := do(t, r); status != want {
-			t.Errorf("GET %s: %d, want %d", path, status, want)
-		}
-	}
-	lost := handshake(t, s.addr, "/app/key?protocol=7", "")
-	if text := lost.text(); !strings.Contains(text, "/my/edge/app/{key}") {
-		t.Errorf("%s", text)
-	}
-	lost.expectClose(wire.CodePathNotFound)
 }
 
 // TestStaleSocket: only the socket of a program that has ended is taken out of the way.
