@@ -17,11 +17,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
-
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/listen"
+	"edge/internal/systemd"
 	"edge/internal/wire"
 )
 
@@ -48,7 +47,7 @@ type server struct {
 	began    options             // what it was started with: some of that holds to the end
 	callers  *listen.Callers
 	clock    *clock
-	notifier *notifier
+	notifier *systemd.Notifier
 	probed   *app     // of the watchdog
 	console  *console // nil without
 
@@ -62,9 +61,10 @@ type server struct {
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
 func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, printer: printer{log: log}, clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
+	s := &server{memory: memory, printer: printer{log: log}, clock: newClock(), probed: newProbe(o),
 		began: o, options: o}
-	memory.Changed = s.statusLater
+	s.notifier = systemd.New(s.status)
+	memory.Changed = s.notifier.StatusLater
 	s.callers = listen.NewCallers()
 	s.divide(o)
 	s.apps.Store(newApps(o.apps, memory, nil))
@@ -132,10 +132,8 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		go func() { failed <- srv.Serve(l) }() // ends when srv is shut down below
 	}
-	s.notifier.notify(daemon.SdNotifyReady, s.status())
-	if s.notifier.watchdog > 0 {
-		go s.feedWatchdog(ctx, listeners[0]) // ends with ctx
-	}
+	s.notifier.Ready()
+	go s.notifier.FeedWatchdog(ctx, s.probe(listeners[0])) // ends with ctx
 	select {
 	case err = <-failed:
 		srv.Close()
@@ -143,7 +141,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.draining.Store(true)
-	s.notifier.notify(daemon.SdNotifyStopping)
+	s.notifier.Stopping()
 	s.shutdown(srv)
 	return nil
 }
@@ -291,7 +289,7 @@ func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, 
 			return
 		case <-hangups:
 		}
-		s.notifier.notify(daemon.SdNotifyReloading, daemon.SdNotifyMonotonicUsec())
+		s.notifier.Reloading()
 		o, err := parse()
 		if ctx.Err() != nil {
 			return
@@ -304,7 +302,7 @@ func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, 
 		} else {
 			slog.Info("the new configuration holds")
 		}
-		s.notifier.notify(daemon.SdNotifyReady, s.status())
+		s.notifier.Ready()
 	}
 }
 
@@ -389,4 +387,35 @@ func waitAll(ctx context.Context, all []<-chan struct{}) bool {
 		}
 	}
 	return true
+}
+
+// status is the line that systemctl status shows.
+func (s *server) status() string {
+	connections, channels := 0, 0
+	for _, a := range s.apps.Load().all {
+		connections += a.Connections()
+		channels += a.CountChannels()
+	}
+	return fmt.Sprintf("%s, %s", plural(connections, "connection"), plural(channels, "channel"))
+}
+
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}
+
+// newProbe makes the app of the watchdog, which nobody else knows, and which has nothing to do with limits.
+func newProbe(o options) *app {
+	a := o.app.anonymous(systemd.ProbeChannel)
+	a.origins, a.limits.AuthorizeWithin = nil, 0
+	return newFrontApp(a, conn.NewBudget(1<<30))
+}
+
+// probe is what the watchdog asks of the listener.
+func (s *server) probe(l net.Listener) systemd.Probe {
+	return systemd.Probe{Listener: l, Path: s.began.path, Key: s.probed.keys()[0].Name, Trigger: func(event string) {
+		s.probed.Trigger(systemd.ProbeChannel, wire.KindPublic, channel.Event{Name: []byte(event), Data: wire.EmptyData})
+	}}
 }

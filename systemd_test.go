@@ -22,7 +22,7 @@ func TestProbe(t *testing.T) {
 	s := startOn(t, l)
 	for range 3 {
 		began := time.Now()
-		if err := s.probe(t.Context(), l); err != nil && time.Since(began) < probeTimeout { // else the machine was held up: it works in the end
+		if err := s.probe(l).Run(t.Context()); err != nil && time.Since(began) < 5*time.Second { // else the machine was held up: it works in the end
 			t.Fatal(err)
 		}
 	}
@@ -34,7 +34,7 @@ func TestProbe(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
-		if err := s.probe(ctx, l); err == nil {
+		if err := s.probe(l).Run(ctx); err == nil {
 			t.Errorf("%s is fine", what)
 		}
 	}
@@ -47,7 +47,7 @@ func TestProbe(t *testing.T) {
 	_, goOn := s.probed.stopPump("bark")
 	fails("a channel that delivers nothing", l)
 	goOn()
-	waitUntil(t, "it works again", func() bool { return s.probe(t.Context(), l) == nil })
+	waitUntil(t, "it works again", func() bool { return s.probe(l).Run(t.Context()) == nil })
 }
 
 // TestWatchdogTriesAgain: one probe that fails, of a listener that hangs for a moment, does not end a healthy server.

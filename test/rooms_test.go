@@ -26,6 +26,7 @@ var below = map[string]string{
 	"console":  "channel wire conn listen",
 	"metrics":  "channel wire conn sign webhook",
 	"logs":     "channel wire conn",
+	"systemd":  "wire conn",
 	"config":   "channel wire conn listen sign webhook",
 	"cli":      "channel wire conn listen sign webhook config",
 }

@@ -80,24 +80,6 @@ func NextServerFrame(b []byte) (opcode byte, payload, rest []byte) {
 	return b[0] & 0xf, b[head : head+n], b[head+n:]
 }
 
-// AppendMasked appends a frame as clients send it, with this masking key (RFC 6455 section 5.3): 0 leaves the payload as it is.
-func AppendMasked(dst []byte, opcode byte, key [4]byte, payload []byte) []byte {
-	dst = append(dst, 0x80|opcode)
-	switch n := len(payload); {
-	case n < 126:
-		dst = append(dst, 0x80|byte(n))
-	case n <= 0xffff:
-		dst = binary.BigEndian.AppendUint16(append(dst, 0x80|126), uint16(n))
-	default:
-		dst = binary.BigEndian.AppendUint64(append(dst, 0x80|127), uint64(n))
-	}
-	dst = append(dst, key[:]...)
-	for i, b := range payload {
-		dst = append(dst, b^key[i&3])
-	}
-	return dst
-}
-
 // appendControl appends a control frame; payload must not be longer than 125 bytes.
 func appendControl(dst []byte, opcode byte, payload []byte) []byte {
 	dst = append(dst, 0x80|opcode, byte(len(payload)))
