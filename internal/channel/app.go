@@ -90,8 +90,8 @@ func (a *App) SetLimits(l Limits) {
 	a.limit.Store(&l)
 }
 
-// Enter admits the connection of s, gives s an id that no other has and enters it into the table. It calls greet with nil or with the
-// group's error before anyone else can write to s or close it.
+// Enter admits the connection of s, gives s an id that no other has and enters it into the table. It calls greet with
+// nil or with the group's error before anyone else can write to s or close it.
 func (a *App) Enter(s *Socket, greet func(error)) {
 	s.greeting.Lock()
 	defer s.greeting.Unlock()
@@ -137,9 +137,9 @@ func (a *App) later(d time.Duration, f func()) {
 	})
 }
 
-// trim gives back to the system the memory of connections that have left, and the garbage of the handshakes of those that have
-// come. Nothing else would for minutes: an idle server allocates nothing, so it has no garbage collections, and maps never
-// shrink.
+// trim gives back to the system the memory of connections that have left, and the garbage of the handshakes of those
+// that have come. Nothing else would for minutes: an idle server allocates nothing, so it has no garbage collections,
+// and maps never shrink.
 func (a *App) trim() {
 	a.socketsMu.Lock()
 	here := make(map[wire.SocketID]*Socket, len(a.sockets))
@@ -171,7 +171,8 @@ func (a *App) Channel(name string) *Channel {
 	return nil
 }
 
-// openChannel finds or makes the channel. It may be gone by the time it is used: then the caller drops it and tries again.
+// openChannel finds or makes the channel. It may be gone by the time it is used: then the caller drops it and tries
+// again.
 func (a *App) openChannel(name string, k wire.Kind) *Channel {
 	if c := a.Channel(name); c != nil {
 		return c
@@ -183,8 +184,8 @@ func (a *App) openChannel(name string, k wire.Kind) *Channel {
 // dropChannel takes a channel that is gone out of the table, unless another has its place by now.
 func (a *App) dropChannel(c *Channel) { a.channels.CompareAndDelete(c.Name, c) }
 
-// Subscribe subscribes s, which must not be subscribed already, and returns when the subscription has been answered; see
-// Channel.subscribe.
+// Subscribe subscribes s, which must not be subscribed already, and returns when the subscription has been answered;
+// see Channel.subscribe.
 func (a *App) Subscribe(s *Socket, name string, k wire.Kind, m *Member, answer []byte) (*Subscription, error) {
 	for {
 		c := a.openChannel(name, k)
@@ -245,9 +246,9 @@ type Event struct {
 	Keep   bool // keep it as the cached event of a cache channel: those from HTTP
 }
 
-// Trigger is the one door to fan-out: it gives the event to the subscriptions the channel has now, in the order in which
-// trigger is called for this channel, and returns how many these are. It returns before the event is delivered, but may wait
-// while the channel has more pending than it can send. The event's slices may be reused afterwards.
+// Trigger is the one door to fan-out: it gives the event to the subscriptions the channel has now, in the order in
+// which trigger is called for this channel, and returns how many these are. It returns before the event is delivered,
+// but may wait while the channel has more pending than it can send. The event's slices may be reused afterwards.
 func (a *App) Trigger(name string, k wire.Kind, e Event) (reached int) {
 	if e.Keep {
 		a.Counts.Published.Add(1)
@@ -261,11 +262,12 @@ func (a *App) Trigger(name string, k wire.Kind, e Event) (reached int) {
 	return reached
 }
 
-// Publish triggers events of callers, all or none of them, and returns how many subscriptions they are given to. An error is
-// errShort, or one of what carries events to other machines. It returns before the events are delivered.
+// Publish triggers events of callers, all or none of them, and returns how many subscriptions they are given to. An
+// error is errShort, or one of what carries events to other machines. It returns before the events are delivered.
 func (a *App) Publish(triggers ...wire.Trigger) (reached int, err error) {
 	for _, t := range triggers {
-		if slices.ContainsFunc(t.Kinds, func(k wire.Kind) bool { return k&wire.KindCache != 0 }) && a.Conns.Memory.Refuses() {
+		caches := slices.ContainsFunc(t.Kinds, func(k wire.Kind) bool { return k&wire.KindCache != 0 })
+		if caches && a.Conns.Memory.Refuses() {
 			return 0, errShort
 		}
 	}
@@ -317,8 +319,9 @@ func (a *App) fanOut(name string, k wire.Kind, e Event) (reached int) {
 	return reached
 }
 
-// reached returns how many of the n subscriptions of c were given the event: all but that of e.except, if it is one of them. That is
-// certain for who sent it as a client; for others it takes a walk, which is made if it decides on nobody, or if someone looks.
+// reached returns how many of the n subscriptions of c were given the event: all but that of e.except, if it is one of
+// them. That is certain for who sent it as a client; for others it takes a walk, which is made if it decides on nobody,
+// or if someone looks.
 func (a *App) reached(c *Channel, e Event, n int) int {
 	switch {
 	case e.Except == nil || n == 0:
@@ -340,8 +343,8 @@ func (a *App) cachedEvent(frame, data []byte) *CachedEvent {
 	}
 }
 
-// expireLater sees to it that a cached event does not outlive its time. There is one timer for each channel that has one,
-// however often the event is replaced.
+// expireLater sees to it that a cached event does not outlive its time. There is one timer for each channel that has
+// one, however often the event is replaced.
 func (a *App) expireLater(c *Channel) {
 	if c.expiring.CompareAndSwap(false, true) {
 		a.later(a.Limits().CacheTTL, func() { a.expire(c) })

@@ -286,8 +286,8 @@ func TestSubscriptionCountThrottle(t *testing.T) {
 	})
 }
 
-// needsExactAllocations skips a test where something else allocates: the race detector, or the goroutines that write where there
-// is no poller.
+// needsExactAllocations skips a test where something else allocates: the race detector, or the goroutines that write
+// where there is no poller.
 func needsExactAllocations(t *testing.T) {
 	t.Helper()
 	if edgetest.Race || runtime.GOOS != "linux" {
@@ -321,8 +321,8 @@ func TestPublishAllocations(t *testing.T) {
 	}
 }
 
-// stopPump stops the pumps of the app where they are about to send an event of this name, until the function that it returns is
-// called: observers run in them. reached is closed when the first has come so far.
+// stopPump stops the pumps of the app where they are about to send an event of this name, until the function that it
+// returns is called: observers run in them. reached is closed when the first has come so far.
 func (a *App) stopPumpAt(name string) (reached <-chan struct{}, goOn func()) {
 	gate, there := make(chan struct{}), make(chan struct{})
 	once := sync.OnceFunc(func() { close(there) })
@@ -338,8 +338,8 @@ func (a *App) stopPumpAt(name string) (reached <-chan struct{}, goOn func()) {
 	}
 }
 
-// TestLeaveWaitsForThePump: when the last subscription has ended, nothing of the channel is on its way any more, so that it
-// cannot come after the answer to the connection's next subscription.
+// TestLeaveWaitsForThePump: when the last subscription has ended, nothing of the channel is on its way any more, so
+// that it cannot come after the answer to the connection's next subscription.
 func TestLeaveWaitsForThePump(t *testing.T) {
 	a := roomApp()
 	s := newTheater(t, a).seat(false)
@@ -358,8 +358,8 @@ func TestLeaveWaitsForThePump(t *testing.T) {
 	edgetest.WaitUntil(t, "the pump has ended", func() bool { return !sub.Channel.busy() })
 }
 
-// TestJoinInTheMiddle: who subscribes while the pump is under way gets the answer, then what was published since, and nothing from
-// before, although all of it is in one batch.
+// TestJoinInTheMiddle: who subscribes while the pump is under way gets the answer, then what was published since, and
+// nothing from before, although all of it is in one batch.
 func TestJoinInTheMiddle(t *testing.T) {
 	a := roomApp()
 	th := newTheater(t, a)
@@ -385,7 +385,8 @@ func TestJoinInTheMiddle(t *testing.T) {
 	joined.Wait()
 }
 
-// TestExpireWhilePumping: a channel that is empty goes after its last frames, or they could come after those of the next.
+// TestExpireWhilePumping: a channel that is empty goes after its last frames, or they could come after those of the
+// next.
 func TestExpireWhilePumping(t *testing.T) {
 	c := newChannel("cache-x", wire.KindCache)
 	c.cached, c.pumping = &CachedEvent{Expires: time.Now().Add(-time.Hour)}, true
@@ -398,7 +399,8 @@ func TestExpireWhilePumping(t *testing.T) {
 	}
 }
 
-// TestDeflatingSubscriptions: a channel compresses while one of its subscriptions has negotiated it, whoever else comes and goes.
+// TestDeflatingSubscriptions: a channel compresses while one of its subscriptions has negotiated it, whoever else comes
+// and goes.
 func TestDeflatingSubscriptions(t *testing.T) {
 	th := newTheater(t, roomApp())
 	var subs []*Subscription
@@ -419,8 +421,8 @@ func TestDeflatingSubscriptions(t *testing.T) {
 	}
 }
 
-// TestRoundBroken: a panic in the pump ends the subscribers of the channel, one in a watchlist event its connection; both are logged
-// once, and all others go on.
+// TestRoundBroken: a panic in the pump ends the subscribers of the channel, one in a watchlist event its connection;
+// both are logged once, and all others go on.
 func TestRoundBroken(t *testing.T) {
 	p, n := Processors, Segment
 	t.Cleanup(func() { Processors, Segment = p, n })
@@ -484,8 +486,8 @@ func TestCloseBroken(t *testing.T) {
 	}
 }
 
-// BenchmarkLargeChannel writes to 5,000 connections with one processor and with all there are. Nobody reads, so that all of them
-// are free for it; for as long as the kernel takes everything, which means with -benchtime 100x.
+// BenchmarkLargeChannel writes to 5,000 connections with one processor and with all there are. Nobody reads, so that
+// all of them are free for it; for as long as the kernel takes everything, which means with -benchtime 100x.
 func BenchmarkLargeChannel(b *testing.B) {
 	Segment = 1000
 	for _, Processors = range slices.Compact([]int{1, runtime.NumCPU()}) {

@@ -1,7 +1,7 @@
 package channel
 
-// Notices: what happens in an app, for whoever observes it (webhooks, the console, the log). Without observers a notice costs one
-// atomic load.
+// Notices: what happens in an app, for whoever observes it (webhooks, the console, the log). Without observers a notice
+// costs one atomic load.
 
 import (
 	"fmt"
@@ -30,8 +30,8 @@ const (
 	AboutLevels                          // webhook events but for client_event: channels, members, caches and counts
 )
 
-// Notice is something that happened. Its strings are from outside: whoever prints them quotes them. Its slices are valid until
-// the observer returns.
+// Notice is something that happened. Its strings are from outside: whoever prints them quotes them. Its slices are
+// valid until the observer returns.
 type Notice struct {
 	About   Kinds  // one of them
 	What    string // in a word or two, of ours; of a webhook event its name
@@ -68,8 +68,8 @@ type observer struct {
 	f     func(Notice)
 }
 
-// Observe has f called with every notice of these kinds until end is called. f runs in the goroutine in which it happens, with no
-// lock of the app held; it must not block.
+// Observe has f called with every notice of these kinds until end is called. f runs in the goroutine in which it
+// happens, with no lock of the app held; it must not block.
 func (a *App) Observe(k Kinds, f func(Notice)) (end func()) {
 	o := &observer{k, f}
 	a.observers.change(func(all []*observer) []*observer { return append(all, o) })

@@ -7,7 +7,8 @@ import (
 	"edge/internal/wire"
 )
 
-// Socket is a connection of an app: what channels deliver to. The client above it embeds it, so that both are one allocation.
+// Socket is a connection of an app: what channels deliver to. The client above it embeds it, so that both are one
+// allocation.
 type Socket struct {
 	conn.Conn // has its own locking
 
@@ -50,8 +51,8 @@ func (s *Socket) showSent(frames []byte) {
 	}
 }
 
-// NotifyFrame notifies of a message. A notice is large, and the stack of each connection that says something has to be made large
-// enough for all that is not called by the way.
+// NotifyFrame notifies of a message. A notice is large, and the stack of each connection that says something has to be
+// made large enough for all that is not called by the way.
 //
 //go:noinline
 func (s *Socket) NotifyFrame(what string, message []byte) {
@@ -60,7 +61,8 @@ func (s *Socket) NotifyFrame(what string, message []byte) {
 	}
 }
 
-// deliverShared sends a part of what others are sent too, which begins and ends with a frame. Only a channel's pump may call it.
+// deliverShared sends a part of what others are sent too, which begins and ends with a frame. Only a channel's pump may
+// call it.
 func (s *Socket) deliverShared(b *batch, from, to int) {
 	s.showSent(b.Bytes[from:to])
 	of := &b.Shared

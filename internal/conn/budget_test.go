@@ -1,7 +1,7 @@
 package conn
 
-// Tests of the memory budget: what is held for clients is counted, the right ones go when it is too much, and nobody new comes
-// in while memory is tight.
+// Tests of the memory budget: what is held for clients is counted, the right ones go when it is too much, and nobody
+// new comes in while memory is tight.
 
 import (
 	"bytes"
@@ -54,8 +54,8 @@ func TestBudgetOrder(t *testing.T) {
 	b.expectHeld(t, 0)
 }
 
-// TestBudgetOfBacklogs: of many that do not read the longest stuck are cut off, until what is left is within the budget. One that
-// reads, however slowly, stays.
+// TestBudgetOfBacklogs: of many that do not read the longest stuck are cut off, until what is left is within the
+// budget. One that reads, however slowly, stays.
 func TestBudgetOfBacklogs(t *testing.T) {
 	inBothWays(t, func(t *testing.T, p *Poller) {
 		const stay = 8

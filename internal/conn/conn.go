@@ -1,13 +1,13 @@
-// Package conn is the connection under a WebSocket: the handshake, writes that never block, and reads that hold nothing while nothing
-// comes. It imports nothing of edge's, and knows nothing of Pusher's protocol: a Handler stands above it.
+// Package conn is the connection under a WebSocket: the handshake, writes that never block, and reads that hold nothing
+// while nothing comes. It imports nothing of edge's, and knows nothing of Pusher's protocol: a Handler stands above it.
 //
-// A Pusher connection has no gaps. So a client that cannot keep up is not skipped: it is cut off and comes back. That rule is
-// here and nowhere else, and covers events, pongs and close frames alike.
+// A Pusher connection has no gaps. So a client that cannot keep up is not skipped: it is cut off and comes back. That
+// rule is here and nowhere else, and covers events, pongs and close frames alike.
 //
-// Most connections are idle most of the time. On Linux an idle one has no goroutine and no buffer: its descriptor belongs to
-// us alone, the poller (poll_linux.go) says when there is something to read or room to write, and only then a goroutine
-// exists for it. Elsewhere, and for what is not a plain TCP or Unix connection, a goroutine waits in Read, and another
-// writes while there is a queue. What stands above notices no difference.
+// Most connections are idle most of the time. On Linux an idle one has no goroutine and no buffer: its descriptor
+// belongs to us alone, the poller (poll_linux.go) says when there is something to read or room to write, and only then
+// a goroutine exists for it. Elsewhere, and for what is not a plain TCP or Unix connection, a goroutine waits in Read,
+// and another writes while there is a queue. What stands above notices no difference.
 package conn
 
 import (
@@ -54,7 +54,7 @@ type Conn struct {
 	fd      int // if polled
 	Remote  netip.AddrPort
 	group   *Group
-	above   handler
+	above   Handler
 
 	wakes   atomic.Int32 // polled only: readiness not yet served; if not 0, a goroutine reads
 	Closing atomic.Bool  // a close frame was sent: nothing more is handled
@@ -80,7 +80,8 @@ type Conn struct {
 	closed  *Farewell   // nil before a close frame was sent
 }
 
-// backlog is what the kernel has not taken yet. A conn that has one only ever appends to it, and flush or drain sends it.
+// backlog is what the kernel has not taken yet. A conn that has one only ever appends to it, and flush or drain sends
+// it.
 type backlog struct {
 	pieces  []piece     // in order
 	bytes   int         // in pieces
@@ -100,7 +101,8 @@ const pieceSize = 16 // bytes of memory for a piece
 
 func (p *piece) bytes() []byte { return p.of.Bytes[p.from:p.to] }
 
-// Shared is bytes that many connections send, and that nobody changes before the last has called done; or a copy of ours.
+// Shared is bytes that many connections send, and that nobody changes before the last has called done; or a copy of
+// ours.
 type Shared struct {
 	// Static while others use it.
 	Bytes []byte
@@ -136,9 +138,9 @@ type stream interface{ SetWriteBuffer(bytes int) error }
 
 var readBuffers = sync.Pool{New: func() any { return new([readBufferSize]byte) }}
 
-// Init takes a connection over, for h to handle. With a poller (nil for none) nc must not be used any more. What begins with
-// init ends with finish.
-func (c *Conn) Init(nc net.Conn, p *Poller, g *Group, h handler) {
+// Init takes a connection over, for h to handle. With a poller (nil for none) nc must not be used any more. What begins
+// with init ends with finish.
+func (c *Conn) Init(nc net.Conn, p *Poller, g *Group, h Handler) {
 	c.group, c.above = g, h
 	c.Heard.Store(Now())
 	g.enter()
@@ -158,8 +160,8 @@ func BoundKernel(nc net.Conn) {
 	}
 }
 
-// below returns the connection that TLS runs over, or nc if it is not TLS. To close that is for those who may not wait: Close of
-// a tls.Conn writes a last record, for which there may be no room for five seconds.
+// below returns the connection that TLS runs over, or nc if it is not TLS. To close that is for those who may not wait:
+// Close of a tls.Conn writes a last record, for which there may be no room for five seconds.
 func below(nc net.Conn) net.Conn {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
@@ -200,8 +202,9 @@ func (c *Conn) WriteShared(of *Shared, from, to int) {
 	c.writeLocked(of.Bytes[from:to], of, from)
 }
 
-// writeLast is Write for the last bytes of the connection: later writes fail, and once everything is sent the other side is
-// told that nothing follows. It reports whether p is that: not if something else was, or the connection has failed.
+// writeLast is Write for the last bytes of the connection: later writes fail, and once everything is sent the other
+// side is told that nothing follows. It reports whether p is that: not if something else was, or the connection has
+// failed.
 func (c *Conn) writeLast(p []byte) bool {
 	if c.seal != nil {
 		if c.seal.writeLast(p) != nil {
@@ -221,8 +224,8 @@ func (c *Conn) writeLast(p []byte) bool {
 	return true
 }
 
-// writeLocked hands p, which stands at that place of what others send too if of is not nil, to the kernel, or to the backlog if
-// there is one already or the kernel does not take all of it.
+// writeLocked hands p, which stands at that place of what others send too if of is not nil, to the kernel, or to the
+// backlog if there is one already or the kernel does not take all of it.
 func (c *Conn) writeLocked(p []byte, of *Shared, at int) error {
 	if c.last {
 		return errLast
@@ -368,8 +371,8 @@ func (c *Conn) overdue() {
 	c.failLocked(CutStalled)
 }
 
-// drain sends the backlog of a connection that is not polled. It is the only writer while it runs, and it ends with the backlog:
-// the next one begins a drain of its own.
+// drain sends the backlog of a connection that is not polled. It is the only writer while it runs, and it ends with the
+// backlog: the next one begins a drain of its own.
 func (c *Conn) drain() {
 	defer c.recovered()
 	for p, more := c.firstPiece(); more; {
@@ -381,7 +384,8 @@ func (c *Conn) drain() {
 	}
 }
 
-// firstPiece returns the first piece of the backlog, which others do not change before done is called, even if the backlog ends.
+// firstPiece returns the first piece of the backlog, which others do not change before done is called, even if the
+// backlog ends.
 func (c *Conn) firstPiece() (p piece, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -397,8 +401,8 @@ func (c *Conn) firstPieceLocked() (p piece, ok bool) {
 	return p, true
 }
 
-// wrote is told how writing the first piece went, and returns the next as firstPiece does. That no other backlog can begin in
-// between is why these two are one: with a second drain that piece would be sent twice.
+// wrote is told how writing the first piece went, and returns the next as firstPiece does. That no other backlog can
+// begin in between is why these two are one: with a second drain that piece would be sent twice.
 func (c *Conn) wrote(n int, err error) (next piece, more bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -510,7 +514,8 @@ func (c *Conn) closeWrite() {
 	case nil:
 		c.shutdownWrite()
 	case *tls.Conn:
-		go func() { // ends after five seconds at most: a last record may have to wait for so long, and with mu everyone would
+		// A last record may have to wait for so long, and with mu everyone would.
+		go func() { // ends after five seconds at most
 			defer Recovered("connection")
 			nc.CloseWrite()
 		}()

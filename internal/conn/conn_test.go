@@ -235,7 +235,8 @@ func TestConnCutsAfterTheWriteTimeout(t *testing.T) {
 	})
 }
 
-// The deadline of a queue must not outlive it: later writes would fail. And it counts from when a piece was first in the queue.
+// The deadline of a queue must not outlive it: later writes would fail. And it counts from when a piece was first in
+// the queue.
 func TestConnWritesAfterTheWriteTimeout(t *testing.T) {
 	defer func(d time.Duration) { WriteTimeout = d }(WriteTimeout)
 	WriteTimeout = 2 * time.Second
@@ -262,8 +263,8 @@ func TestConnWritesAfterTheWriteTimeout(t *testing.T) {
 	})
 }
 
-// undisturbed runs a test that fails if it is held up for longer than half of WriteTimeout between two calls of beat, until it
-// has not been. On a busy machine that happens to any program.
+// undisturbed runs a test that fails if it is held up for longer than half of WriteTimeout between two calls of beat,
+// until it has not been. On a busy machine that happens to any program.
 func undisturbed(t *testing.T, test func(t *testing.T, beat func()) error) {
 	t.Helper()
 	for n := range 20 {
@@ -469,7 +470,8 @@ func TestConnDescriptors(t *testing.T) {
 	}
 }
 
-// TestConnOneDrain begins a backlog at the moment at which the last one ends, again and again: each is sent by one drain only, once.
+// TestConnOneDrain begins a backlog at the moment at which the last one ends, again and again: each is sent by one
+// drain only, once.
 func TestConnOneDrain(t *testing.T) {
 	inBothWays(t, func(t *testing.T, p *Poller) {
 		c, peer, _ := pair(t, p, 1<<20)
@@ -529,8 +531,8 @@ func TestConnPinsNoLargeBuffer(t *testing.T) {
 	})
 }
 
-// TestConnTLSStalled: where there is no poller, the last record of a TLS connection that does not move keeps nobody waiting, who
-// wants to send it something or has to end it.
+// TestConnTLSStalled: where there is no poller, the last record of a TLS connection that does not move keeps nobody
+// waiting, who wants to send it something or has to end it.
 func TestConnTLSStalled(t *testing.T) {
 	dir, trust := edgetest.CertDir(t)
 	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))

@@ -10,7 +10,8 @@ import (
 	"edge/internal/edgetest"
 )
 
-// frameHeader is a client frame's header with a masking key of ff. form is the length of the length in bits: 7, 16 or 64.
+// frameHeader is a client frame's header with a masking key of ff. form is the length of the length in bits: 7, 16 or
+// 64.
 func frameHeader(first byte, masked bool, form int, length uint64) []byte {
 	b := []byte{first, 0}
 	switch form {
@@ -97,8 +98,8 @@ func TestControlFrames(t *testing.T) {
 	}
 }
 
-// TestCloseReason: a reason is text, however it is cut and whatever a client's URL put into it. A browser that gets another
-// reports 1006 instead of the code, and so comes back for ever.
+// TestCloseReason: a reason is text, however it is cut and whatever a client's URL put into it. A browser that gets
+// another reports 1006 instead of the code, and so comes back for ever.
 func TestCloseReason(t *testing.T) {
 	for _, s := range edgetest.HostileStrings {
 		for _, s := range []string{s, strings.Repeat(s, 200), strings.Repeat("x", 122) + s, strings.Repeat("é", 60) + s} {

@@ -1,10 +1,11 @@
 package conn
 
-// The guard in front of gws: it cuts what a client sends into whole messages and control frames, in whatever pieces it comes.
+// The guard in front of gws: it cuts what a client sends into whole messages and control frames, in whatever pieces it
+// comes.
 //
 // gws reads one message at a time and waits for the rest of it, allocates what a header announces, and has no bound on
-// fragments and control frames (link.go). So every header is judged here, byte by byte and as the unsigned 64 bits it is,
-// before anything is kept for it; and what is kept is never more than has come.
+// fragments and control frames (link.go). So every header is judged here, byte by byte and as the unsigned 64 bits it
+// is, before anything is kept for it; and what is kept is never more than has come.
 
 import (
 	"encoding/binary"
@@ -27,10 +28,10 @@ type guard struct {
 	controls  Rate
 }
 
-// next reads on in p until a message or control frame is whole, p ends or a rule is broken. frames is what is whole, as it
-// came: headers, masked payload and, for a message, all of its fragments. It is valid until release, which is to be called
-// before next is called again. rest is what next has not read. code is 0 or the close code for the byte at which rest
-// begins; after that the guard must not be used any more. now is in nanoseconds of a monotonic clock.
+// next reads on in p until a message or control frame is whole, p ends or a rule is broken. frames is what is whole, as
+// it came: headers, masked payload and, for a message, all of its fragments. It is valid until release, which is to be
+// called before next is called again. rest is what next has not read. code is 0 or the close code for the byte at which
+// rest begins; after that the guard must not be used any more. now is in nanoseconds of a monotonic clock.
 func (g *guard) next(p []byte, now int64) (frames, rest []byte, code int) {
 	at := 0
 	for at < len(p) && frames == nil {
@@ -93,7 +94,8 @@ func (g *guard) judgeFirst(now int64) (code int) {
 		opcode > OpBinary && opcode < OpClose, opcode > OpPong,
 		g.control() == 1 && !fin, g.control() == 0 && begins != (g.fragments == 0):
 		return CloseProtocolError
-	case g.control() == 1 && !g.controls.Allow(now, ControlRate, ControlBurst), g.control() == 0 && g.fragments == MaxFragments:
+	case g.control() == 1 && !g.controls.Allow(now, ControlRate, ControlBurst),
+		g.control() == 0 && g.fragments == MaxFragments:
 		return ClosePolicy
 	case g.control() == 0:
 		g.fragments++
@@ -104,8 +106,8 @@ func (g *guard) judgeFirst(now int64) (code int) {
 // control is 1 in a control frame, and 0 in a frame of a message: the place in kept.
 func (g *guard) control() int { return int(g.header[0] >> 3 & 1) }
 
-// whole is called when a frame ends at p[at], with the last of its payload from p[from] on. It returns what is to be handed
-// on, or nil after a fragment that is not the last of its message.
+// whole is called when a frame ends at p[at], with the last of its payload from p[from] on. It returns what is to be
+// handed on, or nil after a fragment that is not the last of its message.
 func (g *guard) whole(p []byte, from, at int) (frames []byte) {
 	fin, kept, begin := g.header[0]&0x80 != 0, &g.kept[g.control()], from-int(g.have)
 	if fin && *kept == nil && begin >= 0 {

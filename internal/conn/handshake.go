@@ -16,9 +16,11 @@ type UpgradeOptions struct {
 	Deflate bool    // clients may have permessage-deflate
 }
 
-// Upgrade answers a WebSocket handshake, and makes c its connection, for h to handle. first is the answer, which is to be sent
-// before anything else; early is what the client has sent already. Not ok is a request that is answered: it was none.
-func (c *Conn) Upgrade(w http.ResponseWriter, r *http.Request, o UpgradeOptions, g *Group, h handler) (first, early []byte, ok bool) {
+// Upgrade answers a WebSocket handshake, and makes c its connection, for h to handle. first is the answer, which is to
+// be sent before anything else; early is what the client has sent already. Not ok is a request that is answered: it was
+// none.
+func (c *Conn) Upgrade(w http.ResponseWriter, r *http.Request, o UpgradeOptions, g *Group, h Handler) (
+	first, early []byte, ok bool) {
 	if status, problem := checkHandshake(r); status != 0 {
 		if status == http.StatusUpgradeRequired {
 			w.Header().Set("Connection", "Upgrade") // RFC 9110 section 7.8
@@ -62,8 +64,9 @@ func checkHandshake(r *http.Request) (status int, problem string) {
 	return 0, ""
 }
 
-// offersDeflate reports whether one of a client's offers is permessage-deflate on terms that edge keeps (RFC 7692 section 7.1).
-// Those are that neither side refers to earlier messages, and that our window is the usual one: gws has no other.
+// offersDeflate reports whether one of a client's offers is permessage-deflate on terms that edge keeps (RFC 7692
+// section 7.1). Those are that neither side refers to earlier messages, and that our window is the usual one: gws has
+// no other.
 func offersDeflate(lines []string) bool {
 	for offer := range strings.SplitSeq(strings.Join(lines, ","), ",") {
 		terms := strings.Split(offer, ";")

@@ -2,10 +2,10 @@ package conn
 
 // How gws carries the WebSocket (RFC 6455) of connections that hold nothing while they are idle.
 //
-// A gws.Conn reads from a net.Conn until a message is whole. Ours is a link: it only ever holds one whole message or one
-// control frame, which guard has cut from the stream, so gws never waits. Between messages a gws.Conn has no state (there is
-// no context takeover), so those that read share a few. gws does the handshake, unmasking, reassembly, UTF-8, inflation,
-// pongs and the answer to a close; what it writes ends in the connection, whose writes never block.
+// A gws.Conn reads from a net.Conn until a message is whole. Ours is a link: it only ever holds one whole message or
+// one control frame, which guard has cut from the stream, so gws never waits. Between messages a gws.Conn has no state
+// (there is no context takeover), so those that read share a few. gws does the handshake, unmasking, reassembly, UTF-8,
+// inflation, pongs and the answer to a close; what it writes ends in the connection, whose writes never block.
 
 import (
 	"bufio"
@@ -79,7 +79,8 @@ func (l *link) outOfStep() {
 	l.above.Close(CloseInternal, "internal error")
 }
 
-// Poison overwrites messages before gws uses their memory again, so that who still reads them is found out. Only tests set it.
+// Poison overwrites messages before gws uses their memory again, so that who still reads them is found out. Only tests
+// set it.
 var Poison func(message []byte)
 
 // endMessage gives the memory of a message back.
@@ -117,8 +118,8 @@ func (l *link) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// closeOf returns what a close frame of gws says. That a message cannot be inflated has no code of its own: 1009 if it is too
-// large, as without compression, else 1007, since it is not what it should be.
+// closeOf returns what a close frame of gws says. That a message cannot be inflated has no code of its own: 1009 if it
+// is too large, as without compression, else 1007, since it is not what it should be.
 func closeOf(frame []byte) (code int, reason string) {
 	_, payload, _ := NextServerFrame(frame)
 	if len(payload) < 2 {
@@ -151,7 +152,8 @@ type links struct {
 	idle       sync.Pool
 }
 
-// plainLinks are for connections without compression, and deflateLinks for those with it, which cost 0.9 MB once there is one.
+// plainLinks are for connections without compression, and deflateLinks for those with it, which cost 0.9 MB once there
+// is one.
 var (
 	plainLinks   = newLinks(false)
 	deflateLinks = sync.OnceValue(func() *links { return newLinks(true) })
@@ -191,8 +193,8 @@ func (p *links) newLink() any {
 	return l
 }
 
-// upgrade has gws answer a handshake with this key, whose request is otherwise as simple as gws wants it: it does not know lists
-// in headers. The answer is in l.out.
+// upgrade has gws answer a handshake with this key, whose request is otherwise as simple as gws wants it: it does not
+// know lists in headers. The answer is in l.out.
 func (p *links) upgrade(l *link, key string) *gws.Conn {
 	l.key[0] = key
 	ws, err := p.upgrader.UpgradeFromConn(l, l.buffer, l.request)
@@ -202,7 +204,8 @@ func (p *links) upgrade(l *link, key string) *gws.Conn {
 	return ws
 }
 
-// handshake appends the answer to a handshake with this key (RFC 6455 section 4.2.2). checkHandshake has judged the request.
+// handshake appends the answer to a handshake with this key (RFC 6455 section 4.2.2). checkHandshake has judged the
+// request.
 func (p *links) handshake(dst []byte, key string) []byte {
 	l := p.get()
 	l.out = dst
@@ -212,8 +215,8 @@ func (p *links) handshake(dst []byte, key string) []byte {
 	return dst
 }
 
-// AppendDeflated appends the text frame with which frame begins, one of ours, for every client that has negotiated compression,
-// and returns what follows it in frame. It is compressed if it is long enough.
+// AppendDeflated appends the text frame with which frame begins, one of ours, for every client that has negotiated
+// compression, and returns what follows it in frame. It is compressed if it is long enough.
 func AppendDeflated(dst, frame []byte) (_, rest []byte) {
 	_, message, rest := NextServerFrame(frame)
 	p := deflateLinks()

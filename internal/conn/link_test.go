@@ -121,8 +121,8 @@ func reference(b []byte) *outcome {
 	return &s
 }
 
-// closeOfGWS is how gws answers a client's close frame: where it decides otherwise than edge did before is here, and only here.
-// RFC 6455 section 5.5.1 only says that an endpoint typically echoes the code, so all of these may be.
+// closeOfGWS is how gws answers a client's close frame: where it decides otherwise than edge did before is here, and
+// only here. RFC 6455 section 5.5.1 only says that an endpoint typically echoes the code, so all of these may be.
 func closeOfGWS(payload []byte) int {
 	code := closeAnswer(payload)
 	switch {
@@ -138,8 +138,8 @@ func closeOfGWS(payload []byte) int {
 	return code
 }
 
-// checkStream compares what becomes of b after prefix with the reference: whole, byte by byte, and cut in two at every byte of
-// it if cuts is set.
+// checkStream compares what becomes of b after prefix with the reference: whole, byte by byte, and cut in two at every
+// byte of it if cuts is set.
 func checkStream(t testing.TB, prefix, b []byte, cuts bool) {
 	t.Helper()
 	want := reference(slices.Concat(prefix, b))
@@ -504,7 +504,8 @@ func TestGuardAllocations(t *testing.T) {
 	}
 }
 
-// TestOutOfStep: should gws ever take frames for others than guard, that connection ends, and its link is not used again.
+// TestOutOfStep: should gws ever take frames for others than guard, that connection ends, and its link is not used
+// again.
 func TestOutOfStep(t *testing.T) {
 	hello := edgetest.Masked(0x80|OpText, []byte("hello"))
 	for name, frames := range map[string][]byte{

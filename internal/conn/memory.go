@@ -2,11 +2,11 @@ package conn
 
 // The memory budget: what the process may use in all, and how much of it clients may make it hold for them.
 //
-// A client that does not read, or that sends messages without an end, costs memory at a distance. Each has a bound of its own
-// (-send-buffer, MaxPayload), but thousands of them together have not, and the kernel ends a process that uses too much. So
-// all that is held for clients is counted in one place, and beyond a share of the budget the connection goes whose turn it has
-// been for longest. What nobody can be cut off for (connections, subscriptions, members) is bounded by letting in nobody new
-// while the live memory is near the budget.
+// A client that does not read, or that sends messages without an end, costs memory at a distance. Each has a bound of
+// its own (-send-buffer, MaxPayload), but thousands of them together have not, and the kernel ends a process that uses
+// too much. So all that is held for clients is counted in one place, and beyond a share of the budget the connection
+// goes whose turn it has been for longest. What nobody can be cut off for (connections, subscriptions, members) is
+// bounded by letting in nobody new while the live memory is near the budget.
 
 import (
 	"container/list"
@@ -27,7 +27,7 @@ const (
 	// The shares of the budget. The kernel's memory for connections is the process's too, but Go does not know of it.
 	goShare, goParts     = 5, 8       // of it Go's memory limit
 	heldShare            = 5          // a part in so many may be held for clients, the kernel's buffers included
-	connShare, ConnBytes = 4, 6 << 10 // a part in so many is for connections, each of which costs so much with the kernel's part
+	connShare, ConnBytes = 4, 6 << 10 // a part in so many is for connections, each of which costs so much in all
 	callShare, callBytes = 8, 20 << 10
 	tlsConnBytes         = 32 << 10 // with TLS
 
@@ -72,8 +72,8 @@ type Holding struct {
 // NewBudget makes a budget of so many bytes, in which no memory is tight until watch is called.
 func NewBudget(total int64) *Budget { return &Budget{Total: total, Limit: total / goParts * goShare} }
 
-// ConnectionsFor is how many connections of an app a budget of so many bytes has memory for. With TLS some are, and any may be:
-// crypto/tls keeps as much as the largest record that a client has sent.
+// ConnectionsFor is how many connections of an app a budget of so many bytes has memory for. With TLS some are, and any
+// may be: crypto/tls keeps as much as the largest record that a client has sent.
 func ConnectionsFor(memory int64, tls bool) int {
 	each := int64(ConnBytes)
 	if tls {
@@ -118,7 +118,8 @@ func (b *Budget) noteClients() {
 	}
 }
 
-// Hold says that h now stands for so many bytes, 0 for none, and whether that is because it moved: something was sent, or began.
+// Hold says that h now stands for so many bytes, 0 for none, and whether that is because it moved: something was sent,
+// or began.
 func (b *Budget) Hold(h *Holding, bytes int64, moved bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -188,8 +189,8 @@ func (b *Budget) takeLongest() *Holding {
 	return h
 }
 
-// Watch has judge called after every garbage collection: the only moments at which it is known how much memory lives, and on
-// an idle server there are none.
+// Watch has judge called after every garbage collection: the only moments at which it is known how much memory lives,
+// and on an idle server there are none.
 func (b *Budget) Watch() {
 	runtime.AddCleanup(new([16]byte), func(b *Budget) {
 		if !b.stopped.Load() {
@@ -240,7 +241,8 @@ func memoryThere(limit, machine memlimit.Provider) int64 {
 	return int64(min(n, math.MaxInt))
 }
 
-// DefaultMemory is the budget where none is given: so that Go's limit is that of GOMEMLIMIT if it is set, or what there is.
+// DefaultMemory is the budget where none is given: so that Go's limit is that of GOMEMLIMIT if it is set, or what there
+// is.
 func DefaultMemory() int64 {
 	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 {
 		return limit / goShare * goParts

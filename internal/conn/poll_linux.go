@@ -3,9 +3,10 @@ package conn
 // Idle connections without goroutines (epoll(7)).
 //
 // Every polled connection is watched, edge-triggered, by one epoll instance of ours, and that instance by the runtime's
-// poller like any file: so one parked goroutine, and no thread, waits for all of them, and an idle server makes no system
-// call. The descriptor is a duplicate that the runtime does not know; it is closed when the reader has
-// ended, under the lock of the connection, so that its number cannot come to stand for another connection while someone writes.
+// poller like any file: so one parked goroutine, and no thread, waits for all of them, and an idle server makes no
+// system call. The descriptor is a duplicate that the runtime does not know; it is closed when the reader has ended,
+// under the lock of the connection, so that its number cannot come to stand for another connection while someone
+// writes.
 
 import (
 	"io"
@@ -71,7 +72,8 @@ func (p *Poller) run() {
 			}
 		}
 		if n == len(events) {
-			runtime.Gosched() // many have something to say: let these be served first, or there would be a goroutine for each at once
+			// Many have something to say: let these be served first, or there would be a goroutine for each at once.
+			runtime.Gosched()
 		}
 	}
 }
@@ -82,16 +84,16 @@ func (p *Poller) Close() {
 	}
 }
 
-// conn returns the connection with this descriptor. It may be another than the event was for, if that was closed meanwhile: to
-// be told of nothing does no harm.
+// conn returns the connection with this descriptor. It may be another than the event was for, if that was closed
+// meanwhile: to be told of nothing does no harm.
 func (p *Poller) conn(fd int) *Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.conns[fd]
 }
 
-// add begins to poll c. Until that is done nobody finds it: an event for one that had its descriptor before could make a reader
-// end it, and give the descriptor to the next, before it is watched.
+// add begins to poll c. Until that is done nobody finds it: an event for one that had its descriptor before could make
+// a reader end it, and give the descriptor to the next, before it is watched.
 func (p *Poller) add(c *Conn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,7 +176,8 @@ func (c *Conn) readAll() {
 				c.Receive(b[:n])
 			}
 			if n == len(b) {
-				runtime.Gosched() // who sends without end waits for others after each piece, not after the 10 ms that Go lets it run
+				// Who sends without end waits for others after each piece, not after the 10 ms that Go lets it run.
+				runtime.Gosched()
 			}
 			if err == unix.EAGAIN {
 				break
@@ -190,7 +193,8 @@ func (c *Conn) readAll() {
 	}
 }
 
-// tryRead reads what is there now: EAGAIN if that is nothing. (What cannot block cannot be interrupted: there is no EINTR.)
+// tryRead reads what is there now: EAGAIN if that is nothing. (What cannot block cannot be interrupted: there is no
+// EINTR.)
 func (c *Conn) tryRead(p []byte) (int, error) {
 	n, err := unix.Read(c.fd, p)
 	if n == 0 && err == nil {
@@ -208,7 +212,8 @@ func (c *Conn) tryWrite(p []byte) (int, error) {
 	return max(n, 0), err
 }
 
-// hangUp ends both directions, which the poller notices. With reset the kernel need not keep what the client does not read.
+// hangUp ends both directions, which the poller notices. With reset the kernel need not keep what the client does not
+// read.
 func (c *Conn) hangUp(reset bool) {
 	if reset {
 		unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})

@@ -1,7 +1,7 @@
 package conn
 
-// The conversation below messages: what comes is cut into messages and control frames, a close frame ends it, and the connection
-// lingers until the other side has closed it too.
+// The conversation below messages: what comes is cut into messages and control frames, a close frame ends it, and the
+// connection lingers until the other side has closed it too.
 
 import (
 	"fmt"
@@ -17,9 +17,9 @@ const (
 	lingerLimit   = 10 * time.Second // and for the queue to leave before
 )
 
-// handler is what stands above a conn. Different goroutines may call it: a message that was read before may be handed up while
-// ended is called, or after it.
-type handler interface {
+// Handler is what stands above a conn. Different goroutines may call it: a message that was read before may be handed
+// up while ended is called, or after it.
+type Handler interface {
 	Message(text []byte) // a text message; valid until it returns
 	Ended()              // a close frame was sent, or the connection has failed; called once
 }
@@ -31,7 +31,8 @@ type Farewell struct {
 	at     int64
 }
 
-// Start begins to read. With feed that runs instead, in a goroutine, which hands messages up and calls finish at the end.
+// Start begins to read. With feed that runs instead, in a goroutine, which hands messages up and calls finish at the
+// end.
 func (c *Conn) Start(feed func()) {
 	switch {
 	case feed != nil:
@@ -65,7 +66,8 @@ func (c *Conn) readLoop() {
 	c.Finish()
 }
 
-// Receive reads on in what the client sent, and hands up the messages that p makes whole. p may be changed. Only the reader calls it.
+// Receive reads on in what the client sent, and hands up the messages that p makes whole. p may be changed. Only the
+// reader calls it.
 func (c *Conn) Receive(p []byte) {
 	defer c.Broken()
 	now := Now()
@@ -114,8 +116,8 @@ func (c *Conn) handleFrames(l *link, frames []byte) (ok bool) {
 	return true
 }
 
-// holdRest accounts for what is kept of a message that is not whole. It does not count as moved when more of it comes, or a client
-// could hold it for ever.
+// holdRest accounts for what is kept of a message that is not whole. It does not count as moved when more of it comes,
+// or a client could hold it for ever.
 func (c *Conn) holdRest() {
 	switch bytes := c.in.held(); {
 	case bytes > 0:
@@ -129,8 +131,8 @@ func (c *Conn) holdRest() {
 	}
 }
 
-// ReceiveText hands up a message that came by another way than frames. Its size and UTF-8 must have been checked; nil is a sign of
-// life. Only the reader calls it.
+// ReceiveText hands up a message that came by another way than frames. Its size and UTF-8 must have been checked; nil
+// is a sign of life. Only the reader calls it.
 func (c *Conn) ReceiveText(text []byte) {
 	defer c.Broken()
 	now := Now()
@@ -168,8 +170,8 @@ func (c *Conn) CloseBroken() {
 // write is for link: it sends a pong. That the connection has failed shows in ended.
 func (c *Conn) write(frame []byte) { c.Write(frame) }
 
-// Close sends a close frame, if none was sent before, and ends the conversation. Anyone may call it. The handler learns of it in
-// another goroutine.
+// Close sends a close frame, if none was sent before, and ends the conversation. Anyone may call it. The handler learns
+// of it in another goroutine.
 func (c *Conn) Close(code int, reason string) { c.CloseAfter(nil, code, reason) }
 
 // CloseAfter is close with frames to be sent before the close frame.
@@ -226,8 +228,8 @@ func (c *Conn) tick() {
 	c.Close(ClosePolicy, fmt.Sprintf("a message must end within %s", frameTimeout))
 }
 
-// linger ends the conversation. The connection stays until the other side has closed it too, so that it can read our last bytes
-// (closing one that has unread input makes the kernel discard them), or until that takes too long.
+// linger ends the conversation. The connection stays until the other side has closed it too, so that it can read our
+// last bytes (closing one that has unread input makes the kernel discard them), or until that takes too long.
 func (c *Conn) linger(how *Farewell) {
 	c.end()
 	if d := time.Duration(Now() - how.at); d >= lingerTimeout && (d >= lingerLimit || !c.busy()) {
@@ -256,8 +258,8 @@ func (c *Conn) Finish() {
 	c.holdRest()
 }
 
-// done is called when the reader is done, and when the handler is. The later of them frees the connection: neither waits for the
-// other, and until then it has a descriptor and counts.
+// done is called when the reader is done, and when the handler is. The later of them frees the connection: neither
+// waits for the other, and until then it has a descriptor and counts.
 func (c *Conn) done() {
 	if c.through.Add(1) == 2 {
 		defer c.group.leave(c)

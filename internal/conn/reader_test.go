@@ -1,7 +1,7 @@
 package conn
 
-// frameReader reads client frames without gws. It served every connection before gws did; here it is what guard and gws are
-// compared with, and the server's side of tests.
+// frameReader reads client frames without gws. It served every connection before gws did; here it is what guard and gws
+// are compared with, and the server's side of tests.
 
 import (
 	"encoding/binary"
@@ -17,9 +17,9 @@ type frame struct {
 	payload []byte
 }
 
-// frameReader takes apart what a client sends, as the bytes stream by: it may be given any piece of the stream, and between
-// messages it holds no memory but its own. Every header is judged before anything is kept for it, lengths as the unsigned
-// 64 bits they are, so that what a header announces costs nothing. One goroutine at a time may use it.
+// frameReader takes apart what a client sends, as the bytes stream by: it may be given any piece of the stream, and
+// between messages it holds no memory but its own. Every header is judged before anything is kept for it, lengths as
+// the unsigned 64 bits they are, so that what a header announces costs nothing. One goroutine at a time may use it.
 type frameReader struct {
 	header    [10]byte // of the frame being read: two bytes and the extended length
 	have      uint8    // bytes of it read so far
@@ -36,10 +36,10 @@ type frameReader struct {
 	controls  Rate
 }
 
-// next reads on in p, which it changes, until a message or control frame is whole, p ends or a rule is broken. rest is what
-// it has not read. code is 0 or the close code for the byte at which rest begins; after that the reader must not be used any
-// more. The payload of f is valid until release, which is to be called before next is called again. now is in nanoseconds of
-// a monotonic clock.
+// next reads on in p, which it changes, until a message or control frame is whole, p ends or a rule is broken. rest is
+// what it has not read. code is 0 or the close code for the byte at which rest begins; after that the reader must not
+// be used any more. The payload of f is valid until release, which is to be called before next is called again. now is
+// in nanoseconds of a monotonic clock.
 func (r *frameReader) next(p []byte, now int64) (f frame, rest []byte, code int) {
 	for len(p) > 0 {
 		if !r.inPayload {
@@ -195,8 +195,8 @@ func (r *frameReader) checkFirst(now int64) (code int) {
 	return 0
 }
 
-// closeAnswer is the code to answer a client's close frame with: its own, 0 if it has none, or what is wrong with it (RFC 6455
-// sections 5.5.1 and 7.4).
+// closeAnswer is the code to answer a client's close frame with: its own, 0 if it has none, or what is wrong with it
+// (RFC 6455 sections 5.5.1 and 7.4).
 func closeAnswer(payload []byte) int {
 	if len(payload) == 0 {
 		return 0

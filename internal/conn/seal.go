@@ -28,8 +28,9 @@ func (l TLSListener) Accept() (net.Conn, error) {
 	return tls.Server(&cipherPipe{Conn: nc}, l.Config), nil
 }
 
-// cipherPipe is what a tls.Conn reads from and writes to: a connection as others are, while net/http has it, and afterwards a
-// polled conn. So the rule for slow readers counts what really is sent, and an idle connection has no goroutine.
+// cipherPipe is what a tls.Conn reads from and writes to: a connection as others are, while net/http has it, and
+// afterwards a polled conn. So the rule for slow readers counts what really is sent, and an idle connection has no
+// goroutine.
 type cipherPipe struct {
 	net.Conn
 	below atomic.Pointer[Conn] // nil while net/http has it
@@ -61,10 +62,13 @@ func (p *cipherPipe) Read(b []byte) (int, error) {
 
 var errPlain = errors.New("not TLS")
 
-// refusePlain answers one who speaks HTTP without TLS, and has whatever else he sends come in first, or he would not get the answer.
+// refusePlain answers one who speaks HTTP without TLS, and has whatever else he sends come in first, or he would not
+// get the answer.
 func (p *cipherPipe) refusePlain() {
-	const text = "This port is for TLS: use https:// or wss:// here (with pusher-js: forceTLS: true, and wssPort instead of wsPort).\n"
-	fmt.Fprintf(p.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+	const text = "This port is for TLS: use https:// or wss:// here " +
+		"(with pusher-js: forceTLS: true, and wssPort instead of wsPort).\n"
+	fmt.Fprintf(p.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"+
+		"Content-Length: %d\r\n\r\n%s", len(text), text)
 	if s, ok := p.Conn.(interface{ CloseWrite() error }); ok {
 		s.CloseWrite()
 	}

@@ -50,8 +50,8 @@ func FrameProblem(code int) string {
 	return "illegal frame"
 }
 
-// Rate limits how often something happens (the generic cell rate algorithm): the value is the moment, in nanoseconds of a
-// monotonic clock, up to which the allowance is used up. The zero value has used nothing.
+// Rate limits how often something happens (the generic cell rate algorithm): the value is the moment, in nanoseconds of
+// a monotonic clock, up to which the allowance is used up. The zero value has used nothing.
 type Rate int64
 
 // Allow reports whether one more may happen now, at perSecond on average and burst at once, and counts it if so.
@@ -86,8 +86,8 @@ func appendControl(dst []byte, opcode byte, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
-// appendClose appends a close frame; code 0 is one without a code. The reason is cut to what a control frame holds, and is UTF-8 whatever comes in: a
-// client must fail the connection over one that is not, and would never see the code.
+// appendClose appends a close frame; code 0 is one without a code. The reason is cut to what a control frame holds, and
+// is UTF-8 whatever comes in: a client must fail the connection over one that is not, and would never see the code.
 func appendClose(dst []byte, code int, reason string) []byte {
 	if code == 0 {
 		return appendControl(dst, OpClose, nil)

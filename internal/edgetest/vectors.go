@@ -2,8 +2,8 @@ package edgetest
 
 import "strings"
 
-// The vectors are V1 to V17 of the protocol reference: samples of Pusher's documentation and of its libraries' tests, each
-// computed again with openssl.
+// The vectors are V1 to V17 of the protocol reference: samples of Pusher's documentation and of its libraries' tests,
+// each computed again with openssl.
 
 const (
 	VectorKey    = "278d425bdf160c739803"
@@ -15,7 +15,8 @@ const (
 	VectorQuery = "auth_key=278d425bdf160c739803&auth_timestamp=1353088179&auth_version=1.0"
 )
 
-// TokenVector is a token of VectorSocket for a channel with channel_data, or without a channel for a signin with user_data.
+// TokenVector is a token of VectorSocket for a channel with channel_data, or without a channel for a signin with
+// user_data.
 type TokenVector struct{ Name, Channel, Data, Digest string }
 
 var TokenVectors = []TokenVector{

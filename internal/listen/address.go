@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// ClientAddr is the address that trusted proxies have noted as that of the client: the last of X-Forwarded-For that is not one of
-// theirs. It is not valid if the connection is not from one of them, or they have noted nothing.
+// ClientAddr is the address that trusted proxies have noted as that of the client: the last of X-Forwarded-For that is
+// not one of theirs. It is not valid if the connection is not from one of them, or they have noted nothing.
 func ClientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // a Unix socket has none
 	if !Within(proxies, peer.Addr().Unmap().WithZone("")) {
@@ -33,9 +33,12 @@ func ClientAddr(r *http.Request, proxies []netip.Prefix) (client netip.Addr) {
 	return client
 }
 
-// Within reports whether one of the networks, which proxies has read, contains a. No address is that of who comes over a Unix socket.
+// Within reports whether one of the networks, which proxies has read, contains a. No address is that of who comes over
+// a Unix socket.
 func Within(networks []netip.Prefix, a netip.Addr) bool {
-	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) || !p.IsValid() && !a.IsValid() })
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool {
+		return p.Contains(a) || !p.IsValid() && !a.IsValid()
+	})
 }
 
 // CallerAddr is the address of whoever has sent r, for people to read.

@@ -10,8 +10,8 @@ import (
 	"sync/atomic"
 )
 
-// Callers keeps connections that are not WebSocket ones from using up the descriptors: of more than limit, the one that has
-// been in the same state for longest is closed. So a new request finds room, whoever keeps connections open.
+// Callers keeps connections that are not WebSocket ones from using up the descriptors: of more than limit, the one that
+// has been in the same state for longest is closed. So a new request finds room, whoever keeps connections open.
 type Callers struct {
 	Limit atomic.Int64
 
@@ -69,7 +69,8 @@ func (c *Callers) dropLocked(e *list.Element) {
 	}
 }
 
-// Lend makes the connection of a request none of the callers until back is called, which is to be done before it is answered.
+// Lend makes the connection of a request none of the callers until back is called, which is to be done before it is
+// answered.
 func (c *Callers) Lend(r *http.Request) (nc net.Conn, back func()) {
 	nc, _ = r.Context().Value(callerKey{}).(net.Conn)
 	if nc == nil {
@@ -105,7 +106,8 @@ func (c *Callers) Busy() bool {
 	return false
 }
 
-// closeNow closes a connection without waiting: with TLS Close writes a last record, for which there may be no room for seconds.
+// closeNow closes a connection without waiting: with TLS Close writes a last record, for which there may be no room for
+// seconds.
 func closeNow(nc net.Conn) {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()

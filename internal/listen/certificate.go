@@ -96,7 +96,8 @@ func changed(now, before [2]os.FileInfo) bool {
 		if now[i] == nil || before[i] == nil {
 			return now[i] != nil
 		}
-		if !os.SameFile(now[i], before[i]) || !now[i].ModTime().Equal(before[i].ModTime()) || now[i].Size() != before[i].Size() {
+		if !os.SameFile(now[i], before[i]) || !now[i].ModTime().Equal(before[i].ModTime()) ||
+			now[i].Size() != before[i].Size() {
 			return true
 		}
 	}

@@ -55,7 +55,8 @@ func TestCertificateEnds(t *testing.T) {
 	})
 }
 
-// TestCertificateSwap: files that change are read again, at most once a second, and what cannot be read leaves the old one.
+// TestCertificateSwap: files that change are read again, at most once a second, and what cannot be read leaves the old
+// one.
 func TestCertificateSwap(t *testing.T) {
 	dir, _ := edgetest.CertDir(t)
 	c, err := Load(filepath.Join(dir, "edge.pem"), filepath.Join(dir, "edge-key.pem"))

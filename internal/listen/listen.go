@@ -1,5 +1,5 @@
-// Package listen is where clients and callers come in: addresses, the certificate, the addresses of clients behind proxies, and
-// the limit of HTTP connections. It imports nothing of edge's.
+// Package listen is where clients and callers come in: addresses, the certificate, the addresses of clients behind
+// proxies, and the limit of HTTP connections. It imports nothing of edge's.
 package listen
 
 import (
@@ -22,9 +22,11 @@ func Open(addr, option string) (net.Listener, error) {
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("the address %s is in use by another program, or there is a file of that name; choose one with -%s", rest, option)
+		return nil, fmt.Errorf("the address %s is in use by another program, or there is a file of that name; "+
+			"choose one with -%s", rest, option)
 	case errors.Is(err, syscall.EACCES) && network == "tcp":
-		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 are for root, or for programs with the capability CAP_NET_BIND_SERVICE", rest)
+		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 are for root, or for programs with the capability "+
+			"CAP_NET_BIND_SERVICE", rest)
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen on %s: %w", rest, err)
 	}
@@ -54,8 +56,8 @@ func removeStale(name string) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(name) == nil // other errors are of one that is alive
 }
 
-// Plain reports whether an address is served without TLS although there is a certificate: one that says so, a Unix socket, and
-// beside another address one of this machine only, which is for the programs on it.
+// Plain reports whether an address is served without TLS although there is a certificate: one that says so, a Unix
+// socket, and beside another address one of this machine only, which is for the programs on it.
 func Plain(addr string, others int) bool {
 	host, _, _ := net.SplitHostPort(strings.TrimPrefix(addr, "tcp:"))
 	ip := net.ParseIP(host)
@@ -74,7 +76,8 @@ func Inherited() ([]net.Listener, error) {
 	all, _ := activation.Listeners() // its error is always nil
 	for i, l := range all {
 		if l == nil {
-			return nil, fmt.Errorf("cannot listen on descriptor %d, passed by LISTEN_FDS: it is not a listening socket", 3+i)
+			return nil, fmt.Errorf("cannot listen on descriptor %d, passed by LISTEN_FDS: it is not a listening socket",
+				3+i)
 		}
 	}
 	return all, nil

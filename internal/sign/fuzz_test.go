@@ -57,5 +57,5 @@ func FuzzQuery(f *testing.F) {
 	})
 }
 
-// FuzzOptions starts edge, but for serving, with any flags and variables: one in a line. What is accepted is within its bounds,
-// and what is not is refused in one line that does not say the secret.
+// FuzzOptions starts edge, but for serving, with any flags and variables: one in a line. What is accepted is within its
+// bounds, and what is not is refused in one line that does not say the secret.

@@ -1,6 +1,6 @@
-// Package systemd reports to systemd: that edge is ready, reloads or stops (sd_notify(3)), what it does, and that it lives, which it
-// only says after an event has come through. Without systemd it does nothing. The units are in package/; inherited sockets are
-// package listen's.
+// Package systemd reports to systemd: that edge is ready, reloads or stops (sd_notify(3)), what it does, and that it
+// lives, which it only says after an event has come through. Without systemd it does nothing. The units are in
+// package/; inherited sockets are package listen's.
 package systemd
 
 import (
@@ -90,7 +90,8 @@ func (n *Notifier) StatusLater() {
 	}
 }
 
-// FeedWatchdog says that edge is alive as long as an event comes through, until ctx is done. It returns at once if nobody asks.
+// FeedWatchdog says that edge is alive as long as an event comes through, until ctx is done. It returns at once if
+// nobody asks.
 func (n *Notifier) FeedWatchdog(ctx context.Context, p Probe) {
 	for n.watchdog > 0 && ctx.Err() == nil {
 		wait := n.watchdog / 2
@@ -110,7 +111,8 @@ func (n *Notifier) FeedWatchdog(ctx context.Context, p Probe) {
 // ProbeChannel is the channel of a Probe.
 const ProbeChannel = "watchdog"
 
-// Probe takes the way of all events: it connects, subscribes to ProbeChannel, triggers an event and waits until it comes.
+// Probe takes the way of all events: it connects, subscribes to ProbeChannel, triggers an event and waits until it
+// comes.
 type Probe struct {
 	Listener  net.Listener
 	Path, Key string             // of the app
@@ -135,10 +137,12 @@ func (p Probe) Run(ctx context.Context) error {
 	if _, sealed := p.Listener.(conn.TLSListener); sealed {
 		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) // we know whom we talk to
 	}
-	fmt.Fprintf(nc, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+	fmt.Fprintf(nc, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\n"+
+		"Connection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", p.Path, p.Key)
 	message := `{"event":"pusher:subscribe","data":{"channel":"` + ProbeChannel + `"}}`
-	nc.Write(append([]byte{0x80 | conn.OpText, 0x80 | byte(len(message)), 0, 0, 0, 0}, message...)) // with a masking key of zeros
+	head := []byte{0x80 | conn.OpText, 0x80 | byte(len(message)), 0, 0, 0, 0} // the masking key is 0
+	nc.Write(append(head, message...))
 	if err := readUntil(nc, wire.EventSubscriptionSucceeded); err != nil {
 		return err
 	}

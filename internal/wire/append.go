@@ -39,7 +39,8 @@ func AppendEvent[T string | []byte](dst []byte, name T, channel string, data []b
 	return SealFrame(append(dst, '}'), start)
 }
 
-// AppendEstablished builds the first frame of a connection. Its data must be a string: the Java client reads nothing else.
+// AppendEstablished builds the first frame of a connection. Its data must be a string: the Java client reads nothing
+// else.
 func AppendEstablished(dst []byte, id SocketID, activityTimeout time.Duration) []byte {
 	start := len(dst)
 	dst = append(OpenFrame(dst), `{"event":"`+EventEstablished+`","data":"{\"socket_id\":\"`...)
@@ -78,8 +79,8 @@ type SubscriptionError struct {
 
 func (r *SubscriptionError) Error() string { return r.Text }
 
-// AppendSubscriptionError builds the answer to a refused subscription. The official server has no such event, its clients
-// make it up when their auth endpoint fails; they hand it to the channel, where applications listen for it.
+// AppendSubscriptionError builds the answer to a refused subscription. The official server has no such event, its
+// clients make it up when their auth endpoint fails; they hand it to the channel, where applications listen for it.
 func AppendSubscriptionError(dst []byte, channel []byte, r *SubscriptionError) []byte {
 	start := len(dst)
 	dst = append(OpenFrame(dst), `{"event":"`+EventSubscriptionError+`","channel":`...)
@@ -91,8 +92,8 @@ func AppendSubscriptionError(dst []byte, channel []byte, r *SubscriptionError) [
 	return SealFrame(append(dst, "}}"...), start)
 }
 
-// AppendSucceeded builds subscription_succeeded. members are the ids and user_info of a presence channel; nil for other channels.
-// It is walked three times, and must not change meanwhile.
+// AppendSucceeded builds subscription_succeeded. members are the ids and user_info of a presence channel; nil for other
+// channels. It is walked three times, and must not change meanwhile.
 func AppendSucceeded(dst []byte, channel string, members iter.Seq2[string, []byte]) []byte {
 	if members == nil {
 		return AppendEvent(dst, EventSubscriptionSucceeded, channel, EmptyData, "")

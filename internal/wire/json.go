@@ -2,9 +2,9 @@ package wire
 
 // JSON from clients and from callers of the API: fastjson reads it, behind one guard.
 //
-// fastjson is a fast reader of JSON that somebody else has checked: it takes NaN, 01, a control character before an escape and
-// any bytes for text, and needs 88 bytes for each value. What we act on must be what others read too, and what we decided on is
-// what we pass on: values stay the bytes they came in, without the space between them.
+// fastjson is a fast reader of JSON that somebody else has checked: it takes NaN, 01, a control character before an
+// escape and any bytes for text, and needs 88 bytes for each value. What we act on must be what others read too, and
+// what we decided on is what we pass on: values stay the bytes they came in, without the space between them.
 
 import (
 	"bytes"
@@ -27,9 +27,9 @@ const shapePrime = 1099511628211
 
 var shapeSeed = rand.Uint64()
 
-// CheckJSON is the guard: it returns an error unless b is one JSON text (RFC 8259) in UTF-8, at most depth levels deep and of at
-// most values values. n is how many these are; an array or object with nothing but space in it counts twice. shape is the same for texts that
-// differ in strings, numbers and words only. Names that stand twice are for pick.
+// CheckJSON is the guard: it returns an error unless b is one JSON text (RFC 8259) in UTF-8, at most depth levels deep
+// and of at most values values. n is how many these are; an array or object with nothing but space in it counts twice.
+// shape is the same for texts that differ in strings, numbers and words only. Names that stand twice are for pick.
 func CheckJSON(b []byte, depth, values int) (n int, shape uint64, err error) {
 	if !utf8.Valid(b) {
 		return 0, 0, errors.New("invalid JSON: not UTF-8")
@@ -63,7 +63,8 @@ func CheckJSON(b []byte, depth, values int) (n int, shape uint64, err error) {
 			shape = (shape ^ ']') * shapePrime
 		case 't', 'f', 'n': // the error of fastjson would repeat all that follows
 			rest := b[i:]
-			if !bytes.HasPrefix(rest, []byte("true")) && !bytes.HasPrefix(rest, []byte("false")) && !bytes.HasPrefix(rest, []byte("null")) {
+			if !bytes.HasPrefix(rest, []byte("true")) && !bytes.HasPrefix(rest, []byte("false")) &&
+				!bytes.HasPrefix(rest, []byte("null")) {
 				return 0, 0, errors.New("invalid JSON: a word that is not true, false or null")
 			}
 		}
@@ -101,12 +102,13 @@ func jsonProblem(text string) string {
 	}, what)
 }
 
-// smallTree is how many values a text may have whose parser is kept for the next. Larger ones share one parser, one after the
-// other, so that what clients make it hold stays bounded.
+// smallTree is how many values a text may have whose parser is kept for the next. Larger ones share one parser, one
+// after the other, so that what clients make it hold stays bounded.
 const smallTree = 256
 
-// treeParser is a parser that is new again after a while. fastjson keeps, for each place in the order of values, room for the
-// largest array or object that ever stood there: texts made for it could make it hold the square of what one has.
+// treeParser is a parser that is new again after a while. fastjson keeps, for each place in the order of values, room
+// for the largest array or object that ever stood there: texts made for it could make it hold the square of what one
+// has.
 type treeParser struct {
 	fastjson.Parser
 	room  int    // bytes that it may keep by now
@@ -121,8 +123,8 @@ var (
 	largeMu      sync.Mutex // guards largeParser
 )
 
-// ReadJSON has use look at the tree of b, if CheckJSON accepts b. The tree is valid until use returns, which must be soon, and
-// must not read JSON itself.
+// ReadJSON has use look at the tree of b, if CheckJSON accepts b. The tree is valid until use returns, which must be
+// soon, and must not read JSON itself.
 func ReadJSON(b []byte, depth, values int, use func(*fastjson.Value) error) error {
 	n, shape, err := CheckJSON(b, depth, values)
 	if err != nil {
@@ -156,17 +158,17 @@ func ReadJSON(b []byte, depth, values int, use func(*fastjson.Value) error) erro
 // Value is one JSON value that has been checked, without space between its tokens; nil if there was none.
 type Value []byte
 
-// appendValue appends v to dst, and returns it too. Nobody must have asked v for its type or text before: of a string fastjson
-// appends what is not JSON then.
+// appendValue appends v to dst, and returns it too. Nobody must have asked v for its type or text before: of a string
+// fastjson appends what is not JSON then.
 func appendValue(dst []byte, v *fastjson.Value) ([]byte, Value) {
 	from := len(dst)
 	dst = v.MarshalTo(dst)
 	return dst, Value(dst[from:len(dst):len(dst)])
 }
 
-// Pick puts the named members of an object into found, which is as long as names and all nil. None of them may stand twice,
-// however it is written: parsers disagree on which of two counts, so an object we decide by must not have any. Other members are
-// passed over.
+// Pick puts the named members of an object into found, which is as long as names and all nil. None of them may stand
+// twice, however it is written: parsers disagree on which of two counts, so an object we decide by must not have any.
+// Other members are passed over.
 func Pick(object *fastjson.Value, names []string, found []*fastjson.Value) (err error) {
 	o := object.GetObject()
 	if o == nil {
@@ -211,13 +213,14 @@ func ParseObject(dst, b []byte, depth, values int, names []string, found []Value
 	return dst, err
 }
 
-// ParseArray returns the first values of an array, most at most, and how many it has in all; none of anything else. They lie in
-// what it appends to dst, which it returns.
+// ParseArray returns the first values of an array, most at most, and how many it has in all; none of anything else.
+// They lie in what it appends to dst, which it returns.
 func ParseArray(dst []byte, array Value, most int) (_ []byte, first []Value, all int) {
 	if !array.Is('[') {
 		return dst, nil, 0
 	}
-	ReadJSON(array, APIDepth, APIValues, func(v *fastjson.Value) error { // it was within these bounds as a part of another
+	// It was within these bounds as a part of another.
+	ReadJSON(array, APIDepth, APIValues, func(v *fastjson.Value) error {
 		items := v.GetArray()
 		all = len(items)
 		first = make([]Value, min(most, all))
@@ -240,8 +243,8 @@ func (v Value) isInteger() bool {
 	return len(v) > 0 && strings.IndexByte("-0123456789", v[0]) >= 0 && !bytes.ContainsAny(v, ".eE")
 }
 
-// Text returns what a string stands for: a part of it, or a copy if it has escapes. Half of a surrogate pair becomes U+FFFD, as
-// with encoding/json; fastjson would lose what follows it.
+// Text returns what a string stands for: a part of it, or a copy if it has escapes. Half of a surrogate pair becomes
+// U+FFFD, as with encoding/json; fastjson would lose what follows it.
 func (v Value) Text() []byte {
 	in := v[1 : len(v)-1]
 	if bytes.IndexByte(in, '\\') < 0 {
@@ -295,7 +298,8 @@ func AppendString[T string | []byte](dst []byte, s T) []byte {
 		size := 1
 		if c >= utf8.RuneSelf {
 			var r rune
-			if r, size = utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))])); r != utf8.RuneError || size > 1 {
+			r, size = utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
+			if r != utf8.RuneError || size > 1 {
 				i += size
 				continue
 			}
@@ -344,8 +348,8 @@ func (v Value) Exceeds(most int) bool {
 	return len(v) > most
 }
 
-// Literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came with; other
-// values become a string that holds them.
+// Literal returns v as the JSON string literal that an event carries as data. A string keeps the very bytes it came
+// with; other values become a string that holds them.
 func (v Value) Literal() []byte {
 	if v.Is('"') {
 		return v

@@ -16,8 +16,9 @@ import (
 	"unicode/utf8"
 )
 
-// openJSON has our verdict on the files i_*.json, which are about what RFC 8259 leaves open: a part of the error that the text
-// gets as the data of an event on a socket and in the API, "" if it is accepted. Every such file matches one of the patterns.
+// openJSON has our verdict on the files i_*.json, which are about what RFC 8259 leaves open: a part of the error that
+// the text gets as the data of an event on a socket and in the API, "" if it is accepted. Every such file matches one
+// of the patterns.
 var openJSON = []struct{ pattern, socket, api string }{
 	{"i_number_*", "", ""},                                               // never made a number of, section 6
 	{"i_string_u_*", "", ""},                                             // half a surrogate pair is grammar, section 8.2
@@ -92,7 +93,8 @@ func (f *jsonFile) judge() error {
 	return fmt.Errorf("%s: no verdict", f.name)
 }
 
-// TestJSONFiles takes every file through the guard alone, as a message, as the data of one and as the data of an event of the API.
+// TestJSONFiles takes every file through the guard alone, as a message, as the data of one and as the data of an event
+// of the API.
 func TestJSONFiles(t *testing.T) {
 	for _, f := range readJSONFiles(t) {
 		t.Run(f.name, func(t *testing.T) {

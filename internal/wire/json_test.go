@@ -18,7 +18,8 @@ import (
 	"edge/internal/edgetest"
 )
 
-// TestCheckJSONBounds: the bounds are exact. The grammar is that of encoding/json, see checkAgainstStd and testdata/json.
+// TestCheckJSONBounds: the bounds are exact. The grammar is that of encoding/json, see checkAgainstStd and
+// testdata/json.
 func TestCheckJSONBounds(t *testing.T) {
 	nest := func(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
 	objects := func(n int) string { return strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) }
@@ -114,8 +115,8 @@ func measureJSON(b []byte) (depth, values int) {
 	return depth, values
 }
 
-// checkAgainstStd compares CheckJSON with encoding/json, and its limits with measureJSON; and what is read of a text that it
-// accepts with what encoding/json reads.
+// checkAgainstStd compares CheckJSON with encoding/json, and its limits with measureJSON; and what is read of a text
+// that it accepts with what encoding/json reads.
 func checkAgainstStd(t *testing.T, b []byte) {
 	t.Helper()
 	before := string(b)

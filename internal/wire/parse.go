@@ -133,12 +133,13 @@ type User struct {
 var (
 	errNoUserID     = errors.New(`channel_data must be an object with a "user_id": a string or an integer`)
 	errUserID       = fmt.Errorf("user_id must have 1 to %d characters", MaxUserID)
-	errSigninUserID = fmt.Errorf(`user_data must be an object with a string "id" of 1 to %d of the characters of channel names`, MaxUserID)
+	errSigninUserID = fmt.Errorf(
+		`user_data must be an object with a string "id" of 1 to %d of the characters of channel names`, MaxUserID)
 )
 
-// ParseMember reads channel_data. user_id comes out as a string however it was written, since the Java client and the Go
-// library read nothing else; a number keeps its digits and never passes through a float. info is user_info as compact
-// JSON, {} if there was none. Both are copies.
+// ParseMember reads channel_data. user_id comes out as a string however it was written, since the Java client and the
+// Go library read nothing else; a number keeps its digits and never passes through a float. info is user_info as
+// compact JSON, {} if there was none. Both are copies.
 func ParseMember(channelData []byte) (id string, info []byte, err error) {
 	var f [2]Value
 	buffer := Buffers.Get().(*[]byte)

@@ -72,8 +72,8 @@ func ParseInfo(list string) (i Info) {
 	return i
 }
 
-// ParseTrigger checks one event, completely, whose fields are those of TriggerFields. What it needs memory for lies in what it appends
-// to dst, which it returns. A name of a channel may have ChannelName bytes, data EventSize.
+// ParseTrigger checks one event, completely, whose fields are those of TriggerFields. What it needs memory for lies in
+// what it appends to dst, which it returns. A name of a channel may have ChannelName bytes, data EventSize.
 func ParseTrigger(dst []byte, f []Value, channelName, eventSize int) (_ []byte, t Trigger, err error) {
 	if t.Name, err = parseEventName(f[fieldName]); err != nil {
 		return dst, t, err

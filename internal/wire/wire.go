@@ -1,5 +1,5 @@
-// Package wire is Pusher's protocol in words: its names, codes, kinds of channels and limits, the messages that clients send and
-// those that edge sends. It does not lock, log or do I/O, and imports nothing of edge's.
+// Package wire is Pusher's protocol in words: its names, codes, kinds of channels and limits, the messages that clients
+// send and those that edge sends. It does not lock, log or do I/O, and imports nothing of edge's.
 package wire
 
 import (
@@ -44,8 +44,8 @@ const (
 	HookSubscriptionCount = "subscription_count" // subscription_count
 )
 
-// Close codes and codes of pusher:error. A client never comes back after 4000–4099, after a second after 4100–4199 and at
-// once after 4200–4299.
+// Close codes and codes of pusher:error. A client never comes back after 4000–4099, after a second after 4100–4199 and
+// at once after 4200–4299.
 const (
 	CodeUnknownKey         = 4001
 	CodeOverQuota          = 4004
@@ -111,8 +111,8 @@ var prefixes = []struct {
 	{UserChannelPrefix, KindUser},
 }
 
-// ParseChannel returns the kind of the channel with this name, and false if the name is empty, longer than maxLen bytes or
-// has characters other than A–Z a–z 0–9 _ - = @ , . ; (a leading # only before server-to-user-).
+// ParseChannel returns the kind of the channel with this name, and false if the name is empty, longer than maxLen bytes
+// or has characters other than A–Z a–z 0–9 _ - = @ , . ; (a leading # only before server-to-user-).
 func ParseChannel[T string | []byte](name T, maxLen int) (Kind, bool) {
 	if len(name) == 0 || len(name) > maxLen {
 		return 0, false
@@ -137,8 +137,8 @@ var ChannelChars = func() (set [256]bool) {
 	return set
 }()
 
-// SocketID is the id of a connection, two numbers written with a point between them; the server libraries refuse to sign
-// anything else. It is part of every signature, so it must not be guessed: 106 random bits.
+// SocketID is the id of a connection, two numbers written with a point between them; the server libraries refuse to
+// sign anything else. It is part of every signature, so it must not be guessed: 106 random bits.
 type SocketID struct{ a, b uint64 }
 
 // NewSocketID makes an id at random. It may exist already: App.addSocket sees to that.
@@ -157,8 +157,8 @@ func (id SocketID) Append(dst []byte) []byte {
 
 func (id SocketID) String() string { return string(id.Append(make([]byte, 0, 41))) } // as long as it may be
 
-// ParseSocketID returns ok for anything of the form digits.digits. Numbers that NewSocketID does not make give an id that
-// no connection has, which is no error.
+// ParseSocketID returns ok for anything of the form digits.digits. Numbers that NewSocketID does not make give an id
+// that no connection has, which is no error.
 func ParseSocketID[T string | []byte](s T) (id SocketID, ok bool) {
 	if len(s) > 2000 {
 		return id, false // not worth a copy
@@ -185,7 +185,8 @@ func CheckVersion(protocol string) (code int, reason string) {
 		return codeBadVersion, "Invalid protocol version: it must be an integer"
 	}
 	if v < minProtocol || v > MaxProtocol {
-		return codeUnsupportedVersion, fmt.Sprintf("Unsupported protocol version: %d to %d are supported", minProtocol, MaxProtocol)
+		return codeUnsupportedVersion,
+			fmt.Sprintf("Unsupported protocol version: %d to %d are supported", minProtocol, MaxProtocol)
 	}
 	return 0, ""
 }
