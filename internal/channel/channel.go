@@ -133,7 +133,8 @@ func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, hooked bool, a
 }
 
 // join enters a subscription that the pump is to answer. Without done the caller is the pump.
-func (c *Channel) join(s *Socket, m *Member, limits *Limits, hooked bool, answer []byte) (j join, ch change, err error) {
+func (c *Channel) join(s *Socket, m *Member, limits *Limits, hooked bool, answer []byte) (
+	j join, ch change, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone {

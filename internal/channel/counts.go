@@ -16,7 +16,7 @@ type counts struct {
 	Connected, Disconnected          atomic.Uint64
 	Received, Sent                   atomic.Uint64 // messages
 	Calls, CallBytes, AnswerBytes    atomic.Uint64 // of the HTTP API
-	Published, ClientEvents, Unheard atomic.Uint64 // events: over HTTP, by clients, and those of both that reached nobody
+	Published, ClientEvents, Unheard atomic.Uint64 // events: over HTTP, by clients; of both, without subscribers
 
 	mu       sync.Mutex // guards the following
 	refusals map[Refused]uint64

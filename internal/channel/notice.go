@@ -43,7 +43,7 @@ type Notice struct {
 	Data    []byte // of an event a JSON string literal
 	Code    int
 	Reason  string
-	Reached int           // subscriptions that an event was given to or a channel has, or events that a webhook delivered
+	Reached int           // subscriptions of an event or a channel, or events that a webhook delivered
 	Took    time.Duration // to answer a call, or for a receiver to answer
 	At      int64         // of a count, the moment at which it was taken,
 	Latest  func() bool   // and whether that is later than those it was asked about before

@@ -315,7 +315,9 @@ func (b *batch) pack() {
 
 // at is where the frame, or the end, stands that stands at plain in the batch.
 func (p *packed) at(plain int) int {
-	i, _ := slices.BinarySearchFunc(p.frames, plain, func(f place, plain int) int { return cmp.Compare(f.plain, plain) })
+	i, _ := slices.BinarySearchFunc(p.frames, plain, func(f place, plain int) int {
+		return cmp.Compare(f.plain, plain)
+	})
 	return p.frames[i].packed
 }
 

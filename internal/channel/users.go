@@ -15,7 +15,8 @@ import (
 func (a *App) SignIn(s *Socket, u *wire.User, success []byte) *Subscription {
 	a.enterUser(s, u)
 	// Events for the user reach every signed-in connection, whether it subscribes to #server-to-user-{id} or not.
-	sub, _ := a.Subscribe(s, wire.UserChannelPrefix+u.ID, wire.KindUser, nil, success) // fails only on presence channels
+	// This fails on presence channels only.
+	sub, _ := a.Subscribe(s, wire.UserChannelPrefix+u.ID, wire.KindUser, nil, success)
 	a.enterWatcher(s, u)
 	a.writeWatchFrames()
 	return sub

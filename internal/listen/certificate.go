@@ -54,7 +54,8 @@ func (c *Certificate) warnLocked() {
 	c.warned = time.Now()
 	switch leaf := c.cert.Leaf; {
 	case time.Now().Before(leaf.NotBefore):
-		slog.Warn("the certificate does not hold yet, or the clock is wrong", "file", c.files[0], "from", leaf.NotBefore)
+		slog.Warn("the certificate does not hold yet, or the clock is wrong",
+			"file", c.files[0], "from", leaf.NotBefore)
 	case time.Now().After(leaf.NotAfter):
 		slog.Error("the certificate has ended: clients refuse it", "file", c.files[0], "on", leaf.NotAfter)
 	case time.Until(leaf.NotAfter) < 30*Day:

@@ -25,8 +25,8 @@ func Open(addr, option string) (net.Listener, error) {
 		return nil, fmt.Errorf("the address %s is in use by another program, or there is a file of that name; "+
 			"choose one with -%s", rest, option)
 	case errors.Is(err, syscall.EACCES) && network == "tcp":
-		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 are for root, or for programs with the capability "+
-			"CAP_NET_BIND_SERVICE", rest)
+		return nil, fmt.Errorf("cannot listen on %s: ports below 1024 are for root, "+
+			"or for programs with the capability CAP_NET_BIND_SERVICE", rest)
 	case err != nil:
 		return nil, fmt.Errorf("cannot listen on %s: %w", rest, err)
 	}

@@ -144,7 +144,8 @@ func ParseMember(channelData []byte) (id string, info []byte, err error) {
 	var f [2]Value
 	buffer := Buffers.Get().(*[]byte)
 	defer FreeBuffer(&buffer)
-	if *buffer, err = ParseObject((*buffer)[:0], channelData, socketDepth, SocketValues, memberFields, f[:]); err != nil {
+	*buffer, err = ParseObject((*buffer)[:0], channelData, socketDepth, SocketValues, memberFields, f[:])
+	if err != nil {
 		return "", nil, fmt.Errorf("channel_data: %w", err)
 	}
 	switch {

@@ -101,7 +101,8 @@ func ParseTrigger(dst []byte, f []Value, channelName, eventSize int) (_ []byte, 
 	}
 	t.Info = ParseInfo(string(list))
 	if f[fieldData].Exceeds(eventSize) {
-		return dst, t, &Error{413, fmt.Sprintf("The data content of this event exceeds the allowed maximum (%d bytes). "+
+		return dst, t, &Error{413, fmt.Sprintf("The data content of this event exceeds the allowed maximum "+
+			"(%d bytes). "+
 			"See https://pusher.com/docs/channels/server_api/http-api#publishing-events for more info", eventSize)}
 	}
 	t.Data = f[fieldData].Literal()
@@ -160,7 +161,8 @@ func (t *Trigger) parseChannels(dst []byte, one, several Value, channelName int)
 	}
 	for _, k := range t.Kinds {
 		if k&KindEncrypted != 0 && len(t.Kinds) > 1 {
-			return dst, BadRequest("An encrypted channel cannot be triggered together with others: each has its own key")
+			return dst, BadRequest("An encrypted channel cannot be triggered together with others: " +
+				"each has its own key")
 		}
 	}
 	return dst, nil

@@ -15,7 +15,7 @@ import (
 
 // Names of events. What stands behind each is its data; data marked "string" is JSON once more, inside a string.
 const (
-	EventEstablished           = "pusher:connection_established"          // string: socket_id, activity_timeout in seconds
+	EventEstablished           = "pusher:connection_established"          // string: socket_id, activity_timeout (s)
 	EventError                 = "pusher:error"                           // object: code or null, message
 	EventPing                  = "pusher:ping"                            // anything
 	EventPong                  = "pusher:pong"                            // string: {}
@@ -71,7 +71,7 @@ const (
 	MaxBatch                   = 10
 	MaxChannelsPerConnection   = 1000
 	MaxClientEvents            = 10              // a second and connection
-	SubscribeRate              = 200             // subscriptions and their ends a second and connection: those beyond wait,
+	SubscribeRate              = 200             // subscriptions and ends a second and connection: those beyond wait,
 	SubscribeBurst             = 300             // but for so many at once
 	MaxMalformed               = 20              // malformed messages in a row before the connection is closed
 	socketDepth, SocketValues  = 16, 8192        // JSON from a socket: more values than fit into an event's data
