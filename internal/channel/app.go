@@ -189,9 +189,10 @@ func (a *App) dropChannel(c *Channel) { a.channels.CompareAndDelete(c.Name, c) }
 func (a *App) Subscribe(s *Socket, name string, k wire.Kind, m *Member, answer []byte) (*Subscription, error) {
 	for {
 		c := a.openChannel(name, k)
-		sub, ch, err := c.subscribe(s, m, a.Limits(), a.Observes(AboutLevels), answer)
+		ch := change{hooked: a.Observes(AboutLevels)}
+		sub, err := c.subscribe(s, m, a.Limits(), answer, &ch)
 		if err != errGone {
-			a.note(c, m, ch)
+			a.note(c, m, &ch)
 			return sub, err
 		}
 		a.dropChannel(c)
@@ -206,35 +207,46 @@ func (a *App) Unsubscribe(sub *Subscription) {
 		// If the connection subscribes again, another Channel will answer: nothing of this one may come after that.
 		sub.Channel.flush()
 	}
-	a.note(sub.Channel, sub.Member, ch)
+	a.note(sub.Channel, sub.Member, &ch)
 }
 
 // note notifies observers of what happened to a channel and, where it is one of a member, to m.
-func (a *App) note(c *Channel, m *Member, ch change) {
+func (a *App) note(c *Channel, m *Member, ch *change) {
 	if ch.countIn > 0 {
-		a.later(ch.countIn, func() { a.note(c, nil, c.sendCount()) })
+		a.later(ch.countIn, func() {
+			ch := c.sendCount()
+			a.note(c, nil, &ch)
+		})
 	}
-	if c.Kind&wire.KindUser != 0 || !a.Observes(AboutLevels) {
-		return
+	if c.Kind&wire.KindUser == 0 && a.Observes(AboutLevels) {
+		a.noteLevels(c, m, ch)
 	}
-	notify := func(happened bool, what, user string) {
-		if happened {
-			a.Notify(Notice{About: AboutLevels, What: what, Channel: c.Name, User: user})
+}
+
+// noteLevels is note for those who observe levels. Its notices are large, and every connection's stack would have to be.
+//
+//go:noinline
+func (a *App) noteLevels(c *Channel, m *Member, ch *change) {
+	n := Notice{About: AboutLevels, Channel: c.Name}
+	notify := func(happened bool, what string) {
+		if n.What = what; happened {
+			a.Notify(n)
 		}
 	}
-	notify(ch.hooked && ch.occupied, wire.HookOccupied, "")
-	if ch.hooked && ch.memberAdded {
-		notify(true, wire.HookMemberAdded, m.ID)
+	notify(ch.hooked && ch.occupied, wire.HookOccupied)
+	if m != nil {
+		n.User = m.ID
+		notify(ch.hooked && ch.memberAdded, wire.HookMemberAdded)
+		notify(ch.hooked && ch.memberRemoved, wire.HookMemberRemoved)
+		n.User = ""
 	}
-	notify(ch.cacheMiss, wire.HookCacheMiss, "")
-	if ch.counted {
-		a.Notify(Notice{About: AboutLevels, What: wire.HookSubscriptionCount, Channel: c.Name, Reached: ch.count,
-			At: ch.countAt, Latest: func() bool { return c.latest(ch.countAt) }})
+	notify(ch.cacheMiss, wire.HookCacheMiss)
+	if at := ch.countAt; ch.counted {
+		n.Reached, n.At, n.Latest = ch.count, at, func() bool { return c.latest(at) }
+		notify(true, wire.HookSubscriptionCount)
+		n.Reached, n.At, n.Latest = 0, 0, nil
 	}
-	if ch.hooked && ch.memberRemoved {
-		notify(true, wire.HookMemberRemoved, m.ID)
-	}
-	notify(ch.hooked && ch.vacated, wire.HookVacated, "")
+	notify(ch.hooked && ch.vacated, wire.HookVacated)
 }
 
 // Event is what is triggered on a channel, over HTTP or by a client.

@@ -117,58 +117,58 @@ type CachedEvent struct {
 // subscribe adds a subscription of s and returns when it has been answered: with answer, or if that is nil with
 // subscription_succeeded and what belongs to it. m is the member of a presence channel, or nil; a member who is there
 // already keeps his first info. The error is errGone, or ErrFull if the channel has as many other members as the limits
-// allow.
-func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, hooked bool, answer []byte) (
-	sub *Subscription, ch change, err error) {
-	j, ch, err := c.join(s, m, limits, hooked, answer)
+// allow. ch.hooked says whether someone observes levels; in ch comes what happened.
+func (c *Channel) subscribe(s *Socket, m *Member, limits *Limits, answer []byte, ch *change) (*Subscription, error) {
+	sub, answered, err := c.join(s, m, limits, answer, ch)
 	switch {
 	case err != nil:
-		return nil, ch, err
-	case j.done != nil:
-		<-j.done // the pump never blocks, so this is at most two of its rounds
+		return nil, err
+	case answered != nil:
+		<-answered // the pump never blocks, so this is at most two of its rounds
 	case c.round(): // the usual case: nobody else has anything to be told, and the answer goes out from here
 		c.goPump()
 	}
-	return j.sub, ch, nil
+	return sub, nil
 }
 
-// join enters a subscription that the pump is to answer. Without done the caller is the pump.
-func (c *Channel) join(s *Socket, m *Member, limits *Limits, hooked bool, answer []byte) (
-	j join, ch change, err error) {
+// join enters a subscription that the pump is to answer; answered is closed when it has. It is nil if the caller is the pump.
+func (c *Channel) join(s *Socket, m *Member, limits *Limits, answer []byte, ch *change) (
+	sub *Subscription, answered chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone {
-		return j, ch, errGone
+		return nil, nil, errGone
 	}
 	if m != nil {
 		if m, err = c.joinMemberLocked(m, limits.PresenceMembers); err != nil {
-			return j, ch, err
+			return nil, nil, err
 		}
 	}
-	j = join{sub: &Subscription{Socket: s, Channel: c, Member: m}, answer: answer, at: c.pendingLocked()}
 	if answer == nil {
-		j.answer, ch.cacheMiss = c.answerLocked()
+		answer, ch.cacheMiss = c.answerLocked()
 	}
+	sub = &Subscription{Socket: s, Channel: c, Member: m}
 	c.count++
 	if s.Conn.Deflates() {
 		c.deflating++
 	}
 	if c.count == 1 {
-		ch.occupied, c.hooked = true, hooked
+		ch.occupied, c.hooked = true, ch.hooked
 	}
+	at := c.pendingLocked()
 	ch.hooked, ch.memberAdded = c.hooked, m != nil && m.Connections == 1
-	c.noteCountLocked(&ch, limits)
+	c.noteCountLocked(ch, limits)
 	alone := !c.pumping && c.batch == nil
 	if !alone {
-		j.done = make(chan struct{})
+		answered = make(chan struct{})
 	}
-	c.joining = append(c.joining, j)
+	c.joining = append(c.joining, join{sub, answer, at, answered})
 	if alone {
 		c.pumping = true
 	} else {
 		c.startLocked()
 	}
-	return j, ch, nil
+	return sub, answered, nil
 }
 
 // joinMemberLocked counts one more connection of the member and returns the one that represents the user.

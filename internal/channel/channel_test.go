@@ -226,7 +226,8 @@ func TestSubscriptionCountThrottle(t *testing.T) {
 		var subs []*Subscription
 		subscribe := func() {
 			s, _ := recorded(a)
-			sub, ch, err := c.subscribe(s, nil, limits, false, nil)
+			var ch change
+			sub, err := c.subscribe(s, nil, limits, nil, &ch)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -238,7 +239,7 @@ func TestSubscriptionCountThrottle(t *testing.T) {
 			subs = subs[:len(subs)-1]
 		}
 		s, watcher := recorded(a)
-		c.subscribe(s, nil, limits, false, nil)
+		c.subscribe(s, nil, limits, nil, new(change))
 		expect := func(counts ...int) {
 			t.Helper()
 			synctest.Wait()
