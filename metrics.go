@@ -14,6 +14,7 @@ import (
 
 	"edge/internal/conn"
 	"edge/internal/listen"
+	"edge/internal/webhook"
 )
 
 // metricsPage has the samples of each metric behind its description, in the order in which metrics were first added.
@@ -79,7 +80,7 @@ func (s *server) appendMetrics(dst []byte) []byte {
 		p.addApp(a)
 		p.addRefusals(a)
 		if w := a.webhooks(); w != nil {
-			p.addWebhooks(w.all(), a.id())
+			p.addWebhooks(w.Stats(), a.id())
 		}
 	}
 	p.addServer(s)
@@ -132,14 +133,14 @@ func (p *metricsPage) addRefusals(a *app) {
 	}
 }
 
-func (p *metricsPage) addWebhooks(all []*hook, id string) {
-	for i, h := range all {
-		c, hook := h.counts(), []string{"app_id", id, "url", h.name, "receiver", strconv.Itoa(i + 1)}
-		p.gauge("edge_webhook_queue", "Events that wait for a receiver.", c.queued-c.sent-c.dropped-c.left, hook...)
-		p.counter("edge_webhook_sent_total", "Events delivered.", c.sent, hook...)
-		p.counter("edge_webhook_retried_total", "Requests that failed and were tried again.", c.retried, hook...)
-		p.counter("edge_webhook_dropped_total", "Events given up.", c.dropped, hook...)
-		p.gauge("edge_webhook_failing", "1 while the last request failed.", truth(!c.failingSince.IsZero()), hook...)
+func (p *metricsPage) addWebhooks(all []webhook.Stats, id string) {
+	for i, c := range all {
+		hook := []string{"app_id", id, "url", c.Receiver, "receiver", strconv.Itoa(i + 1)}
+		p.gauge("edge_webhook_queue", "Events that wait for a receiver.", c.Queued-c.Sent-c.Dropped-c.Left, hook...)
+		p.counter("edge_webhook_sent_total", "Events delivered.", c.Sent, hook...)
+		p.counter("edge_webhook_retried_total", "Requests that failed and were tried again.", c.Retried, hook...)
+		p.counter("edge_webhook_dropped_total", "Events given up.", c.Dropped, hook...)
+		p.gauge("edge_webhook_failing", "1 while the last request failed.", truth(!c.FailingSince.IsZero()), hook...)
 	}
 }
 

@@ -361,7 +361,7 @@ func (s *server) shutdown(srv *http.Server) {
 	var left atomic.Int64
 	for _, a := range all {
 		if w := a.webhooks(); w != nil {
-			draining.Go(func() { left.Add(int64(w.drain(ctx))) })
+			draining.Go(func() { left.Add(int64(w.Drain(ctx))) })
 		}
 	}
 	draining.Wait()

@@ -218,8 +218,6 @@ func (s *testServer) rewrite(t *testing.T, file, text string) error {
 
 // TestReload: what a reload can change holds at once, and no connection notices but those of an app that is gone.
 func TestReload(t *testing.T) {
-	told := newReceiver(t)
-	told.t = t
 	first := &keyedReceiver{t: t, key: sign.NewKey("new", "n")}
 	receiver := httptest.NewServer(first)
 	t.Cleanup(receiver.Close)
@@ -565,7 +563,7 @@ func TestMetrics(t *testing.T) {
 	stranger := handshake(t, s.addr, "/app/none?protocol=7", "")
 	stranger.text()
 	stranger.expectClose(wire.CodeUnknownKey)
-	waitUntil(t, "they have left", func() bool { return s.app.Connections() == 1 && s.app.webhooks().all()[0].counts().retried > 0 })
+	waitUntil(t, "they have left", func() bool { return s.app.Connections() == 1 && s.app.webhooks().Stats()[0].Retried > 0 })
 	waitUntil(t, "what they were sent and sent is counted", func() bool { return s.app.Counts.Sent.Load() >= 9 && s.app.Counts.Received.Load() >= 4 })
 	page := string(s.appendMetrics(nil))
 	const app = `{app_id="a\"b\\c"`
