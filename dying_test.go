@@ -27,6 +27,7 @@ import (
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
+	"edge/internal/logs"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -158,9 +159,9 @@ var panics = []struct {
 		b.Hold(new(conn.Holding), b.Total, false)
 	}},
 	{"the lines that are printed", endsNone, 0, func(x scene) {
-		l := newLines(grenade("explode"), false)
+		l := logs.NewWriter(grenade("explode"), false)
 		io.WriteString(l, "explode\n")
-		l.close()
+		l.Close()
 		slog.Error("panic") // there is nowhere to say it
 	}},
 }

@@ -22,6 +22,7 @@ import (
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/listen"
+	"edge/internal/logs"
 	"edge/internal/wire"
 )
 
@@ -43,7 +44,7 @@ var openPoller = conn.NewPoller
 type server struct {
 	// Static after construction.
 	memory   *conn.Budget
-	printer  printer
+	printer  *logs.Printer
 	cert     *listen.Certificate // nil without TLS
 	began    options             // what it was started with: some of that holds to the end
 	callers  *listen.Callers
@@ -62,7 +63,7 @@ type server struct {
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
 func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, printer: printer{log: log}, clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
+	s := &server{memory: memory, printer: logs.NewPrinter(log), clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
 		began: o, options: o}
 	memory.Changed = s.statusLater
 	s.callers = listen.NewCallers()
@@ -260,8 +261,8 @@ func (s *server) reload(o options) error {
 func (s *server) setVerboseLocked(on bool) {
 	for _, a := range s.allAppsLocked() {
 		switch {
-		case on && a.unprint == nil && s.printer.log != nil:
-			a.unprint = a.Observe(printed, func(n channel.Notice) { s.printer.print(a.id(), n) })
+		case on && a.unprint == nil:
+			a.unprint = s.printer.Observe(a.App, a.id)
 		case !on && a.unprint != nil:
 			a.unprint()
 			a.unprint = nil

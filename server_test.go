@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -718,17 +717,6 @@ func TestRevokedKey(t *testing.T) {
 	}
 }
 
-// TestRefusalWithSignature: one that was given for the wrong channel is good for another, and not printed.
-func TestRefusalWithSignature(t *testing.T) {
-	var out bytes.Buffer
-	s := testOptions(t).server(t)
-	s.logTo(&out)
-	s.apps.Load().all[0].Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Reason: "it was signed " + strings.Repeat("0f", 32)})
-	if strings.Contains(out.String(), "0f") || !strings.Contains(out.String(), "it was signed …") {
-		t.Errorf("%s", out.String())
-	}
-}
-
 func TestHideSignatures(t *testing.T) {
 	digits := strings.Repeat("0123456789abcdef", 4)
 	for in, want := range map[string]string{
@@ -737,48 +725,6 @@ func TestHideSignatures(t *testing.T) {
 	} {
 		if got := string(channel.HideSignatures([]byte(in))); got != want {
 			t.Errorf("%q: %q", in, got)
-		}
-	}
-}
-
-// Of refusals without end so many are printed as of problems, and then how many were not.
-func TestRefusalsArePaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(conn.ProcessStart)) // see startInBubble
-		var out bytes.Buffer
-		s := testOptions(t).server(t)
-		s.logTo(&out)
-		app := s.apps.Load().all[0]
-		for range 1000 {
-			app.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Reason: "no"})
-		}
-		if n := strings.Count(out.String(), "refused"); n != logBurst {
-			t.Errorf("%d lines", n)
-		}
-		time.Sleep(time.Second)
-		app.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Reason: "no"})
-		app.Notify(channel.Notice{About: channel.AboutSubscriptions, What: "subscribed"})
-		if !strings.Contains(out.String(), fmt.Sprintf("suppressed=%d", 1000-logBurst)) || !strings.HasSuffix(out.String(), "subscribed\n") {
-			t.Errorf("%s", out.String()[len(out.String())-200:])
-		}
-	})
-}
-
-// TestLogFormats: each line says the same in every format, and none has a time where journald has its own.
-func TestLogFormats(t *testing.T) {
-	for _, c := range []struct {
-		json, stamps bool
-		want         string
-	}{
-		{false, false, `^level=INFO msg="a message" name="a\\nvalue" n=5\n$`},
-		{false, true, `^time=20[-0-9:.TZ+]+ level=INFO msg="a message" name="a\\nvalue" n=5\n$`},
-		{true, false, `^{"level":"INFO","msg":"a message","name":"a\\nvalue","n":5}\n$`},
-		{true, true, `^{"time":"20[-0-9:.TZ+]+","level":"INFO","msg":"a message","name":"a\\nvalue","n":5}\n$`},
-	} {
-		var out bytes.Buffer
-		newLogger(&out, c.json, c.stamps).Info("a message", "name", "a\nvalue", "n", 5)
-		if !regexp.MustCompile(c.want).Match(out.Bytes()) {
-			t.Errorf("%+v: %q", c, out.String())
 		}
 	}
 }
