@@ -185,11 +185,13 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 	}
 	defer listen.Close(listeners) // unless they have been served, and are closed by now
 	if o.metricsAddr != "" {
-		end, err := s.serveMetrics(o.metricsAddr)
+		l, err := listen.Open(o.metricsAddr, "metrics-addr")
 		if err != nil {
 			return err
 		}
-		defer end()
+		srv := s.httpServer(s.metricsHandler())
+		defer srv.Close()
+		go srv.Serve(l) // ends with Close
 	}
 	if o.pidFile != "" {
 		if err := os.WriteFile(o.pidFile, fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {

@@ -23,6 +23,7 @@ import (
 	"edge/internal/conn"
 	"edge/internal/listen"
 	"edge/internal/logs"
+	"edge/internal/metrics"
 	"edge/internal/wire"
 )
 
@@ -216,6 +217,25 @@ func (s *server) healthRoutes(mux *http.ServeMux) {
 			io.WriteString(w, "ready\n")
 		}
 	})
+}
+
+// metricsHandler answers on the address that -metrics-addr names.
+func (s *server) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	s.healthRoutes(mux)
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		now := s.apps.Load()
+		var apps []metrics.App
+		for _, a := range append([]*app{now.none}, now.all...) {
+			apps = append(apps, metrics.App{ID: a.id(), App: a.App, Keys: a.keys(), Hooks: a.webhooks()})
+		}
+		of := metrics.Server{Version: version, Memory: s.memory, Panics: conn.Panics.Load()}
+		if s.cert != nil {
+			of.Expiry = s.cert.Expiry()
+		}
+		metrics.Serve(w, of, apps)
+	})
+	return mux
 }
 
 // reload makes other options hold, as far as a running server can. No connection is dropped but those of apps that are gone.
