@@ -137,7 +137,7 @@ func (h *hook) pushLocked(body, channel string, client bool) {
 	}
 }
 
-// removeLocked takes an event off the queue: the oldest, or one that is not far behind it.
+// removeLocked takes an event off the queue. Those before it move up: mostly it is the first, or close behind.
 func (h *hook) removeLocked(i int) {
 	h.bytes -= len(h.queue[i].body)
 	copy(h.queue[1:i+1], h.queue[:i])

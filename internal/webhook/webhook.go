@@ -92,14 +92,12 @@ func (w *Hooks) Configure(urls []string, key *sign.Key, grace time.Duration) {
 	old := w.hooks
 	w.hooks = nil
 	for _, url := range urls {
-		i := slices.IndexFunc(old, func(h *hook) bool { return h.given == url && !h.gone })
-		if i >= 0 {
-			w.hooks = append(w.hooks, old[i])
-			old = slices.Delete(old, i, i+1)
-			continue
-		}
 		h, _ := parse(url)
 		h.of = w
+		if i := slices.IndexFunc(old, func(h *hook) bool { return h.given == url && !h.gone }); i >= 0 {
+			h = old[i]
+			old = slices.Delete(old, i, i+1)
+		}
 		w.hooks = append(w.hooks, h)
 	}
 	for _, h := range old {
