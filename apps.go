@@ -12,6 +12,7 @@ import (
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/sign"
+	"edge/internal/webhook"
 )
 
 // app is an App with what only the front knows of it.
@@ -26,9 +27,9 @@ type app struct {
 type front struct {
 	id       string // "" accepts any in API paths
 	keys     sign.Keys
-	origins  []string      // allowed values of the Origin header; none allows all
-	window   time.Duration // how far the clock of an API client may be off; 0 for no check
-	webhooks *webhooks     // nil if there never were any
+	origins  []string       // allowed values of the Origin header; none allows all
+	window   time.Duration  // how far the clock of an API client may be off; 0 for no check
+	webhooks *webhook.Hooks // nil if there never were any
 }
 
 // newFrontApp makes an app without connections.
@@ -47,20 +48,19 @@ func (a *app) configure(o appOptions) {
 		f.keys = append(f.keys, old.keys.Same(sign.NewKey(pair.key, pair.secret)))
 	}
 	if len(o.hooks) > 0 && f.webhooks == nil {
-		f.webhooks = newWebhooks(a.Notify)
-		a.Observe(channel.AboutLevels|channel.AboutClientEvents, f.webhooks.observe) // for good: levels are exact only if nothing is missed
+		f.webhooks = webhook.New(a.App, version)
 	}
 	if f.webhooks != nil {
-		f.webhooks.configure(o.hooks, f.keys[0], o.webhookGrace)
+		f.webhooks.Configure(o.hooks, f.keys[0], o.webhookGrace)
 	}
 	a.SetLimits(o.limits)
 	a.front.Store(f)
 }
 
-func (a *app) id() string            { return a.front.Load().id }
-func (a *app) keys() sign.Keys       { return a.front.Load().keys }
-func (a *app) webhooks() *webhooks   { return a.front.Load().webhooks }
-func (a *app) window() time.Duration { return a.front.Load().window }
+func (a *app) id() string               { return a.front.Load().id }
+func (a *app) keys() sign.Keys          { return a.front.Load().keys }
+func (a *app) webhooks() *webhook.Hooks { return a.front.Load().webhooks }
+func (a *app) window() time.Duration    { return a.front.Load().window }
 
 // apps are the apps of a server, by what requests call them. They never change: a reload makes others.
 type apps struct {
@@ -131,7 +131,7 @@ func (l *apps) find(id, key string) *app {
 // done reports whether an app that is gone from the server has nothing left to do.
 func (a *app) done() bool {
 	w := a.webhooks()
-	return a.Conns.Count() == 0 && (w == nil || w.idle())
+	return a.Conns.Count() == 0 && (w == nil || w.Idle())
 }
 
 // has reports whether a is one of them.

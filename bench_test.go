@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"edge/internal/channel"
+	"edge/internal/edgetest"
 	"edge/internal/wire"
 )
 
@@ -110,8 +111,8 @@ func BenchmarkClientEvent(b *testing.B) {
 			var args []string
 			var up atomic.Bool
 			if failing {
-				r := newReceiver(b)
-				r.answer = func() int {
+				r := edgetest.NewReceiver(b)
+				r.Answer = func() int {
 					if up.Load() {
 						return 200
 					}

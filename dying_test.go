@@ -26,6 +26,8 @@ import (
 
 	"edge/internal/channel"
 	"edge/internal/conn"
+	"edge/internal/edgetest"
+	"edge/internal/logs"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -149,24 +151,17 @@ var panics = []struct {
 		x.app.Socket(id).Conn.Write([]byte{0x80 | conn.OpText}) // half a frame, of which it makes a line
 		stream.expect(`c[4100,"` + textTooSlow + `"]`)
 	}},
-	{"the timer of webhooks", endsNone, 0, func(x scene) {
-		w := x.app.webhooks()
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.ends = append(w.ends, end{levelKey{"none", ""}, nil, time.Now()})
-		w.timeLocked()
-	}},
 	{"the goroutine of a webhook", endsNone, 0, func(x scene) {
-		x.app.webhooks().tell(wire.HookCacheMiss, "cache-harm", nil) // that it fails is logged, with the word in its address
+		x.app.Notify(channel.Notice{About: channel.AboutLevels, What: wire.HookCacheMiss, Channel: "cache-harm"}) // that it fails is logged, with the word in its address
 	}},
 	{"the memory budget", endsNone, 0, func(x scene) {
 		b := x.app.Conns.Memory
 		b.Hold(new(conn.Holding), b.Total, false)
 	}},
 	{"the lines that are printed", endsNone, 0, func(x scene) {
-		l := newLines(grenade("explode"), false)
+		l := logs.NewWriter(grenade("explode"), false)
 		io.WriteString(l, "explode\n")
-		l.close()
+		l.Close()
 		slog.Error("panic") // there is nowhere to say it
 	}},
 }
@@ -179,7 +174,7 @@ func TestPanic(t *testing.T) {
 			logged := new(syncBuffer)
 			log.SetOutput(logged)
 			t.Cleanup(func() { log.SetOutput(errorOutput) })
-			told := newReceiver(t)
+			told := edgetest.NewReceiver(t)
 			hook := httptest.NewServer(failingOnce(told))
 			t.Cleanup(hook.Close) // after the server has drained
 			s := startServer(t, "-webhook", hook.URL+"/explode", "-webhook-grace", "0")
@@ -220,7 +215,7 @@ func TestPanic(t *testing.T) {
 			publish(t, s.addr, "elsewhere", "e", "x")
 			other.until(event("e", "elsewhere", "x"))
 			waitUntil(t, "webhooks tell what happens", func() bool {
-				return slices.Contains(told.got(), `{"name":"cache_miss","channel":"cache-late"}`)
+				return slices.Contains(told.Got(), `{"name":"cache_miss","channel":"cache-late"}`)
 			})
 		})
 	}
@@ -325,7 +320,7 @@ var wallClock = map[string]bool{
 	"metrics.go addProcess":  true, // process_start_time_seconds
 	"remote.go call":         true, // auth_timestamp
 	"certificate.go expiry":  true,
-	"webhook.go send":        true, // time_ms
+	"hook.go send":           true, // time_ms
 }
 
 // TestWallClock: nothing but what is known to need it looks at the wall clock.

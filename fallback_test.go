@@ -568,7 +568,7 @@ func TestFallbackAmongOthers(t *testing.T) {
 			t.Errorf("-verbose does not say %q", want)
 		}
 	}
-	if page := string(s.appendMetrics(nil)); !strings.Contains(page, "edge_connected{app_id=\"\"} 3\n") {
+	if page := s.metricsPage(); !strings.Contains(page, "edge_connected{app_id=\"\"} 3\n") {
 		t.Errorf("metrics: %s", page)
 	}
 	stream.hangUp()

@@ -17,6 +17,7 @@ import (
 	"github.com/tailscale/hujson"
 
 	"edge/internal/listen"
+	"edge/internal/webhook"
 	"edge/internal/wire"
 )
 
@@ -251,8 +252,8 @@ func (g given) print(w io.Writer, indent string, table []option) {
 func redacted(urls string) string {
 	all := strings.Fields(urls)
 	for i, s := range all {
-		if h, err := parseHook(s); err == nil {
-			all[i] = h.name
+		if shown, err := webhook.Check(s); err == nil {
+			all[i] = shown
 		}
 	}
 	return strings.Join(all, " ")

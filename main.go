@@ -20,6 +20,7 @@ import (
 
 	"edge/internal/conn"
 	"edge/internal/listen"
+	"edge/internal/logs"
 )
 
 // Set by the linker for releases.
@@ -50,11 +51,11 @@ func builtAt() time.Time {
 func main() {
 	p := &program{args: os.Args[1:], getenv: os.LookupEnv, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, terminal: isTerminal(os.Stderr), shown: isTerminal(os.Stdout)}
 	if p.serves() {
-		out, problems := newLines(os.Stdout, false), newLines(os.Stderr, true)
+		out, problems := logs.NewWriter(os.Stdout, false), logs.NewWriter(os.Stderr, true)
 		p.stdout, p.stderr = out, problems
 		code := p.run()
-		out.close()
-		problems.close()
+		out.Close()
+		problems.Close()
 		os.Exit(code)
 	}
 	os.Exit(p.run())
@@ -173,13 +174,8 @@ func (p *program) serve() error {
 func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Budget) error {
 	_, journal := p.getenv("JOURNAL_STREAM")
 	inJSON, stamps := o.logFormat == "json", !journal || p.terminal
-	for _, w := range []io.Writer{p.stdout, p.stderr} {
-		if l, ok := w.(*lines); ok {
-			l.json.Store(inJSON)
-		}
-	}
-	slog.SetDefault(newLogger(p.stderr, inJSON, stamps))
-	s, err := newServer(o, memory, newLogger(p.stdout, inJSON, stamps))
+	slog.SetDefault(logs.New(p.stderr, inJSON, stamps))
+	s, err := newServer(o, memory, logs.New(p.stdout, inJSON, stamps))
 	if err != nil {
 		return usageError{err}
 	}
@@ -189,11 +185,13 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 	}
 	defer listen.Close(listeners) // unless they have been served, and are closed by now
 	if o.metricsAddr != "" {
-		end, err := s.serveMetrics(o.metricsAddr)
+		l, err := listen.Open(o.metricsAddr, "metrics-addr")
 		if err != nil {
 			return err
 		}
-		defer end()
+		srv := s.httpServer(s.metricsHandler())
+		defer srv.Close()
+		go srv.Serve(l) // ends with Close
 	}
 	if o.pidFile != "" {
 		if err := os.WriteFile(o.pidFile, fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {

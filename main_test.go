@@ -28,6 +28,7 @@ import (
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
+	"edge/internal/logs"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -135,7 +136,7 @@ func testOptions(t testing.TB, args ...string) options {
 // server makes the server that the options describe.
 func (o options) server(t testing.TB) *server {
 	t.Helper()
-	s, err := newServer(o, conn.NewBudget(o.memory), nil)
+	s, err := newServer(o, conn.NewBudget(o.memory), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,7 @@ func (s *server) printTo(log *slog.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.setVerboseLocked(false)
-	s.printer.log = log
+	s.printer = logs.NewPrinter(log)
 	s.setVerboseLocked(true)
 }
 
@@ -201,7 +202,7 @@ func upgraded(key string) []byte {
 
 // logTo has all that happens printed to w, from now on.
 func (s *server) logTo(w io.Writer) {
-	s.printTo(newLogger(w, false, false))
+	s.printTo(logs.New(w, false, false))
 }
 
 // peer is a WebSocket client that checks every frame it gets.

@@ -17,6 +17,7 @@ import (
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/listen"
+	"edge/internal/webhook"
 	"edge/internal/wire"
 )
 
@@ -58,7 +59,7 @@ type appOptions struct {
 	limits       channel.Limits
 	origins      []string      // allowed values of the Origin header; none allows all
 	authWindow   time.Duration // how far the clock of an API client may be off; 0 for no check
-	hooks        []string      // URLs that parseHook accepts
+	hooks        []string      // URLs that webhook.Check accepts
 	webhookGrace time.Duration
 	madeKey      bool // not given, made up
 	madeSecret   bool
@@ -230,9 +231,9 @@ func parseProxy(s string) (p netip.Prefix, err error) {
 	return p, err
 }
 
-// checkHook takes what parseHook accepts.
+// checkHook takes what webhook.Check accepts.
 func checkHook(url string) (string, error) {
-	_, err := parseHook(url)
+	_, err := webhook.Check(url)
 	return url, err
 }
 

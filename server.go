@@ -20,6 +20,8 @@ import (
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/listen"
+	"edge/internal/logs"
+	"edge/internal/metrics"
 	"edge/internal/systemd"
 	"edge/internal/wire"
 )
@@ -42,7 +44,7 @@ var openPoller = conn.NewPoller
 type server struct {
 	// Static after construction.
 	memory   *conn.Budget
-	printer  printer
+	printer  *logs.Printer
 	cert     *listen.Certificate // nil without TLS
 	began    options             // what it was started with: some of that holds to the end
 	callers  *listen.Callers
@@ -61,7 +63,7 @@ type server struct {
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
 func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error) {
-	s := &server{memory: memory, printer: printer{log: log}, clock: newClock(), probed: newProbe(o),
+	s := &server{memory: memory, printer: logs.NewPrinter(log), clock: newClock(), probed: newProbe(o),
 		began: o, options: o}
 	s.notifier = systemd.New(s.status)
 	memory.Changed = s.notifier.StatusLater
@@ -215,6 +217,25 @@ func (s *server) healthRoutes(mux *http.ServeMux) {
 	})
 }
 
+// metricsHandler answers on the address that -metrics-addr names.
+func (s *server) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	s.healthRoutes(mux)
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		now := s.apps.Load()
+		var apps []metrics.App
+		for _, a := range append([]*app{now.none}, now.all...) {
+			apps = append(apps, metrics.App{ID: a.id(), App: a.App, Keys: a.keys(), Hooks: a.webhooks()})
+		}
+		of := metrics.Server{Version: version, Memory: s.memory, Panics: conn.Panics.Load()}
+		if s.cert != nil {
+			of.Expiry = s.cert.Expiry()
+		}
+		metrics.Serve(w, of, apps)
+	})
+	return mux
+}
+
 // reload makes other options hold, as far as a running server can. No connection is dropped but those of apps that are gone.
 func (s *server) reload(o options) error {
 	s.mu.Lock()
@@ -258,8 +279,8 @@ func (s *server) reload(o options) error {
 func (s *server) setVerboseLocked(on bool) {
 	for _, a := range s.allAppsLocked() {
 		switch {
-		case on && a.unprint == nil && s.printer.log != nil:
-			a.unprint = a.Observe(printed, func(n channel.Notice) { s.printer.print(a.id(), n) })
+		case on && a.unprint == nil:
+			a.unprint = s.printer.Observe(a.App, a.id)
 		case !on && a.unprint != nil:
 			a.unprint()
 			a.unprint = nil
@@ -359,7 +380,7 @@ func (s *server) shutdown(srv *http.Server) {
 	var left atomic.Int64
 	for _, a := range all {
 		if w := a.webhooks(); w != nil {
-			draining.Go(func() { left.Add(int64(w.drain(ctx))) })
+			draining.Go(func() { left.Add(int64(w.Drain(ctx))) })
 		}
 	}
 	draining.Wait()
