@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"edge/internal/api"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -87,6 +89,36 @@ func (c *clock) read(window time.Duration) (time.Time, time.Duration) {
 			"clock", now.UTC().Format(time.RFC3339))
 	})
 	return now, 0
+}
+
+// checkCall finds the app of an API call and authenticates it. The signature comes before the body is read.
+func (s *server) checkCall(c *api.Call) (err error) {
+	apps := s.apps.Load()
+	a := apps.none
+	c.App = a.App
+	if c.Params, err = sign.ParseParams(c.Params, c.URL.RawQuery); err != nil {
+		return wire.BadRequest("%v", err)
+	}
+	id := c.PathValue("app")
+	if found := apps.find(id, c.Params.Get("auth_key")); found != nil {
+		a, c.App = found, found.App
+	} else if id != "" {
+		return &wire.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("Unknown app id %q", id)}
+	}
+	// A proxy may have added our path before what was signed.
+	escaped, path := c.URL.EscapedPath(), c.URL.Path
+	paths := []string{escaped, path, strings.TrimPrefix(escaped, s.began.path), strings.TrimPrefix(path, s.began.path)}
+	now, window := s.clock.read(a.window())
+	if err = checkRequest(a.keys(), c.Method, paths, c.Params, now, window); err != nil {
+		return wire.AsError(err, http.StatusUnauthorized)
+	}
+	if err = c.ReadBody(); err != nil {
+		return err
+	}
+	if err = checkBodyMD5(c.Params, c.Body); err != nil {
+		return wire.AsError(err, http.StatusUnauthorized)
+	}
+	return nil
 }
 
 // checkRequest authenticates an API request but for its body, which checkBodyMD5 is for. paths are the spellings of

@@ -16,6 +16,8 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"hash/maphash"
 	"io"
 	"mime"
@@ -107,7 +109,8 @@ func (c *console) routes(mux *http.ServeMux) {
 
 // visit is a request of the page.
 type visit struct {
-	call
+	*http.Request
+	app     *app
 	w       http.ResponseWriter
 	session *signedIn // nil before login
 }
@@ -118,7 +121,7 @@ func (c *console) answer(handle func(*visit) error) http.HandlerFunc {
 	sameOrigin := http.NewCrossOriginProtection()
 	return func(w http.ResponseWriter, r *http.Request) {
 		setSafe(w.Header())
-		v := &visit{call: call{Request: r}, w: w, session: c.session(r)}
+		v := &visit{Request: r, w: w, session: c.session(r)}
 		if v.session != nil {
 			v.app = v.session.app
 		}
@@ -274,12 +277,27 @@ func (c *console) logout(v *visit) error {
 	return v.reply(object{})
 }
 
-// read reads the body, a JSON object of strings.
+// body reads the body.
+func (v *visit) body(limit int) ([]byte, error) {
+	b, err := io.ReadAll(http.MaxBytesReader(v.w, v.Body, int64(limit)))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		text := fmt.Sprintf("The request body exceeds the allowed maximum (%d bytes)", limit)
+		err = &wire.Error{Status: http.StatusRequestEntityTooLarge, Text: text}
+	case err != nil:
+		err = wire.BadRequest("The request body could not be read")
+	}
+	return b, err
+}
+
+// read reads a body that is a JSON object of strings.
 func (v *visit) read() (said map[string]string, err error) {
-	if err := v.readBody(loginSize); err != nil {
+	b, err := v.body(loginSize)
+	if err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(v.body, &said); err != nil {
+	if err := json.Unmarshal(b, &said); err != nil {
 		return nil, wire.BadRequest("Invalid request body: %v", err)
 	}
 	return said, nil
@@ -291,7 +309,7 @@ type object = map[string]any
 func (v *visit) reply(answer object) error {
 	b, err := json.Marshal(answer)
 	if err == nil {
-		v.w.Header()["Content-Type"] = jsonType
+		v.w.Header().Set("Content-Type", "application/json")
 		v.w.Write(b) // if it fails, nobody is there any more
 	}
 	return err
@@ -299,14 +317,19 @@ func (v *visit) reply(answer object) error {
 
 // trigger sends an event as the HTTP API does, with the same body, and answers how many subscriptions it is given to.
 func (v *visit) trigger() error {
-	if err := v.readBody(bodyLimit(v.app.Limits())); err != nil {
+	l := v.app.Limits()
+	body, err := v.body(64<<10 + 6*l.EventSize) // data with an escape for every byte, and the rest
+	if err != nil {
 		return err
 	}
 	var f [len(wire.TriggerFields)]wire.Value
-	if err := v.parseBody(wire.TriggerFields[:], f[:]); err != nil {
-		return err
+	var values []byte
+	if len(body) > 0 {
+		if values, err = wire.ParseObject(nil, body, wire.APIDepth, wire.APIValues, wire.TriggerFields[:], f[:]); err != nil {
+			return wire.BadRequest("Invalid request body: %v", err)
+		}
 	}
-	t, err := v.parseTrigger(f[:])
+	_, t, err := wire.ParseTrigger(values, f[:], l.ChannelName, l.EventSize)
 	if err != nil {
 		return err
 	}

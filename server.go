@@ -19,6 +19,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"edge/internal/api"
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/listen"
@@ -174,10 +175,13 @@ func (serverErrors) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// handler is the route table of everything but the API's calls.
+// handler is the route table.
 func (s *server) handler(up *upgrader) http.Handler {
 	mux := http.NewServeMux()
-	(&api{apps: &s.apps, path: s.began.path, clock: s.clock, proxies: s.began.proxies}).routes(mux)
+	for _, route := range api.Routes {
+		mux.HandleFunc(route.Method+" "+s.began.path+route.Path, route.Serve(s.checkCall, s.began.proxies))
+		mux.HandleFunc(s.began.path+route.Path, route.NotAllowed)
+	}
 	mux.HandleFunc(s.began.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.began.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	if path := s.began.httpPath; path != "" {
