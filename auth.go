@@ -1,6 +1,6 @@
 package main
 
-// Who may subscribe, sign in and call the HTTP API: every decision about tokens and signatures. sign.go makes them.
+// Who may subscribe, sign in, call the HTTP API and open the console: every decision about tokens, signatures and secrets.
 
 import (
 	"crypto/md5"
@@ -16,36 +16,30 @@ import (
 	"time"
 
 	"edge/internal/api"
+	"edge/internal/console"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
 
-// access is what a secret opens in the console: an app.
-type access struct {
-	app   *app
-	key   string      // the name of the secret's key
-	still func() bool // reports whether it is valid; nil if it never was
-}
-
-func (a access) valid() bool { return a.still != nil && a.still() }
-
-func (s *server) access(a *app, k *sign.Key) access {
-	return access{a, k.Name, func() bool { return s.apps.Load().has(a) && slices.Contains(a.keys(), k) }}
+// access is what a secret opens in the console: its app, for as long as there is the app and it has the key.
+func (s *server) access(a *app, k *sign.Key) console.Access {
+	valid := func() bool { return s.apps.Load().has(a) && slices.Contains(a.keys(), k) }
+	return console.Access{App: a.App, Key: k.Name, ID: a.id, Valid: valid}
 }
 
 // firstAccess is that of the first app, with its first key.
-func (s *server) firstAccess() access {
+func (s *server) firstAccess() console.Access {
 	a := s.apps.Load().all[0]
 	return s.access(a, a.keys()[0])
 }
 
-// SignIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
+// signIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
 // compares all secrets, each in constant time.
-func (s *server) signIn(secret, app string) (first access) {
+func (s *server) signIn(secret, app string) (first console.Access) {
 	given := sign.NewKey("", secret)
 	for _, a := range s.apps.Load().all {
 		for _, k := range a.keys() {
-			if k.SameSecret(given) && first.still == nil && (app == "" || app == a.id() || app == k.Name) {
+			if k.SameSecret(given) && first.Valid == nil && (app == "" || app == a.id() || app == k.Name) {
 				first = s.access(a, k)
 			}
 		}
