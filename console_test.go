@@ -514,7 +514,7 @@ func TestConsoleTrigger(t *testing.T) {
 		{`{"channel":"void","name":"e","data":""}`, 200, `{"reached":0}`},
 		{`{"channel":"no room","name":"e","data":""}`, 400, "Invalid channel name: \"no room\"\n"},
 		{`[]`, 400, "Invalid request body: expected an object\n"},
-		{``, 400, "Missing required parameter: name\n"},
+		{`{}`, 400, "Missing required parameter: name\n"},
 		{`{"channel":"room","name":"e","data":"` + strings.Repeat("x", 10241) + `"}`, 413,
 			"The data content of this event exceeds the allowed maximum (10240 bytes)"},
 	} {

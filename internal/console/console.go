@@ -211,10 +211,7 @@ func (v *visit) trigger() error {
 		return err
 	}
 	var f [len(wire.TriggerFields)]wire.Value
-	values := []byte(nil)
-	if len(body) > 0 {
-		values, err = wire.ParseObject(nil, body, wire.APIDepth, wire.APIValues, wire.TriggerFields[:], f[:])
-	}
+	values, err := wire.ParseObject(nil, body, wire.APIDepth, wire.APIValues, wire.TriggerFields[:], f[:])
 	if err != nil {
 		return wire.BadRequest("Invalid request body: %v", err)
 	}
