@@ -1,6 +1,6 @@
 package main
 
-// Who may subscribe, sign in and call the HTTP API: every decision about tokens and signatures. sign.go makes them.
+// Who may subscribe, sign in, call the HTTP API and open the console: every decision about tokens, signatures and secrets.
 
 import (
 	"crypto/md5"
@@ -8,42 +8,38 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"edge/internal/api"
+	"edge/internal/console"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
 
-// access is what a secret opens in the console: an app.
-type access struct {
-	app   *app
-	key   string      // the name of the secret's key
-	still func() bool // reports whether it is valid; nil if it never was
-}
-
-func (a access) valid() bool { return a.still != nil && a.still() }
-
-func (s *server) access(a *app, k *sign.Key) access {
-	return access{a, k.Name, func() bool { return s.apps.Load().has(a) && slices.Contains(a.keys(), k) }}
+// access is what a secret opens in the console: its app, for as long as there is the app and it has the key.
+func (s *server) access(a *app, k *sign.Key) console.Access {
+	valid := func() bool { return s.apps.Load().has(a) && slices.Contains(a.keys(), k) }
+	return console.Access{App: a.App, Key: k.Name, ID: a.id, Valid: valid}
 }
 
 // firstAccess is that of the first app, with its first key.
-func (s *server) firstAccess() access {
+func (s *server) firstAccess() console.Access {
 	a := s.apps.Load().all[0]
 	return s.access(a, a.keys()[0])
 }
 
-// SignIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
+// signIn returns the access of the first key with this secret: of any app, or of the one with this id or key. It
 // compares all secrets, each in constant time.
-func (s *server) signIn(secret, app string) (first access) {
+func (s *server) signIn(secret, app string) (first console.Access) {
 	given := sign.NewKey("", secret)
 	for _, a := range s.apps.Load().all {
 		for _, k := range a.keys() {
-			if k.SameSecret(given) && first.still == nil && (app == "" || app == a.id() || app == k.Name) {
+			if k.SameSecret(given) && first.Valid == nil && (app == "" || app == a.id() || app == k.Name) {
 				first = s.access(a, k)
 			}
 		}
@@ -87,6 +83,36 @@ func (c *clock) read(window time.Duration) (time.Time, time.Duration) {
 			"clock", now.UTC().Format(time.RFC3339))
 	})
 	return now, 0
+}
+
+// checkCall finds the app of an API call and authenticates it. The signature comes before the body is read.
+func (s *server) checkCall(c *api.Call) (err error) {
+	apps := s.apps.Load()
+	a := apps.none
+	c.App = a.App
+	if c.Params, err = sign.ParseParams(c.Params, c.URL.RawQuery); err != nil {
+		return wire.BadRequest("%v", err)
+	}
+	id := c.PathValue("app")
+	if found := apps.find(id, c.Params.Get("auth_key")); found != nil {
+		a, c.App = found, found.App
+	} else if id != "" {
+		return &wire.Error{Status: http.StatusNotFound, Text: fmt.Sprintf("Unknown app id %q", id)}
+	}
+	// A proxy may have added our path before what was signed.
+	escaped, path := c.URL.EscapedPath(), c.URL.Path
+	paths := []string{escaped, path, strings.TrimPrefix(escaped, s.began.path), strings.TrimPrefix(path, s.began.path)}
+	now, window := s.clock.read(a.window())
+	if err = checkRequest(a.keys(), c.Method, paths, c.Params, now, window); err != nil {
+		return wire.AsError(err, http.StatusUnauthorized)
+	}
+	if err = c.ReadBody(); err != nil {
+		return err
+	}
+	if err = checkBodyMD5(c.Params, c.Body); err != nil {
+		return wire.AsError(err, http.StatusUnauthorized)
+	}
+	return nil
 }
 
 // checkRequest authenticates an API request but for its body, which checkBodyMD5 is for. paths are the spellings of

@@ -89,7 +89,7 @@ func (d devAuth) answer(sign func(*authRequest, *sign.Key) (authAnswer, error)) 
 			http.Error(w, e.Text, e.Status)
 		} else {
 			what.Socket, _ = wire.ParseSocketID(a.get("socket_id"))
-			w.Header()["Content-Type"] = jsonType
+			w.Header().Set("Content-Type", "application/json")
 			w.Write(encode(answer)) // if it fails, the caller is gone
 		}
 		app.Notify(what)

@@ -206,7 +206,7 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 		go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }) // ends with ctx
 	}
 	if s.console != nil && p.shown {
-		o.consoleLink = s.console.link()
+		o.consoleLink = s.console.Link(s.firstAccess())
 	}
 	io.WriteString(p.stdout, banner(o, listeners))
 	if o.secretShown && !p.terminal { // on a terminal somebody is trying things out

@@ -17,8 +17,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"edge/internal/api"
 	"edge/internal/channel"
 	"edge/internal/conn"
+	"edge/internal/console"
 	"edge/internal/listen"
 	"edge/internal/logs"
 	"edge/internal/metrics"
@@ -50,8 +52,8 @@ type server struct {
 	callers  *listen.Callers
 	clock    *clock
 	notifier *systemd.Notifier
-	probed   *app     // of the watchdog
-	console  *console // nil without
+	probed   *app             // of the watchdog
+	console  *console.Console // nil without
 
 	apps     atomic.Pointer[apps]
 	draining atomic.Bool // it is about to end
@@ -72,7 +74,7 @@ func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error
 	s.apps.Store(newApps(o.apps, memory, nil))
 	s.setVerboseLocked(o.verbose)
 	if o.console {
-		s.console = newConsole(s)
+		s.console = s.newConsole()
 	}
 	if o.tlsCert != "" {
 		var err error
@@ -81,6 +83,21 @@ func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error
 		}
 	}
 	return s, nil
+}
+
+// newConsole makes the console, which sees of the server nothing but what it is given.
+func (s *server) newConsole() *console.Console {
+	return console.New(console.Options{
+		Path: s.began.path, Version: version, Proxies: s.began.proxies, None: s.apps.Load().none.App,
+		SignIn: s.signIn,
+		Alone:  func() bool { return len(s.apps.Load().all) == 1 },
+		Warnings: func() []string {
+			s.mu.Lock()
+			o := s.options
+			s.mu.Unlock()
+			return warnings(o)
+		},
+	})
 }
 
 // divide gives clients what the options say of memory and descriptors, and callers what that leaves.
@@ -174,10 +191,13 @@ func (serverErrors) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// handler is the route table of everything but the API's calls.
+// handler is the route table.
 func (s *server) handler(up *upgrader) http.Handler {
 	mux := http.NewServeMux()
-	(&api{apps: &s.apps, path: s.began.path, clock: s.clock, proxies: s.began.proxies}).routes(mux)
+	for _, route := range api.Routes {
+		mux.HandleFunc(route.Method+" "+s.began.path+route.Path, route.Serve(s.checkCall, s.began.proxies))
+		mux.HandleFunc(s.began.path+route.Path, route.NotAllowed)
+	}
 	mux.HandleFunc(s.began.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.began.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	if path := s.began.httpPath; path != "" {
@@ -188,7 +208,7 @@ func (s *server) handler(up *upgrader) http.Handler {
 		s.devAuthRoutes(mux)
 	}
 	if s.console != nil {
-		s.console.routes(mux)
+		s.console.Routes(mux)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.began.path), http.StatusNotFound)
@@ -348,7 +368,7 @@ func (s *server) shutdown(srv *http.Server) {
 	requests, cancelRequests := context.WithTimeout(ctx, requestsTimeout)
 	defer cancelRequests()
 	if s.console != nil {
-		s.console.end() // its pages would be requests under way
+		s.console.End() // its pages would be requests under way
 	}
 	finish(requests, srv, s.callers.Busy) // those that take longer are cut off below
 	all := append(s.allApps(), s.probed)

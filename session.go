@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"edge/internal/api"
 	"edge/internal/conn"
 	"edge/internal/wire"
 )
@@ -276,13 +277,11 @@ func units(text []byte) (n int) {
 
 // send takes what came with an xhr_send.
 func (s *session) send(r *http.Request) error {
-	c := calls.Get().(*call)
-	defer c.free()
-	c.Request = r
-	if err := c.readBody(maxSend); err != nil {
+	body, err := api.ReadBody(nil, r, maxSend)
+	if err != nil {
 		return err
 	}
-	messages, err := parseSent(c.body)
+	messages, err := parseSent(body)
 	if err != nil {
 		return err
 	}

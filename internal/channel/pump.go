@@ -4,8 +4,6 @@ package channel
 
 import (
 	"cmp"
-	"edge/internal/conn"
-	"edge/internal/wire"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -13,6 +11,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"edge/internal/conn"
+	"edge/internal/wire"
 )
 
 const (

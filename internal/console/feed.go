@@ -1,4 +1,4 @@
-package main
+package console
 
 // What open pages of the console are sent: a line of JSON for everything that happens, and one a second with counts.
 // Nobody waits for a page: lines that it does not read, and lines that come faster than anyone could read, are
@@ -41,16 +41,17 @@ type feed struct {
 }
 
 // fed are the notices that pages get.
-const fed = channel.AboutConnections | channel.AboutSubscriptions | channel.AboutRejections | channel.AboutEvents | channel.AboutClientEvents | channel.AboutCalls | channel.AboutDeliveries
+const fed = channel.AboutConnections | channel.AboutSubscriptions | channel.AboutRejections | channel.AboutEvents |
+	channel.AboutClientEvents | channel.AboutCalls | channel.AboutDeliveries
 
-// openFeed makes a feed of what happens in the app, until end is called. Requests that name no app of this server are fed to the
-// pages of the only app; those of several see of them only unknown keys, ids and paths, because all else may be about an app that
-// is not theirs.
-func (c *console) openFeed(a *app) (f *feed, end func()) {
+// openFeed makes a feed of what happens in the app, until end is called. Requests that name no app of this server are
+// fed to the pages of the only app; those of several see of them only unknown keys, ids and paths, because all else may
+// be about an app that is not theirs.
+func (c *Console) openFeed(a *channel.App) (f *feed, end func()) {
 	f = &feed{seed: c.seed, more: make(chan struct{}, 1)}
-	ends := [2]func(){a.Observe(fed, f.add), c.server.apps.Load().none.Observe(fed, func(n channel.Notice) {
+	ends := [2]func(){a.Observe(fed, f.add), c.options.None.Observe(fed, func(n channel.Notice) {
 		switch {
-		case len(c.server.apps.Load().all) == 1:
+		case c.options.Alone():
 			f.add(n)
 		case n.About == channel.AboutRejections && slices.Contains(codesForAll, n.Code):
 			n.Channel = ""
@@ -128,13 +129,13 @@ func appendObject(dst []byte, o object) []byte {
 }
 
 // serveFeed sends a page its lines until it goes, its session ends or the server does.
-func (c *console) serveFeed(v *visit) error {
+func (c *Console) serveFeed(v *visit) error {
 	defer c.feeds.Add(-1)
 	if c.feeds.Add(1) > mostFeeds {
 		text := fmt.Sprintf("Too many pages of the console are open: %d may be", mostFeeds)
-		return &wire.Error{Status: http.StatusServiceUnavailable, Text: text}
+		return refusal(http.StatusServiceUnavailable, text)
 	}
-	f, end := c.openFeed(v.app)
+	f, end := c.openFeed(v.App)
 	defer end()
 	control := http.NewResponseController(v.w)
 	v.w.Header().Set("Content-Type", "application/x-ndjson")
@@ -142,7 +143,7 @@ func (c *console) serveFeed(v *visit) error {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	var lines []byte
-	for before := total(v.app.App); v.session.valid(); {
+	for before := total(v.App); v.valid(); {
 		control.SetWriteDeadline(time.Now().Add(feedPatience))
 		if _, err := v.w.Write(lines); err != nil || control.Flush() != nil {
 			return nil
@@ -152,10 +153,10 @@ func (c *console) serveFeed(v *visit) error {
 			time.Sleep(feedGather)
 			lines = f.take()
 		case <-second.C:
-			now := total(v.app.App)
+			now := total(v.App)
 			lines = appendSecond(f.take(), before, now)
 			before = now
-		case <-v.session.over.Done():
+		case <-v.over.Done():
 			return nil
 		case <-v.Context().Done():
 			return nil
