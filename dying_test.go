@@ -147,7 +147,7 @@ var panics = []struct {
 		stream := p.stream()
 		id, _ := wire.ParseSocketID(p.id)
 		x.app.Socket(id).Conn.Write([]byte{0x80 | conn.OpText}) // half a frame, of which it makes a line
-		stream.expect(`c[4100,"` + textTooSlow + `"]`)
+		stream.expect(`c[4100,"` + tooSlowOverHTTP + `"]`)
 	}},
 	{"the timer of webhooks", endsNone, 0, func(x scene) {
 		w := x.app.webhooks()
