@@ -149,7 +149,7 @@ var panics = []struct {
 		stream := p.stream()
 		id, _ := wire.ParseSocketID(p.id)
 		x.app.Socket(id).Conn.Write([]byte{0x80 | conn.OpText}) // half a frame, of which it makes a line
-		stream.expect(`c[4100,"` + textTooSlow + `"]`)
+		stream.expect(`c[4100,"` + tooSlowOverHTTP + `"]`)
 	}},
 	{"the goroutine of a webhook", endsNone, 0, func(x scene) {
 		x.app.Notify(channel.Notice{About: channel.AboutLevels, What: wire.HookCacheMiss, Channel: "cache-harm"}) // that it fails is logged, with the word in its address

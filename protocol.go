@@ -111,12 +111,16 @@ func (s *client) greet(first []byte, err error) {
 
 // reject rejects the connection.
 func (s *client) reject(first []byte, code int, reason string) {
-	s.app.Counts.Refuse("connection", strconv.Itoa(code))
-	s.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Code: code, Reason: reason})
+	s.noteRejected(code, reason)
 	s.Conn.CloseAfter(wire.AppendError(first, code, reason, ""), code, reason)
 	if s.app.Conns.Count() > s.app.Limits().MaxConnections+maxRejected {
 		s.Conn.Abort() // there are no descriptors for lingering
 	}
+}
+
+func (s *client) noteRejected(code int, reason string) {
+	s.app.Counts.Refuse("connection", strconv.Itoa(code))
+	s.Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Code: code, Reason: reason})
 }
 
 // Message handles a message. The connection calls it.

@@ -21,6 +21,7 @@ import (
 	"edge/internal/channel"
 	"edge/internal/conn"
 	"edge/internal/console"
+	"edge/internal/fallback"
 	"edge/internal/listen"
 	"edge/internal/logs"
 	"edge/internal/metrics"
@@ -201,7 +202,9 @@ func (s *server) handler(up *upgrader) http.Handler {
 	mux.HandleFunc(s.began.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
 	mux.HandleFunc("GET "+s.began.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
 	if path := s.began.httpPath; path != "" {
-		mux.HandleFunc(s.began.path+path+"/", newFallback(up, s.callers, s.memory, s.began.path+path).serveHTTP)
+		path = s.began.path + path
+		mux.Handle(path+"/", fallback.New(fallback.Options{Path: path, Callers: s.callers, Memory: s.memory,
+			Proxies: s.began.proxies, Open: up.openSession, Reject: up.rejectSession}))
 	}
 	s.healthRoutes(mux)
 	if s.began.devAuth != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -65,4 +66,20 @@ func (u *upgrader) upgrade(w http.ResponseWriter, r *http.Request, app *app, cod
 		s.Conn.Remote = netip.AddrPortFrom(a, 0)
 	}
 	s.serve(first, early, nil, code, reason)
+}
+
+// openSession makes the client of a session over HTTP, whose connection is nc.
+func (u *upgrader) openSession(r *http.Request, key string, nc net.Conn) (c *conn.Conn, serve func(feed func())) {
+	app, code, reason := u.welcome(key, r)
+	s := newClient(app)
+	s.Conn.Init(nc, nil, &app.Conns, s)
+	return &s.Conn, func(feed func()) { s.serve(nil, nil, feed, code, reason) }
+}
+
+// rejectSession notes that a client over HTTP was rejected.
+func (u *upgrader) rejectSession(r *http.Request, key string, remote netip.AddrPort, code int, reason string) {
+	app, _, _ := u.welcome(key, r)
+	s := newClient(app)
+	s.Conn.Remote = remote
+	s.noteRejected(code, reason)
 }

@@ -1,9 +1,7 @@
-package main
+package fallback
 
-// A session: what is under the Socket of a client over HTTP (fallback.go), and what waits for its requests.
-//
-// It is a net.Conn to which the Socket writes WebSocket frames as to any other; they become lines. What the client sends
-// goes to the Socket as messages.
+// A session is what is under the Socket of a client over HTTP, and what waits for its requests. The Socket writes
+// WebSocket frames to it as to any net.Conn; they become lines. What the client sends goes to the Socket as messages.
 
 import (
 	"bytes"
@@ -18,8 +16,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode/utf16"
 
-	"edge/internal/api"
 	"edge/internal/conn"
 	"edge/internal/wire"
 )
@@ -27,7 +25,7 @@ import (
 const (
 	sessionGap     = 5 * time.Second  // that a session lives without a request that receives
 	heartbeatEvery = 25 * time.Second // when there is nothing else to send
-	streamUnits    = 256 << 10        // UTF-16 units: pusher-js reopens a stream at the end of the line in which there are more
+	streamUnits    = 256 << 10        // UTF-16 units: with more pusher-js reopens a stream at the end of the line
 
 	maxLines     = 64 << 10  // bytes of lines from which on Write blocks
 	maxSend      = 256 << 10 // bytes of one xhr_send,
@@ -45,30 +43,29 @@ const (
 type session struct {
 	net.Conn // nil: the rest of it is not called
 
-	// Static after open.
-	of     *fallback
+	// Static after enter.
+	of     *Handler
 	name   string
-	from   netip.Addr
-	socket *client
+	from   netip.Prefix
+	socket *conn.Conn
 	held   conn.Holding // of what waits in both directions
 
-	mu        sync.Mutex // guards the following; the locks of fallback and budget may be taken while it is held
+	mu        sync.Mutex // guards the following; the locks of Handler and budget may be taken while it is held
 	changed   sync.Cond  // that something of it has
 	receiving *receiving // the last; it may have ended
-	lines     []byte     // for the client
+	lines     []byte     // for the client; the first is o
 	repeat    []byte     // the last answer to a poll, until the next poll says that it has come,
 	polled    uint64     // and the number of that request
 	deadline  time.Time  // of Write
-	opened    bool       // the line o was written
 	closed    bool       // the line c was written: nothing comes after it
 	pinged    bool       // a line h waits for its answer
 	in        [][]byte   // messages for the Socket; nil for a sign of life
 	early     []early    // in order
+	inbox     int        // bytes in both
 	next      uint64     // the number expected next; 0 before there is one
-	handled   [8]uint64  // numbers of the last requests that sent
-	handledN  int
-	shut      bool // the Socket has gone
-	over      bool // the client knows, or has gone: nothing is left to do
+	handled   [8]uint64  // numbers of the last requests that sent, the latest first
+	shut      bool       // one side has gone: nothing goes to the Socket or comes from it
+	over      bool       // the client knows, or has gone: nothing is left to do
 }
 
 // receiving is a request that receives.
@@ -93,22 +90,23 @@ var stillHere = [][]byte{nil}
 // deliver gives the client's messages to the Socket, until the session ends.
 func (s *session) deliver() {
 	for text, ok := s.nextMessage(); ok; text, ok = s.nextMessage() {
-		s.socket.Conn.ReceiveText(text)
+		s.socket.ReceiveText(text)
 	}
-	s.socket.Conn.Finish()
+	s.socket.Finish()
 }
 
 // nextMessage waits for the next message; not ok is the end.
 func (s *session) nextMessage() (text []byte, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.in) == 0 && !s.shut && !s.over {
+	for len(s.in) == 0 && !s.shut {
 		s.changed.Wait()
 	}
-	if s.shut || s.over {
+	if s.shut {
 		return nil, false
 	}
 	text, s.in[0] = s.in[0], nil
+	s.inbox -= len(text) + messageRoom
 	if s.in = s.in[1:]; len(s.in) == 0 {
 		s.in = nil
 	}
@@ -116,20 +114,19 @@ func (s *session) nextMessage() (text []byte, ok bool) {
 	return text, true
 }
 
-// wake has whoever waits for something look again.
-func (s *session) wake() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.changed.Broadcast()
+// later calls f with mu held, after this time.
+func (s *session) later(d time.Duration, f func()) *time.Timer {
+	return time.AfterFunc(d, func() {
+		defer conn.Recovered("session")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f()
+	})
 }
 
 // waitLocked waits until done, at most until that time, and reports whether it is.
 func (s *session) waitLocked(until time.Time, done func() bool) bool {
-	if done() {
-		return true
-	}
-	t := time.AfterFunc(time.Until(until), s.wake)
-	defer t.Stop()
+	defer s.later(time.Until(until), s.changed.Broadcast).Stop()
 	for !done() {
 		if time.Until(until) <= 0 {
 			return false
@@ -142,27 +139,11 @@ func (s *session) waitLocked(until time.Time, done func() bool) bool {
 // touchLocked is to be called when something has changed. moved says that lines have left.
 func (s *session) touchLocked(moved bool) {
 	s.changed.Broadcast()
-	bytes := cap(s.lines) + cap(s.repeat) + s.inboxLocked()
-	if s.shut || s.over {
+	bytes := cap(s.lines) + cap(s.repeat) + s.inbox
+	if s.shut {
 		bytes = 0
 	}
-	s.of.memory.Hold(&s.held, int64(bytes), moved)
-}
-
-// inboxLocked is how many bytes wait for the Socket.
-func (s *session) inboxLocked() int {
-	n := bytesOf(s.in)
-	for _, e := range s.early {
-		n += bytesOf(e.messages)
-	}
-	return n
-}
-
-func bytesOf(messages [][]byte) (n int) {
-	for _, text := range messages {
-		n += len(text) + messageRoom
-	}
-	return n
+	s.of.Memory.Hold(&s.held, int64(bytes), moved)
 }
 
 // attach makes t what receives, in place of what did before, which ends without a word.
@@ -177,28 +158,18 @@ func (s *session) attach(t *receiving) {
 	s.repeat = nil
 	if s.pinged {
 		s.pinged = false
-		s.in = append(s.in, stillHere...)
+		s.arrivedLocked(0, stillHere)
 	}
 	s.touchLocked(false)
 }
 
-// detach is called when the answer to t has ended.
+// detach is called when the answer to t has ended. If nobody receives from then on, the session ends.
 func (s *session) detach(t *receiving) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.receiving == t && !s.over {
-		time.AfterFunc(sessionGap, func() { s.lost(t) })
-	}
-}
-
-// lost ends a session that nobody has received from since t.
-func (s *session) lost(t *receiving) {
-	defer conn.Recovered("session")
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.receiving == t && !s.over {
-		s.endLocked()
-	}
+	s.later(sessionGap, func() {
+		if s.receiving == t {
+			s.endLocked()
+		}
+	})
 }
 
 // answered ends a session whose client has been told, or may have missed lines: no connection has gaps. What a poll
@@ -212,102 +183,77 @@ func (s *session) answered(t *receiving, err error) {
 }
 
 func (s *session) endLocked() {
-	s.over = true
+	if s.over {
+		return
+	}
+	s.over, s.shut = true, true
 	s.lines, s.repeat, s.in, s.early = nil, nil, nil, nil
 	s.touchLocked(false)
 	s.of.leave(s)
 }
 
-// await waits for lines for t, nil if it is over. last says that the session ends with them.
+// await waits for lines for t, nil if it is over. last says that the session ends with them. The line in which a stream's
+// units are used up is the last: the client reopens the stream when it has read that, and what came behind would be lost.
+// The answer to a poll is treated the same.
 func (s *session) await(t *receiving) (lines []byte, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	paused, wait := t.units < 0, heartbeatEvery
-	if paused {
-		wait = sessionGap // a client that has not reopened its stream by then is one that never does
-	}
 	ended := func() bool { return s.receiving != t || s.over || t.hungUp() != nil }
-	s.waitLocked(time.Now().Add(wait), func() bool { return ended() || len(s.lines) > 0 && !paused })
+	if t.units < 0 { // a client that does not reopen its stream now is one that never does
+		s.waitLocked(time.Now().Add(sessionGap), ended)
+		t.units = math.MaxInt
+	}
+	ready := func() bool { return len(s.lines) > 0 && string(s.lines) != "o\n" } // o goes with what follows it
+	s.waitLocked(time.Now().Add(heartbeatEvery), func() bool { return ended() || ready() })
 	if ended() {
 		return nil, false
 	}
-	if paused {
-		t.units = math.MaxInt
-	}
 	if len(s.lines) == 0 {
-		t.units -= len("h\n")
-		return []byte("h\n"), false
+		s.lines = []byte("h\n")
 	}
-	lines = s.takeLocked(t)
-	return lines, s.closed && s.lines == nil
-}
-
-// takeLocked takes lines for t, as many as it may have. The line in which a stream's units are used up is the last: the client
-// reopens the stream when it has read that, and what came behind would be lost. It treats the answer to a poll the same.
-func (s *session) takeLocked(t *receiving) (lines []byte) {
 	end := 0
 	for end < len(s.lines) && t.units >= 0 {
 		line := s.lines[end : end+bytes.IndexByte(s.lines[end:], '\n')+1]
-		t.units -= units(line)
+		for _, r := range string(line) {
+			t.units -= utf16.RuneLen(r)
+		}
 		end += len(line)
 	}
-	lines, s.lines = s.lines[:end:end], s.lines[end:]
-	if len(s.lines) == 0 {
+	if lines, s.lines = s.lines[:end:end], s.lines[end:]; len(s.lines) == 0 {
 		s.lines = nil
 	}
 	if !t.stream {
 		s.repeat, s.polled = lines, t.n
 	}
 	s.touchLocked(true)
-	return lines
+	return lines, s.closed && s.lines == nil
 }
 
-// units is how long text is to JavaScript: a rune of four bytes of UTF-8 counts twice.
-func units(text []byte) (n int) {
-	for _, b := range text {
-		if b&0xc0 != 0x80 {
-			n++
-		}
-		if b >= 0xf0 {
-			n++
-		}
-	}
-	return n
-}
-
-// send takes what came with an xhr_send.
-func (s *session) send(r *http.Request) error {
-	body, err := api.ReadBody(nil, r, maxSend)
-	if err != nil {
-		return err
-	}
-	messages, err := parseSent(body)
-	if err != nil {
-		return err
-	}
+// send takes the messages of a request. It returns when the Socket has come to handle most of them: browsers have few
+// requests at a time, and those that wait for their answer send no more.
+func (s *session) send(n uint64, messages [][]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shut || s.over {
+	if s.shut {
 		return &wire.Error{Status: http.StatusNotFound, Text: "the session has ended"}
 	}
 	if len(messages) == 0 {
 		messages, s.pinged = stillHere, false
-		if s.opened && len(s.lines) == 0 && !s.closed { // any other line says as much
+		if len(s.lines) == 0 && !s.closed { // any other line says as much
 			s.lines = append(s.lines, "a[]\n"...)
 		}
 	}
-	s.arrivedLocked(requestNumber(r), messages)
-	if s.inboxLocked() > maxInbox {
+	s.arrivedLocked(n, messages)
+	if s.inbox > maxInbox {
 		s.shutLocked("too many messages at once")
 	}
 	s.touchLocked(false)
-	// Browsers have few requests at a time: those who wait for their answer send no more.
-	s.waitLocked(time.Now().Add(sessionGap), func() bool { return bytesOf(s.in) < inboxFull || s.shut || s.over })
+	s.waitLocked(time.Now().Add(sessionGap), func() bool { return s.inbox < inboxFull || s.shut })
 	return nil
 }
 
-// arrivedLocked is told of every request, with its number. Requests overtake one another, and those that send wait a moment for
-// earlier ones.
+// arrivedLocked is told of every request, with its number. Requests overtake one another, and those that send wait a
+// moment for earlier ones.
 func (s *session) arrivedLocked(n uint64, messages [][]byte) {
 	if s.next == 0 {
 		s.next = n
@@ -316,8 +262,11 @@ func (s *session) arrivedLocked(n uint64, messages [][]byte) {
 		if slices.Contains(s.handled[:], n) {
 			return // a browser repeats a request if the connection broke before the answer
 		}
-		s.handled[s.handledN%len(s.handled)] = n
-		s.handledN++
+		copy(s.handled[1:], s.handled[:])
+		s.handled[0] = n
+	}
+	for _, text := range messages {
+		s.inbox += len(text) + messageRoom
 	}
 	if n < s.next || n == 0 {
 		s.in = append(s.in, messages...)
@@ -328,8 +277,11 @@ func (s *session) arrivedLocked(n uint64, messages [][]byte) {
 	if s.orderLocked(s.next); len(s.early) > maxEarly {
 		s.orderLocked(math.MaxUint64)
 	}
-	if n >= s.next {
-		time.AfterFunc(earlyTimeout, func() { s.giveUp(n) })
+	if n >= s.next { // the one before may be another session's of the same page
+		s.later(earlyTimeout, func() {
+			s.orderLocked(n)
+			s.touchLocked(false)
+		})
 	}
 }
 
@@ -337,21 +289,7 @@ func (s *session) arrivedLocked(n uint64, messages [][]byte) {
 func (s *session) orderLocked(n uint64) {
 	for len(s.early) > 0 && s.early[0].n <= max(n, s.next) {
 		s.in, s.next = append(s.in, s.early[0].messages...), s.early[0].n+1
-		s.early = s.early[1:]
-	}
-	if len(s.early) == 0 {
-		s.early = nil
-	}
-}
-
-// giveUp is called when request n has waited for an earlier one. That may be another session's of the same page.
-func (s *session) giveUp(n uint64) {
-	defer conn.Recovered("session")
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n >= s.next {
-		s.orderLocked(n)
-		s.touchLocked(false)
+		s.early = slices.Delete(s.early, 0, 1)
 	}
 }
 
@@ -359,13 +297,12 @@ func (s *session) giveUp(n uint64) {
 func (s *session) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.waitLocked(s.deadline, func() bool { return len(s.lines) < maxLines || s.shut || s.over }) {
+	if !s.waitLocked(s.deadline, func() bool { return len(s.lines) < maxLines || s.shut }) {
 		return 0, os.ErrDeadlineExceeded
 	}
-	if s.shut || s.over || s.closed {
+	if s.shut || s.closed {
 		return 0, net.ErrClosed
 	}
-	s.openLocked()
 	for rest := p; len(rest) > 0; {
 		var opcode byte
 		var payload []byte
@@ -382,19 +319,12 @@ func (s *session) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// openLocked sees to it that the first line is o: without it clients do not believe the others.
-func (s *session) openLocked() {
-	if !s.opened {
-		s.opened, s.lines = true, append(s.lines, "o\n"...)
-	}
-}
-
 func appendEnd(dst []byte, code int, reason string) []byte {
 	dst = append(strconv.AppendInt(append(dst, "c["...), int64(code), 10), ',')
 	return append(wire.AppendString(dst, reason), "]\n"...)
 }
 
-// Close ends the connection for the Socket. If the client does not know yet it is told with its next request, if that comes.
+// Close ends the connection for the Socket. A client that does not know yet is told with its next request, if that comes.
 func (s *session) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -403,13 +333,15 @@ func (s *session) Close() error {
 }
 
 func (s *session) shutLocked(reason string) {
-	if s.shut || s.over {
+	if s.shut {
 		return
 	}
 	if !s.closed {
-		s.lines, s.repeat, s.closed = nil, nil, true // with a gap the rest is of no use
-		s.openLocked()
-		s.lines = appendEnd(s.lines, wire.CodeOverCapacity, reason)
+		kept := s.lines[:0:0] // with a gap the rest is of no use, but without o clients do not believe the others
+		if bytes.HasPrefix(s.lines, []byte("o\n")) {
+			kept = []byte("o\n")
+		}
+		s.lines, s.repeat, s.closed = appendEnd(kept, wire.CodeOverCapacity, reason), nil, true
 	}
 	s.shut, s.in, s.early = true, nil, nil
 	s.touchLocked(false)
