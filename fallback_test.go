@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -292,7 +293,7 @@ type tunnel struct {
 	page     *page
 	read     *io.PipeReader
 	lines    *io.PipeWriter
-	unsent   frameParser
+	unsent   []byte // of a message that is not whole
 
 	mu   sync.Mutex // guards the following, and Conn
 	left bool
@@ -356,18 +357,28 @@ func (tu *tunnel) gone() bool {
 
 func (tu *tunnel) Read(p []byte) (int, error) { return tu.read.Read(p) }
 
-// Write takes client frames, of which only messages can travel.
+// Write takes whole frames of a client, none within a message of another, of which only messages can travel.
 func (tu *tunnel) Write(p []byte) (int, error) {
 	if tu.gone() {
 		return 0, net.ErrClosed
 	}
 	var messages []string
-	for rest := append([]byte(nil), p...); len(rest) > 0; {
-		var f wsFrame
-		if f, rest, _ = tu.unsent.next(rest, conn.Now()); f.opcode == conn.OpText {
-			messages = append(messages, string(f.payload))
+	for rest := p; len(rest) > 0; {
+		first, n, at := rest[0], int(rest[1]&0x7f), 2
+		if n == 126 {
+			n, at = int(binary.BigEndian.Uint16(rest[2:])), 4
 		}
-		tu.unsent.release()
+		key, payload := rest[at:at+4], rest[at+4:at+4+n]
+		for i, b := range payload {
+			tu.unsent = append(tu.unsent, b^key[i&3])
+		}
+		if first == 0x80|conn.OpText || first == 0x80|conn.OpContinuation {
+			messages = append(messages, string(tu.unsent))
+		}
+		if first&0x80 != 0 {
+			tu.unsent = nil
+		}
+		rest = rest[at+4+n:]
 	}
 	body, _ := json.Marshal(messages)
 	if len(messages) > 0 {
