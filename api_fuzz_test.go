@@ -12,7 +12,7 @@ import (
 func FuzzAPIBody(f *testing.F) {
 	// Cached events are forgotten after a second, so that they do not pile up. Little data is too much already, since the
 	// fuzzer spends its time on making large inputs smaller.
-	h := testOptions(f, "-cache-ttl", "1s", "-event-size", "64").server(f).offlineHandler()
+	h := serverOf(f, testOptions(f, "-cache-ttl", "1s", "-event-size", "64")).offlineHandler()
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, path := range []string{"/apps/1/events", "/apps/1/batch_events"} {
 			w := httptest.NewRecorder()

@@ -3,9 +3,7 @@ package main
 // The apps of a server: what they are called by, and whose keys, origins and webhooks they have.
 
 import (
-	"crypto/rand"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -90,16 +88,6 @@ func newApps(list []appOptions, memory *conn.Budget, old *apps) *apps {
 		}
 	}
 	return n
-}
-
-// noneID cannot be the id of another app.
-const noneID = "(none)"
-
-// anonymous returns what describes an app with the same limits, which nobody has the keys of.
-func (a appOptions) anonymous(id string) appOptions {
-	a.id, a.key, a.secret = id, strings.ToLower(rand.Text()), rand.Text()
-	a.hooks, a.moreKeys = nil, nil
-	return a
 }
 
 // same returns the app with this id; if there is one and will be one, it is the same whatever its id.

@@ -21,6 +21,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -118,15 +119,8 @@ func (p *program) misused() error {
 }
 
 // commandOptions reads the options of a command, its own and the server's, and chooses its app. args is what is no option.
-func (p *program) commandOptions(own []option) (o *options, args []string, err error) {
-	o = &options{choosing: true}
-	g, table := given{}, append(own, optionTable(o)...)
-	if args, err = g.readFlags(p.args, table); err == nil {
-		err = o.read(g, table, p.getenv)
-	}
-	if err == nil {
-		err = o.chooseApp()
-	}
+func (p *program) commandOptions(own []option) (o options, args []string, err error) {
+	o, args, err = parseCommand(own, p.args, p.getenv)
 	return o, args, p.misread(err, p.command.helpText(own)+helpOfServer)
 }
 
@@ -154,20 +148,6 @@ func (c command) helpText(own []option) string {
 		fmt.Fprintf(&b, "  -%-12s %s\n", opt.name, opt.help)
 	}
 	return b.String()
-}
-
-// chooseApp makes app the one that is meant.
-func (o *options) chooseApp() error {
-	var ids []string
-	for _, a := range o.apps {
-		if ids = append(ids, a.id); a.id == o.app.id || o.app.id == "" && len(o.apps) == 1 {
-			if o.app = a; a.madeKey || a.madeSecret {
-				return errors.New("which app? -key and -secret say it, EDGE_KEY and EDGE_SECRET, or the -config of the server")
-			}
-			return nil
-		}
-	}
-	return fmt.Errorf("which app? -id is one of %s", strings.Join(ids, ", "))
 }
 
 // atServer runs a command that calls a server and has from least to most arguments.
@@ -211,12 +191,11 @@ type triggered struct {
 func (p *program) triggerCommand() error {
 	t := &publication{p: p}
 	return p.atServer([]option{
-		{"channel", "", "a further channel, may be repeated", onlyFlag | repeats,
-			add(&t.channels, func(string) error { return nil }), forget(&t.channels)},
-		{"socket-id", "", "connection that does not get the event", onlyFlag, text(&t.socketID), nil},
-		{"lines", "false", "send each line of standard input as an event", onlyFlag, boolean(&t.lines), nil},
-		{"timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; " +
-			"without it after 30s, with -lines never", onlyFlag, duration(&t.patience, 0), nil},
+		ownOption("channel", "", "a further channel, may be repeated", &t.channels),
+		ownOption("socket-id", "", "connection that does not get the event", &t.socketID),
+		ownOption("lines", "false", "send each line of standard input as an event", &t.lines),
+		ownOption("timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; "+
+			"without it after 30s, with -lines never", &t.patience),
 	}, 2, 3, func(r *remote, args []string) error {
 		t.remote = r
 		t.channels, t.event = append([]string{args[0]}, t.channels...), args[1]
@@ -354,7 +333,7 @@ func (t *publication) persist(batch []string) error {
 func (p *program) channelsCommand() error {
 	var prefix string
 	return p.atServer([]option{
-		{"prefix", "", "only channels whose names begin so", onlyFlag, text(&prefix), nil},
+		ownOption("prefix", "", "only channels whose names begin so", &prefix),
 	}, 0, 0, func(r *remote, _ []string) error {
 		ps := sign.Params{{Name: "info", Value: "subscription_count"}}
 		if strings.HasPrefix(prefix, "presence-") {
@@ -403,12 +382,12 @@ func (p *program) terminateCommand() error {
 func (p *program) signCommand() error {
 	var userData string
 	o, args, err := p.commandOptions([]option{
-		{"user-data", "", "sign in a user instead: an object with an id", onlyFlag, text(&userData), nil},
+		ownOption("user-data", "", "sign in a user instead: an object with an id", &userData),
 	})
 	if err != nil {
 		return err
 	}
-	key := sign.NewKey(o.app.key, o.app.secret)
+	key := sign.NewKey(o.apps[0].key, o.apps[0].secret)
 	var answer authAnswer
 	switch {
 	case userData != "" && len(args) == 1:
@@ -471,4 +450,26 @@ func checkSocketID(s string) (wire.SocketID, error) {
 		return id, fmt.Errorf("%.100q is not the socket_id of a connection: two numbers with a point between", s)
 	}
 	return id, nil
+}
+
+// configCommand prints every option with its value and where it was set, or with -check only what is wrong.
+func (p *program) configCommand() error {
+	if slices.Contains(p.args, "-example") {
+		_, err := io.WriteString(p.stdout, exampleConfig())
+		return err
+	}
+	check := slices.Contains(p.args, "-check")
+	o, err := parseOptions(slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" }), p.getenv)
+	if err == nil && o.tlsCert != "" {
+		_, err = listen.Load(o.tlsCert, o.tlsKey)
+	}
+	switch {
+	case err != nil:
+		return p.misread(err, "")
+	case check:
+		fmt.Fprintln(p.stdout, "the configuration is good")
+	default:
+		o.print(p.stdout)
+	}
+	return nil
 }

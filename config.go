@@ -9,10 +9,12 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"edge/internal/conn"
 	"edge/internal/listen"
@@ -34,29 +36,15 @@ func (g given) says(name, from string, values ...string) {
 	}
 }
 
-// differences returns those of the names whose settings are not as before.
-func (g given) differences(before given, names ...string) (differ []string) {
-	for _, name := range names {
-		if !slices.Equal(g[name].values, before[name].values) {
-			differ = append(differ, name)
-		}
-	}
-	return differ
-}
-
 // apply sets the options of a table, with defaults also those without a setting.
 func (g given) apply(table []option, defaults bool) error {
 	for _, opt := range table {
 		if defaults && opt.value != "" {
 			g.says(opt.name, "the default", opt.value)
 		}
-		s, ok := g[opt.name]
-		if ok && opt.clear != nil {
-			opt.clear()
-		}
-		for _, v := range s.values {
-			if err := opt.set(v); err != nil {
-				return invalid(opt, v, s.from, err)
+		if s, ok := g[opt.name]; ok {
+			if err := opt.set(s.values); err != nil {
+				return invalid(opt, strings.Join(s.values, " "), s.from, err)
 			}
 		}
 	}
@@ -85,6 +73,44 @@ func parseOptions(args []string, getenv func(string) (string, bool)) (o options,
 		err = o.read(g, table, getenv)
 	}
 	return o, err
+}
+
+// parseCommand reads the options of a command, its own and the server's. o has one app, the one that is meant, and args
+// is what is no option.
+func parseCommand(own []option, all []string, getenv func(string) (string, bool)) (o options, args []string, err error) {
+	o.choosing = true
+	g, table := given{}, append(own, optionTable(&o)...)
+	if args, err = g.readFlags(all, table); err == nil {
+		err = o.read(g, table, getenv)
+	}
+	if err == nil {
+		err = o.chooseApp()
+	}
+	return o, args, err
+}
+
+// ownOption makes an option of a command, which is a flag only.
+func ownOption(name, standard, help string, to any) option {
+	opt := option{name, standard, onlyFlag, nil, help}
+	switch to := to.(type) {
+	case *string:
+		opt.set = value(to, text)
+	case *bool:
+		opt.set = value(to, boolean)
+	case *int:
+		opt.set = value(to, number(0, math.MaxInt32))
+	case *time.Duration:
+		opt.set = value(to, duration(0))
+	case *[]string:
+		opt.set, opt.traits = list(to, whole, text), onlyFlag|repeats
+	}
+	return opt
+}
+
+// withVariable makes an option one that may be in the environment too.
+func (o option) withVariable() option {
+	o.traits &^= onlyFlag
+	return o
 }
 
 // read adds variables and the configuration file to the flags, g. table is that of o, and may have more options.
@@ -250,10 +276,10 @@ func (g given) readOthers(getenv func(string) (string, bool)) (found []string) {
 	return nil
 }
 
-// unusedVariables names the variables of edge and of other servers that have no effect, except for links of Kubernetes.
-func unusedVariables(o options, environment []string) string {
+// unused names the variables of edge and of other servers that have no effect, except for links of Kubernetes.
+func (o *options) unused(environment []string) string {
 	used := slices.Clone(o.found)
-	for _, name := range optionNames(optionTable(new(options))) {
+	for _, name := range optionNames(allOptions()) {
 		used = append(used, envName(name))
 	}
 	var unused []string
@@ -287,10 +313,10 @@ func (o *options) complete(file configFile) error {
 	}
 	if o.memory == 0 {
 		o.memory = conn.DefaultMemory()
-		o.given.says("memory", "the system", sizeText(o.memory))
+		o.given.says("memory", "the system", conn.SizeText(o.memory))
 	}
 	if o.app.limits.MaxConnections == 0 {
-		o.app.limits.MaxConnections = min(defaultConnections(), conn.ConnectionsFor(o.memory, o.tlsCert != ""))
+		o.app.limits.MaxConnections = o.mostConnections()
 		o.given.says("max-connections", fromSystem, strconv.Itoa(o.app.limits.MaxConnections))
 	}
 	o.connections = o.app.limits.MaxConnections
@@ -349,20 +375,70 @@ func (o *options) completeApps(file configFile) error {
 	return nil
 }
 
-// keepMadeUp keeps the key and the secret made up for old if o has no others: clients that know them go on.
-func (o *options) keepMadeUp(old *options) error {
-	app, before := &o.apps[0], &old.app
-	if app.madeKey && !before.madeKey || app.madeSecret && !before.madeSecret {
-		return errors.New("it has no key, or no secret, any more")
+// follow makes o what a running server can have: a key and a secret that were made up for before, which held until now,
+// stay, since clients know them, and so does the memory of began, the start. late are options that wait for the next one.
+func (o *options) follow(before, began *options) (late []string, err error) {
+	app, old := &o.apps[0], &before.apps[0]
+	if app.madeKey && !old.madeKey || app.madeSecret && !old.madeSecret {
+		return nil, errors.New("it has no key, or no secret, any more")
 	}
 	if app.madeKey {
-		app.key = before.key
+		app.key = old.key
 	}
 	if app.madeSecret {
-		app.secret = before.secret
+		app.secret = old.secret
 	}
-	o.app.key, o.app.secret = app.key, app.secret
-	return nil
+	for _, opt := range allOptions() {
+		if opt.traits&atStart != 0 && !slices.Equal(o.given[opt.name].values, began.given[opt.name].values) {
+			late = append(late, opt.name)
+		}
+	}
+	if (o.tlsCert == "") != (began.tlsCert == "") {
+		late = append(late, "tls-cert", "tls-key")
+	}
+	derived := o.connections
+	if o.memory = began.memory; o.given["max-connections"].from != fromSystem {
+		return late, nil
+	}
+	o.connections = o.mostConnections()
+	for i := range o.apps {
+		if l := &o.apps[i].limits; l.MaxConnections == derived {
+			l.MaxConnections = o.connections
+		}
+	}
+	return late, nil
+}
+
+// mostConnections is how many there is memory for, and files.
+func (o *options) mostConnections() int {
+	return min(defaultConnections(), conn.ConnectionsFor(o.memory, o.tlsCert != ""))
+}
+
+// defaultConnections leaves descriptors for API requests and whatever else needs one.
+func defaultConnections() int {
+	limit := conn.DescriptorLimit()
+	return max(64, limit-max(128, limit/20))
+}
+
+// anonymous describes an app with the same limits, which nobody has the keys of.
+func (a appOptions) anonymous(id string) appOptions {
+	a.id, a.key, a.secret = id, strings.ToLower(rand.Text()), rand.Text()
+	a.hooks, a.moreKeys = nil, nil
+	return a
+}
+
+// chooseApp makes apps the one that is meant.
+func (o *options) chooseApp() error {
+	var ids []string
+	for _, a := range o.apps {
+		if ids = append(ids, a.id); a.id == o.app.id || o.app.id == "" && len(o.apps) == 1 {
+			if o.apps = []appOptions{a}; a.madeKey || a.madeSecret {
+				return errors.New("which app? -key and -secret say it, EDGE_KEY and EDGE_SECRET, or the -config of the server")
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("which app? -id is one of %s", strings.Join(ids, ", "))
 }
 
 // complete reads the secret's file, adds the app's keys to those of other apps, and makes up a missing key or secret.

@@ -16,17 +16,9 @@ import (
 	"time"
 
 	"edge/internal/conn"
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 )
-
-// configOf writes a configuration file.
-func configOf(t testing.TB, text string) (name string) {
-	t.Helper()
-	name = filepath.Join(t.TempDir(), "edge.json")
-	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
 
 // TestConfigFile: the file says the same as flags would.
 func TestConfigFile(t *testing.T) {
@@ -53,7 +45,7 @@ func TestConfigFile(t *testing.T) {
 		{`{"max-connections": "", "memory": "", "metrics-addr": "", "webhook": ""}`, nil},       // as the example has it
 		{"// at the start\n{ /* inside */ \"id\": \"7\", // behind\n\"path\": \"a//b\" }", nil}, // which is refused below
 	} {
-		o, err := parseOptions([]string{"-config", configOf(t, c.file), "-key", "k", "-secret", "s"}, noEnv)
+		o, err := parseOptions([]string{"-config", edgetest.File(t, c.file), "-key", "k", "-secret", "s"}, edgetest.Getenv())
 		if strings.Contains(c.file, "a//b") {
 			if err == nil || !strings.Contains(err.Error(), `line 3: invalid value "a//b" of "path"`) {
 				t.Errorf("%s: %v", c.file, err)
@@ -64,7 +56,7 @@ func TestConfigFile(t *testing.T) {
 			t.Errorf("%s: %v", c.file, err)
 			continue
 		}
-		want := mustParse(t, append([]string{"-key", "k", "-secret", "s"}, c.args...))
+		want := parsed(t, append([]string{"-key", "k", "-secret", "s"}, c.args...))
 		o.config, o.given, want.given = "", nil, nil
 		if !reflect.DeepEqual(o, want) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", c.file, o, want)
@@ -74,7 +66,7 @@ func TestConfigFile(t *testing.T) {
 
 // TestConfigPrecedence: a flag goes before a variable, that before the file, that before another server's variable.
 func TestConfigPrecedence(t *testing.T) {
-	file := configOf(t, `{"key": "file", "event-size": 1, "secret": "s"}`)
+	file := edgetest.File(t, `{"key": "file", "event-size": 1, "secret": "s"}`)
 	for _, c := range []struct {
 		args, variables []string
 		key, from       string
@@ -88,7 +80,7 @@ func TestConfigPrecedence(t *testing.T) {
 			if len(args) == len(c.args) {
 				variables = append(variables, "EDGE_CONFIG="+file)
 			}
-			o := mustParse(t, args, variables...)
+			o := parsed(t, args, variables...)
 			if o.app.key != c.key || o.given["key"].from != c.from || o.app.limits.EventSize != 1 {
 				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.key, o.given["key"].from, o.app.limits.EventSize)
 			}
@@ -98,7 +90,7 @@ func TestConfigPrecedence(t *testing.T) {
 
 // Apps inherit what they do not say, and nothing of each other.
 func TestConfigApps(t *testing.T) {
-	o := mustParse(t, []string{"-presence-members", "7", "-config", configOf(t, `{
+	o := parsed(t, []string{"-presence-members", "7", "-config", edgetest.File(t, `{
 		"event-size": 100, "webhook": "http://all",
 		"apps": [
 			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200, "webhook": ["http://one", "http://two"]},
@@ -131,7 +123,7 @@ func TestConfigAppsOfAUnit(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("credential\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o := mustParse(t, []string{"-secret-file", secret, "-config", configOf(t, `{"apps": [
+	o := parsed(t, []string{"-secret-file", secret, "-config", edgetest.File(t, `{"apps": [
 		{"id": "1", "key": "a"}, {"id": "2", "key": "b", "secret": "own"}]}`)})
 	if len(o.apps) != 2 || o.apps[0].secret != "credential" || o.apps[1].secret != "own" {
 		t.Errorf("the apps are %+v", o.apps)
@@ -140,14 +132,14 @@ func TestConfigAppsOfAUnit(t *testing.T) {
 
 // TestConfigTLS: connections with TLS need more memory.
 func TestConfigTLS(t *testing.T) {
-	o := mustParse(t, []string{"-memory", "32M"})
+	o := parsed(t, []string{"-memory", "32M"})
 	sealed := options{memory: o.memory, tlsCert: "x"}
 	if plain := conn.ConnectionsFor(o.memory, o.tlsCert != ""); conn.ConnectionsFor(sealed.memory, sealed.tlsCert != "") > plain/5 || plain*conn.ConnBytes > 8<<20 {
 		t.Errorf("%d and %d", plain, conn.ConnectionsFor(sealed.memory, sealed.tlsCert != ""))
 	}
 }
 
-// TestConfigRefused: whatever is wrong with a file ends edge with exit code 2 and a sentence that says where, and what.
+// TestConfigRefused: whatever is wrong with a file is an error that says where, and what.
 func TestConfigRefused(t *testing.T) {
 	const app = `{"id": "1", "key": "a", "secret": "sesame"}`
 	for _, c := range []struct {
@@ -189,7 +181,6 @@ func TestConfigRefused(t *testing.T) {
 		{`{"more-keys": "sesame"}`, []string{`"more-keys"`, `"***"`}},
 		{`{"trusted-proxies": "10.0.0.0/99"}`, []string{`"10.0.0.0/99"`, `"trusted-proxies"`}},
 		{`{"tls-cert": "a"}`, []string{"-tls-cert and -tls-key"}},
-		{`{"tls-cert": "/nothing/a", "tls-key": "/nothing/b"}`, []string{"/nothing/a"}},
 		{`{"secret-file": "/nothing"}`, []string{"/nothing"}},
 		{`{"secret-file": "/nothing", "secret": "sesame"}`, []string{"two secrets"}},
 		{`{"log": "xml"}`, []string{`"xml"`, "text, json"}},
@@ -219,26 +210,14 @@ func TestConfigRefused(t *testing.T) {
 		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000), []string{"more than 100000 lists"}}, // the stack is smaller
 		{`{"id": "x" /* no end`, []string{"line 1"}},
 	} {
-		file := configOf(t, c.file)
-		for _, args := range [][]string{{"-config", file}, {"config", "-config", file}, {"config", "-check", "-config", file}} {
-			code, stdout, stderr := runCommand(t, args, "EDGE_SECRET=")
-			if code != 2 || stdout != "" {
-				t.Errorf("%s: exit code %d, want 2; %q", c.file, code, stdout)
-			}
-			oneSentence(t, stderr, c.parts...)
-		}
+		file := edgetest.File(t, c.file)
+		refused(t, []string{"-config", file}, []string{"EDGE_SECRET="}, c.parts...)
 	}
 	for _, args := range [][]string{{"-config", "/nothing/edge.json"}, {"-config", t.TempDir()}} {
-		code, _, stderr := runCommand(t, args)
-		if oneSentence(t, stderr, args[1]); code != 2 {
-			t.Errorf("%q: exit code %d", args, code)
-		}
+		refused(t, args, nil, args[1])
 	}
 	// Apps in the file, and one by flags.
-	code, _, stderr := runCommand(t, []string{"-key", "k", "-config", configOf(t, `{"apps": [`+app+`]}`)})
-	if oneSentence(t, stderr, "-key", "apps"); code != 2 {
-		t.Errorf("exit code %d", code)
-	}
+	refused(t, []string{"-key", "k", "-config", edgetest.File(t, `{"apps": [`+app+`]}`)}, nil, "-key", "apps")
 }
 
 // TestConfigComments: comments and last commas change nothing, wherever they stand. What looks like them in strings stays.
@@ -264,7 +243,7 @@ func TestConfigComments(t *testing.T) {
 			b.WriteString("{")
 			left := len(v)
 			for name, item := range v {
-				b.WriteString(space() + string(quote(name)) + space() + ":")
+				b.WriteString(space() + string(wire.AppendString(nil, name)) + space() + ":")
 				write(item, b)
 				if left--; left > 0 || r.IntN(2) == 0 {
 					b.WriteString(space() + ",")
@@ -297,13 +276,13 @@ func TestConfigComments(t *testing.T) {
 	}
 }
 
-// TestOthers: the first complete credentials of other servers count without own ones, and the banner names them.
+// TestOthers: the first complete credentials of other servers count without own ones.
 func TestOthers(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("ours\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	own, apps := configOf(t, `{"id": "7"}`), configOf(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)
+	own, apps := edgetest.File(t, `{"id": "7"}`), edgetest.File(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)
 	const all, names = "PUSHER_APP_ID=12 PUSHER_APP_KEY=k PUSHER_APP_SECRET=s ", "PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"
 	for _, c := range []struct {
 		variables, args string
@@ -324,7 +303,7 @@ func TestOthers(t *testing.T) {
 		{all, "-secret-file " + secret, "", "", "ours", ""},
 		{all, "-config " + apps, "1", "a", "b", ""},
 	} {
-		o := mustParse(t, strings.Fields(c.args), strings.Fields(c.variables)...)
+		o := parsed(t, strings.Fields(c.args), strings.Fields(c.variables)...)
 		a := o.apps[0]
 		for _, v := range []struct {
 			got, want string
@@ -335,15 +314,11 @@ func TestOthers(t *testing.T) {
 			}
 		}
 		found := strings.Join(o.found, ", ")
-		named := strings.Contains(banner(o, listenersOf(o)), "\n  found      "+found+"\n")
-		if found != c.found || named != (found != "") {
-			t.Errorf("%s %s: found %s; in the banner: %t", c.variables, c.args, found, named)
+		if found != c.found {
+			t.Errorf("%s %s: found %s", c.variables, c.args, found)
 		}
 	}
-	code, _, stderr := runCommand(t, nil, "EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame")
-	if oneSentence(t, stderr, "PUSHER_APP_KEY", `"a b"`); code != 2 {
-		t.Errorf("exit code %d", code)
-	}
+	refused(t, nil, []string{"EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame"}, "PUSHER_APP_KEY", `"a b"`)
 }
 
 // TestUnusedVariables: one line names the variables without an effect that look like ours or another server's.
@@ -352,48 +327,19 @@ func TestUnusedVariables(t *testing.T) {
 		"PUSHER=x", "PATH=/", "MY_PUSHER_HOST=x",
 		"SOKETI_PORT=6001", "REVERB_HOST=a", "PUSHER_APP_CLUSTER=mt1", "PUSHER_APP_KEY=k"}
 	const names = "EDGE_SECRTE, PUSHER_APP_CLUSTER, REVERB_HOST, SOKETI_PORT:"
-	got := unusedVariables(options{found: []string{"PUSHER_APP_KEY"}}, environment)
+	got := (&options{found: []string{"PUSHER_APP_KEY"}}).unused(environment)
 	if !strings.Contains(got, " "+names) || strings.Contains(got, "\n") {
 		t.Errorf("%q", got)
 	}
-	if got := unusedVariables(options{}, environment[1:8]); got != "" {
+	if got := new(options).unused(environment[1:8]); got != "" {
 		t.Errorf("%q", got)
-	}
-}
-
-// TestConfigCommand: edge config prints what holds and where it is from, and no secret.
-func TestConfigCommand(t *testing.T) {
-	file := configOf(t, `{
-  "event-size": 500,
-  "webhook": ["http://user:sesame@a.example/x"]
-}`)
-	code, stdout, stderr := runCommand(t, []string{"config", "-key", "k", "-config", file, "-more-keys", "old:sesame"}, "EDGE_ORIGINS=a.example", "EDGE_ID=9")
-	if code != 0 || stderr != "" {
-		t.Fatalf("exit code %d, %q", code, stderr)
-	}
-	for _, want := range [][]string{
-		{"key", "k", "# option -key"}, {"secret", "***", "# EDGE_SECRET"}, {"more-keys", "***", "# option -more-keys"}, {"id", "9", "# EDGE_ID"},
-		{"event-size", "500", "# " + file + " line 2"}, {"origins", "a.example", "# EDGE_ORIGINS"}, {"webhook", "http://a.example/x", "# " + file + " line 3"},
-		{"cache-ttl", "30m", "# the default"}, {"memory", "B", "# the system"}, {"max-connections", "", "# memory and open files"},
-	} {
-		if !slices.ContainsFunc(strings.Split(stdout, "\n"), func(line string) bool {
-			return strings.HasPrefix(line, want[0]+" ") && strings.Contains(line, want[1]) && strings.HasSuffix(line, want[2])
-		}) {
-			t.Errorf("no line %q in\n%s", want, stdout)
-		}
-	}
-	if strings.Contains(stdout, "sesame") {
-		t.Errorf("the secret is printed:\n%s", stdout)
-	}
-	if code, stdout, stderr := runCommand(t, []string{"config", "-check", "-config", file}); code != 0 || stdout != "the configuration is good\n" || stderr != "" {
-		t.Errorf("-check: %d %q %q", code, stdout, stderr)
 	}
 }
 
 // TestConfigExample: the example is accepted as it is, and so is what it offers, and both say what holds anyway.
 func TestConfigExample(t *testing.T) {
-	_, example, _ := runCommand(t, []string{"config", "-example"})
-	standard := mustParse(t, []string{"-key", "k", "-secret", "s"})
+	example := exampleConfig()
+	standard := parsed(t, []string{"-key", "k", "-secret", "s"})
 	active := ""
 	for line := range strings.Lines(example) { // the options, but for those without a default, and no apps
 		if i := strings.Index(line, `// "`); i >= 0 && !strings.Contains(line, `: "",`) && !strings.Contains(line, "apps") {
@@ -402,7 +348,7 @@ func TestConfigExample(t *testing.T) {
 		active += line
 	}
 	for _, text := range []string{example, active} {
-		o := mustParse(t, []string{"-key", "k", "-secret", "s", "-config", configOf(t, text)})
+		o := parsed(t, []string{"-key", "k", "-secret", "s", "-config", edgetest.File(t, text)})
 		o.given, o.config, standard.given = nil, "", nil
 		if !reflect.DeepEqual(o, standard) {
 			t.Errorf("%s\ngot  %+v\nwant %+v", text, o, standard)
@@ -430,20 +376,13 @@ func TestSuggestions(t *testing.T) {
 		"-port 8080": "-addr :8080", "-port=8080": "-addr :8080", "--port": "-addr :PORT", "-port x": "-addr :PORT",
 		"-host ::1": "-addr HOST:6001", "-app-key k": "-key", "-app-secret=sesame": "-secret", "-cert x": "-tls-cert",
 		"-debug": "-verbose", "-addr 6001": ":6001", "-orgins x": "-origins", "-Addr :1": "-addr",
-		"start": "edge", "serve": "edge", "version": "edge -version", "confg": "edge config",
 	} {
-		code, _, stderr := runCommand(t, strings.Fields(written))
-		if oneSentence(t, stderr, "did you mean "+meant+"?"); code != 2 {
-			t.Errorf("%s: exit code %d", written, code)
-		}
+		refused(t, strings.Fields(written), nil, "did you mean "+meant+"?")
 	}
 }
 
 func TestProxies(t *testing.T) {
-	var got []netip.Prefix
-	if err := proxies(&got)("127.0.0.1, 10.0.0.0/8,::1,unix"); err != nil {
-		t.Fatal(err)
-	}
+	got := parsed(t, []string{"-trusted-proxies", "127.0.0.1, 10.0.0.0/8,::1,unix"}).proxies
 	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128"), {}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v", got)
@@ -467,7 +406,7 @@ func FuzzConfig(f *testing.F) {
 		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		o, err := parseOptions([]string{"-config", name}, noEnv)
+		o, err := parseOptions([]string{"-config", name}, edgetest.Getenv())
 		if err != nil {
 			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") || bytes.Contains(text, []byte(`"secret":"s3cr3t"`)) && strings.Contains(message, "s3cr3t") {
 				t.Errorf("%q: %q", text, message)

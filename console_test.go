@@ -249,7 +249,7 @@ func TestConsoleLogin(t *testing.T) {
 func TestConsoleGuessing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(conn.ProcessStart)) // see startInBubble
-		c := testOptions(t).server(t).console
+		c := serverOf(t, testOptions(t)).console
 		want := func(status, times int, place uint64, secret, link string) {
 			t.Helper()
 			for range times {
@@ -285,7 +285,7 @@ func TestConsoleGuessing(t *testing.T) {
 
 // TestConsoleAddress: guesses count for who makes them, also behind a proxy.
 func TestConsoleAddress(t *testing.T) {
-	c := testOptions(t, "-trusted-proxies", "10.0.0.1,unix").server(t).console
+	c := serverOf(t, testOptions(t, "-trusted-proxies", "10.0.0.1,unix")).console
 	for _, test := range []struct{ remote, forwarded, want string }{
 		{"10.0.0.9:1", "", "10.0.0.9"}, {"10.0.0.9:1", "1.2.3.4", "10.0.0.9"}, {"10.0.0.1:1", "1.2.3.4", "1.2.3.4"}, {"[::1]:5", "", "::1"}, {"@", "1.2.3.4", "1.2.3.4"}, {"@", "", "@"},
 	} {
@@ -383,7 +383,7 @@ func TestConsoleBehindPrefix(t *testing.T) {
 
 // TestConsoleApps: a session sees the app whose secret it was begun with, and ends with that secret.
 func TestConsoleApps(t *testing.T) {
-	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t", "more-keys": "three:same"}, {"id": "4", "key": "four", "secret": "same"}]}`)
+	file := edgetest.File(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t", "more-keys": "three:same"}, {"id": "4", "key": "four", "secret": "same"}]}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -808,7 +808,7 @@ func TestConsoleAllocations(t *testing.T) {
 	if edgetest.Race {
 		t.Skip("the race detector empties pools")
 	}
-	s := testOptions(t).server(t)
+	s := serverOf(t, testOptions(t))
 	a := s.apps.Load().all[0]
 	e := channel.Event{Name: []byte("hello"), Data: benchData, Keep: true}
 	once := func() { a.Trigger("room", wire.KindPublic, e) }

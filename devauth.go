@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"edge/internal/channel"
@@ -23,40 +22,6 @@ import (
 )
 
 const maxAuthBody = 64 << 10 // bytes
-
-var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-
-// signers takes true, which stands for this machine, false, or addresses and networks with commas between them.
-func signers(to *[]netip.Prefix) func(string) error {
-	return func(s string) error {
-		if on, err := strconv.ParseBool(s); err == nil {
-			if on {
-				*to = loopback
-			}
-			return nil
-		}
-		if err := proxies(to)(s); err != nil || *to == nil {
-			return errors.New("it must be true, false or addresses and networks like 192.168.1.0/24, with commas")
-		}
-		return nil
-	}
-}
-
-// prefixesText lists networks for people.
-func prefixesText(all []netip.Prefix) string {
-	if slices.Equal(all, loopback) {
-		return "this machine"
-	}
-	var texts []string
-	for _, p := range all {
-		text := "unix"
-		if p.IsValid() {
-			text = strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")
-		}
-		texts = append(texts, text)
-	}
-	return strings.Join(texts, ", ")
-}
 
 // devAuth answers at the auth endpoints.
 type devAuth struct{ *server }
@@ -159,7 +124,7 @@ func (d devAuth) allows(r *http.Request) error {
 			if a.IsValid() {
 				who = a.String()
 			}
-			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.began.devAuth), who)
+			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", listen.NetworksText(d.began.devAuth), who)
 		}
 	}
 	return nil

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"edge/internal/edgetest"
+	"edge/internal/listen"
 	"edge/internal/sign"
 )
 
@@ -48,7 +50,7 @@ func (a asked) ask(t *testing.T, h http.Handler) *httptest.ResponseRecorder {
 
 // TestDevAuthAnswers: what is signed, and that the server takes the signatures.
 func TestDevAuthAnswers(t *testing.T) {
-	h := testOptions(t, "-dev-auth").server(t).offlineHandler()
+	h := serverOf(t, testOptions(t, "-dev-auth")).offlineHandler()
 	id := socketID("1.2")
 	const asJSON = "application/json"
 	for _, c := range []struct {
@@ -180,7 +182,7 @@ func TestDevAuthRefuses(t *testing.T) {
 			if c.options != "" {
 				args = append(args, c.options)
 			}
-			w := c.ask(t, testOptions(t, args...).server(t).offlineHandler())
+			w := c.ask(t, serverOf(t, testOptions(t, args...)).offlineHandler())
 			if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
 				t.Errorf("%d %s, want %d %s", w.Code, w.Body, c.status, c.says)
 			}
@@ -196,7 +198,7 @@ func TestDevAuthRefuses(t *testing.T) {
 
 // TestDevAuthPages: what browsers ask before and look for after.
 func TestDevAuthPages(t *testing.T) {
-	h := testOptions(t, "-dev-auth", "-path", "/edge").server(t).offlineHandler()
+	h := serverOf(t, testOptions(t, "-dev-auth", "-path", "/edge")).offlineHandler()
 	const origin = "http://localhost:5173"
 	w := asked{method: "OPTIONS", path: "/edge/pusher/user-auth", header: []string{"Origin", origin, "Access-Control-Request-Method", "POST",
 		"Access-Control-Request-Headers", "content-type,x-csrf-token", "Access-Control-Request-Private-Network", "true"}}.ask(t, h)
@@ -225,12 +227,12 @@ func TestDevAuthPages(t *testing.T) {
 
 // TestDevAuthApps: the first app signs, or the one whose key is in the query.
 func TestDevAuthApps(t *testing.T) {
-	o, err := parseOptions([]string{"-dev-auth", "-config", configOf(t, `{"apps":[
+	o, err := parseOptions([]string{"-dev-auth", "-config", edgetest.File(t, `{"apps":[
 		{"id":"1","key":"one","secret":"a"},{"id":"2","key":"two","secret":"b","origins":["https://two.example"]}]}`)}, noEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := o.server(t).offlineHandler()
+	h := serverOf(t, o).offlineHandler()
 	for _, c := range []struct {
 		asked
 		want string
@@ -248,7 +250,7 @@ func TestDevAuthApps(t *testing.T) {
 func TestDevAuthOption(t *testing.T) {
 	for value, want := range map[string]string{"": "this machine", "=true": "this machine", "=1": "this machine", "=false": "", "=0": "",
 		"=192.168.1.0/24": "192.168.1.0/24", "=10.0.0.1, ::1,unix": "10.0.0.1, ::1, unix"} {
-		if got := prefixesText(testOptions(t, "-dev-auth"+value).devAuth); got != want {
+		if got := listen.NetworksText(testOptions(t, "-dev-auth"+value).devAuth); got != want {
 			t.Errorf("-dev-auth%s is %q, want %q", value, got, want)
 		}
 	}
@@ -257,7 +259,7 @@ func TestDevAuthOption(t *testing.T) {
 			t.Errorf("-dev-auth=%s: %v", value, err)
 		}
 	}
-	o := mustParse(t, []string{"-config", configOf(t, `{"dev-auth":["10.0.0.0/8","::1"]}`)})
+	o := mustParse(t, []string{"-config", edgetest.File(t, `{"dev-auth":["10.0.0.0/8","::1"]}`)})
 	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}; fmt.Sprint(o.devAuth) != fmt.Sprint(want) {
 		t.Errorf("a list in a file is %v", o.devAuth)
 	}
@@ -271,7 +273,7 @@ func TestDevAuthOption(t *testing.T) {
 // TestDevAuthIsSeen: -verbose shows what was signed and what was not.
 func TestDevAuthIsSeen(t *testing.T) {
 	var log bytes.Buffer
-	s := testOptions(t, "-dev-auth").server(t)
+	s := serverOf(t, testOptions(t, "-dev-auth"))
 	s.logTo(&log)
 	h := s.offlineHandler()
 	asked{}.ask(t, h)

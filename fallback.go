@@ -86,7 +86,7 @@ func (f *fallback) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 // isSession reports whether these are what clients make up: up to three digits, and a random word that nobody guesses.
 func isSession(server, word string) bool {
-	return server != "" && len(server) <= 3 && strings.Trim(server, "0123456789") == "" && len(word) >= 8 && len(word) <= 64 && checkKey(word) == nil
+	return server != "" && len(server) <= 3 && strings.Trim(server, "0123456789") == "" && len(word) >= 8 && len(word) <= 64 && wire.ValidKey(word)
 }
 
 // requestNumber is the number that a client gives its requests, all that receive or send for any session of a page counted; 0 for none.

@@ -1170,7 +1170,7 @@ func TestHTTPPath(t *testing.T) {
 		{[]string{"-http-path", ""}, "/pusher", false},
 		{[]string{"-http-path", "off"}, "", false},
 	} {
-		h := testOptions(t, test.args...).server(t).offlineHandler()
+		h := serverOf(t, testOptions(t, test.args...)).offlineHandler()
 		for _, what := range []string{"xhr", "xhr_send", "xhr_streaming"} {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequest("OPTIONS", test.path+"/app/key/1/abcdefgh/"+what, nil))

@@ -1,6 +1,6 @@
 package main
 
-// The configuration file, and edge config.
+// The configuration file.
 
 import (
 	"bytes"
@@ -16,7 +16,6 @@ import (
 
 	"github.com/tailscale/hujson"
 
-	"edge/internal/listen"
 	"edge/internal/wire"
 )
 
@@ -46,7 +45,7 @@ func (f *configFile) read() error {
 		return err
 	}
 	var apps hujson.Value
-	f.given, err = f.readObject(top, optionTable(new(options)), &apps)
+	f.given, err = f.readObject(top, allOptions(), &apps)
 	if err != nil || apps.Value == nil || apps.Value.Kind() == 'n' {
 		return err
 	}
@@ -126,7 +125,7 @@ func (f *configFile) readObject(v hujson.Value, table []option, apps *hujson.Val
 
 // misplaced says why a name cannot stand in an object of the file, the outermost or that of an app.
 func misplaced(name string, table []option, outermost bool) string {
-	all := optionTable(new(options))
+	all := allOptions()
 	if i := indexOption(all, name); i >= 0 && !all[i].inFile() {
 		return fmt.Sprintf("%q cannot stand in a file; it is the option -%s", name, name)
 	} else if i >= 0 {
@@ -143,30 +142,29 @@ func misplaced(name string, table []option, outermost bool) string {
 // settingValues returns the value of an option as flags would give it, a list as several. It returns nil for null, and
 // for "" where that holds without the file, as in the example.
 func settingValues(v hujson.ValueTrimmed, opt option) (values []string, err error) {
+	items := []hujson.Value{{Value: v}}
 	list, isList := v.(*hujson.Array)
-	if !isList {
-		text, err := itemText(v, opt)
-		if err != nil || v.Kind() == 'n' || text == "" && opt.value == "" {
-			return nil, err
-		}
-		return []string{text}, nil
-	}
-	if opt.traits&(repeats|commas) == 0 {
+	if isList && opt.traits&(repeats|commas) == 0 {
 		return nil, errors.New("it takes one value, not a list")
+	} else if isList {
+		items = list.Elements
 	}
 	values = []string{}
-	for _, item := range list.Elements {
+	for _, item := range items {
 		text, err := itemText(item.Value, opt)
 		if err != nil {
 			return nil, err
 		}
 		values = append(values, text)
 	}
-	if opt.value != "" && strings.Join(values, "") == "" {
+	empty := strings.Join(values, "") == ""
+	switch {
+	case isList && empty && opt.value != "":
 		return nil, errors.New("the list is empty")
-	}
-	if opt.traits&commas != 0 {
-		values = []string{strings.Join(values, ",")}
+	case isList && opt.traits&commas != 0:
+		return []string{strings.Join(values, ",")}, nil
+	case !isList && (v.Kind() == 'n' || empty && opt.value == ""):
+		return nil, nil
 	}
 	return values, nil
 }
@@ -198,35 +196,13 @@ func keyAndSecret(object *hujson.Object) (string, error) {
 	return pair.Key + ":" + pair.Secret, nil
 }
 
-// options reads all options, and the files that they name.
-func (p *program) options(args []string) (options, error) {
-	o, err := parseOptions(args, p.getenv)
-	if err == nil && o.tlsCert != "" {
-		_, err = listen.Load(o.tlsCert, o.tlsKey)
-	}
-	return o, p.misread(err, "")
-}
-
-// configCommand prints every option with its value and where it was set, or with -check only what is wrong.
-func (p *program) configCommand() error {
-	if slices.Contains(p.args, "-example") {
-		_, err := io.WriteString(p.stdout, exampleConfig())
-		return err
-	}
-	o, err := p.options(slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" }))
-	switch {
-	case err != nil:
-		return err
-	case slices.Contains(p.args, "-check"):
-		fmt.Fprintln(p.stdout, "the configuration is good")
-		return nil
-	}
-	o.given.print(p.stdout, "", optionTable(new(options)))
+// print prints every option that holds, and where it was set, without secrets.
+func (o *options) print(w io.Writer) {
+	o.given.print(w, "", allOptions())
 	for i, g := range o.givenApps {
-		fmt.Fprintf(p.stdout, "\napp %s\n", o.apps[i].id)
-		g.print(p.stdout, "  ", appTable(new(appOptions)))
+		fmt.Fprintf(w, "\napp %s\n", o.apps[i].id)
+		g.print(w, "  ", appTable(new(appOptions)))
 	}
-	return nil
 }
 
 // print prints the settings of a table's options, without secrets.
@@ -251,8 +227,8 @@ func (g given) print(w io.Writer, indent string, table []option) {
 func redacted(urls string) string {
 	all := strings.Fields(urls)
 	for i, s := range all {
-		if h, err := parseHook(s); err == nil {
-			all[i] = h.name
+		if shown, err := checkHook(s); err == nil {
+			all[i] = shown
 		}
 	}
 	return strings.Join(all, " ")
@@ -263,7 +239,7 @@ func exampleConfig() string {
 	var b strings.Builder
 	b.WriteString("// The configuration of edge: JSON, in which comments are allowed. " +
 		"What stands here in a comment is what holds without it.\n{\n")
-	for _, opt := range optionTable(new(options)) {
+	for _, opt := range allOptions() {
 		if !opt.inFile() {
 			continue
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"edge/internal/edgetest"
 	"net"
 	"strings"
 	"testing"
@@ -28,23 +29,23 @@ func FuzzOptions(f *testing.F) {
 				args = append(args, line)
 			}
 		}
-		o, err := parseOptions(args, environment(variables...))
+		o, err := parseOptions(args, edgetest.Getenv(variables...))
 		if err != nil {
 			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") {
 				t.Errorf("%q: %q", text, message)
 			}
 			return
 		}
-		l := o.app.limits
-		if o.app.key == "" || o.app.secret == "" || o.memory < 16<<20 || l.MaxConnections < 1 || l.EventSize < 1 || l.EventSize > 1<<20 || l.SendBuffer < 4096 ||
+		l := o.apps[0].limits
+		if o.apps[0].key == "" || o.apps[0].secret == "" || o.memory < 16<<20 || l.MaxConnections < 1 || l.EventSize < 1 || l.EventSize > 1<<20 || l.SendBuffer < 4096 ||
 			l.ActivityTimeout < time.Second || l.PongTimeout < time.Millisecond || l.CacheTTL < time.Second || l.PresenceMembers < 1 {
 			t.Errorf("%q: accepted as %+v", text, o)
 		}
 		if o.tlsCert != "" {
 			return // there is none
 		}
-		s := o.server(t)
-		if text := banner(o, []net.Listener{pipes{}}); !strings.Contains(text, "/app/"+o.app.key) {
+		s := serverOf(t, o)
+		if text := banner(o, []net.Listener{pipes{}}, ""); !strings.Contains(text, "/app/"+o.apps[0].key) {
 			t.Errorf("%q: %q", text, text)
 		}
 		s.offlineHandler()

@@ -207,10 +207,11 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 		defer signal.Stop(hangups)
 		go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }) // ends with ctx
 	}
+	link := ""
 	if s.console != nil && p.shown {
-		o.consoleLink = s.console.link()
+		link = s.console.link()
 	}
-	io.WriteString(p.stdout, banner(o, listeners))
+	io.WriteString(p.stdout, banner(o, listeners, link))
 	if o.secretShown && !p.terminal { // on a terminal somebody is trying things out
 		slog.Warn("the secret is on the command line, where others can see it: use EDGE_SECRET or -secret-file")
 	}
@@ -223,21 +224,15 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 // warnings are what is legal, but probably not meant.
 func warnings(o options) (all []string) {
 	if o.devAuth != nil {
-		all = append(all, fmt.Sprintf("-dev-auth is on: whoever calls from %s gets anything signed, which is for development only", prefixesText(o.devAuth)))
+		all = append(all, fmt.Sprintf("-dev-auth is on: whoever calls from %s gets anything signed, which is for development only", listen.NetworksText(o.devAuth)))
 	}
-	if unused := unusedVariables(o, os.Environ()); unused != "" {
+	if unused := o.unused(os.Environ()); unused != "" {
 		all = append(all, unused)
 	}
 	if limit := defaultConnections(); o.connections > limit {
 		all = append(all, fmt.Sprintf("-max-connections is %d, but open files allow for about %d: raise the limit (ulimit -n, or LimitNOFILE in a unit)", o.connections, limit))
 	}
 	return all
-}
-
-// defaultConnections leaves descriptors for API requests and whatever else needs one.
-func defaultConnections() int {
-	limit := conn.DescriptorLimit()
-	return max(64, limit-max(128, limit/20))
 }
 
 // printHelp prints what there is to know without the README.
@@ -252,7 +247,7 @@ func printHelp(w io.Writer) {
 	fmt.Fprint(w, "\nedge trigger -help says more of that, and so do the commands below it.\n\n"+
 		"Options, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
 		"a flag goes before a variable, and that before the file:\n\n")
-	for _, opt := range optionTable(new(options)) {
+	for _, opt := range allOptions() {
 		fmt.Fprintf(w, "  -%-22s %s", opt.name, opt.help)
 		if opt.value != "" {
 			fmt.Fprintf(w, " (default %s)", opt.value)
@@ -262,7 +257,7 @@ func printHelp(w io.Writer) {
 }
 
 // banner is what a person needs after starting edge.
-func banner(o options, listeners []net.Listener) string {
+func banner(o options, listeners []net.Listener, consoleLink string) string {
 	first, app := listeners[0], o.apps[0]
 	scheme := "http"
 	if _, sealed := first.(conn.TLSListener); sealed {
@@ -302,7 +297,7 @@ func banner(o options, listeners []net.Listener) string {
 		fmt.Fprintf(&b, "  app id     %s\n  key        %s\n", a.id, a.key)
 	}
 	memory := conn.NewBudget(o.memory)
-	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.Total), sizeText(memory.Most()))
+	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", conn.SizeText(memory.Total), conn.SizeText(memory.Most()))
 	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
 	if o.found != nil {
 		fmt.Fprintf(&b, "  found      %s\n", strings.Join(o.found, ", "))
@@ -311,7 +306,7 @@ func banner(o options, listeners []net.Listener) string {
 		fmt.Fprintf(&b, "  metrics    %s\n", metricsText(o.metricsAddr))
 	}
 	if o.console {
-		fmt.Fprintf(&b, "  console    %s://%s/console%s\n", scheme, base, o.consoleLink)
+		fmt.Fprintf(&b, "  console    %s://%s/console%s\n", scheme, base, consoleLink)
 	}
 	if err == nil {
 		b.WriteString(samples(app, id, secret, host, port, o.path, scheme == "https"))

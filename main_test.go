@@ -105,7 +105,7 @@ func startOn(t testing.TB, l net.Listener, args ...string) *testServer {
 func serveOptions(t testing.TB, l net.Listener, o options) *testServer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &testServer{server: o.server(t), addr: l.Addr().String()}
+	s := &testServer{server: serverOf(t, o), addr: l.Addr().String()}
 	s.app = s.apps.Load().all[0]
 	done := make(chan error, 1)
 	go func() { done <- s.serve(ctx, s.seal(l, "", 0)) }()
@@ -132,8 +132,8 @@ func testOptions(t testing.TB, args ...string) options {
 	return o
 }
 
-// server makes the server that the options describe.
-func (o options) server(t testing.TB) *server {
+// serverOf makes the server that the options describe.
+func serverOf(t testing.TB, o options) *server {
 	t.Helper()
 	s, err := newServer(o, conn.NewBudget(o.memory), nil)
 	if err != nil {
@@ -145,7 +145,7 @@ func (o options) server(t testing.TB) *server {
 
 // testApp is the app of a server that nobody can connect to.
 func testApp(t testing.TB, args ...string) *app {
-	return testOptions(t, args...).server(t).apps.Load().all[0]
+	return serverOf(t, testOptions(t, args...)).apps.Load().all[0]
 }
 
 // offlineHandler is what answers the requests to a server that has no listener.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 )
 
@@ -17,7 +18,7 @@ func TestRunningVariables(t *testing.T) {
 		t.Errorf("%d rows", len(rows))
 	}
 	for _, row := range rows {
-		if indexOption(optionTable(new(options)), string(row[2])) < 0 {
+		if !slices.ContainsFunc(allOptions(), func(o option) bool { return o.name == string(row[2]) }) {
 			t.Errorf("there is no option %s", row[2])
 		}
 	}
@@ -46,7 +47,7 @@ func TestPromises(t *testing.T) {
 // TestReadmeOptions compares the README's table of options with the one that drives the program. EDGE_UPDATE=1 writes it anew.
 func TestReadmeOptions(t *testing.T) {
 	want := "| option | default | meaning |\n|---|---|---|\n"
-	for _, opt := range optionTable(new(options)) {
+	for _, opt := range allOptions() {
 		value := opt.value
 		if value != "" {
 			value = "`" + value + "`"

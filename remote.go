@@ -47,11 +47,11 @@ type whereabouts struct {
 
 func (w *whereabouts) table() []option {
 	return []option{
-		{name: "host", set: text(&w.host), help: "server elsewhere: HOST or HOST:PORT, " +
-			"with https:// before it for TLS (port 6001, with TLS 443); without it -addr says where"},
-		{"tls", "false", "use TLS with -host", 0, boolean(&w.tls), nil},
-		{name: "tls-ca", set: text(&w.authority), help: "file with an authority to trust besides the system's, " +
-			"like edge-ca.pem; implies -tls"},
+		ownOption("host", "", "server elsewhere: HOST or HOST:PORT, with https:// before it for TLS "+
+			"(port 6001, with TLS 443); without it -addr says where", &w.host).withVariable(),
+		ownOption("tls", "false", "use TLS with -host", &w.tls).withVariable(),
+		ownOption("tls-ca", "", "file with an authority to trust besides the system's, "+
+			"like edge-ca.pem; implies -tls", &w.authority).withVariable(),
 	}
 }
 
@@ -67,8 +67,8 @@ type remote struct {
 }
 
 // newRemote finds the server.
-func newRemote(o *options, w whereabouts) (r *remote, err error) {
-	r = &remote{id: cmp.Or(o.app.id, "1"), key: sign.NewKey(o.app.key, o.app.secret), path: o.path} // edge takes any id then
+func newRemote(o options, w whereabouts) (r *remote, err error) {
+	r = &remote{id: cmp.Or(o.apps[0].id, "1"), key: sign.NewKey(o.apps[0].key, o.apps[0].secret), path: o.path} // edge takes any id then
 	switch {
 	case w.host != "":
 		err = r.elsewhere(w)
@@ -95,7 +95,7 @@ func newRemote(o *options, w whereabouts) (r *remote, err error) {
 }
 
 // here finds the server that runs on this machine with the same options.
-func (r *remote) here(o *options) {
+func (r *remote) here(o options) {
 	others := len(o.addrs) - 1
 	i := max(0, slices.IndexFunc(o.addrs, func(addr string) bool { return listen.Plain(addr, others) }))
 	r.network, r.addr = listen.Split(o.addrs[i])

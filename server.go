@@ -222,7 +222,8 @@ func (s *server) reload(o options) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.options
-	if err := o.keepMadeUp(&old); err != nil {
+	late, err := o.follow(&old, &s.began)
+	if err != nil {
 		return err
 	}
 	if s.cert != nil && o.tlsCert != "" {
@@ -230,12 +231,9 @@ func (s *server) reload(o options) error {
 			return err
 		}
 	}
-	for _, name := range o.given.differences(s.began.given, "addr", "path", "http-path", "deflate", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth", "console") {
-		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (s.began.tlsCert == "") {
-			slog.Warn("this option takes effect with the next start", "option", name)
-		}
+	for _, name := range late {
+		slog.Warn("this option takes effect with the next start", "option", name)
 	}
-	o.keepMemory(&s.began)
 	s.options = o
 	s.divide(o)
 	before := s.apps.Load()
@@ -265,20 +263,6 @@ func (s *server) setVerboseLocked(on bool) {
 		case !on && a.unprint != nil:
 			a.unprint()
 			a.unprint = nil
-		}
-	}
-}
-
-// keepMemory leaves the memory as it was at the start, and with it the number of connections that was worked out from it.
-func (o *options) keepMemory(began *options) {
-	derived := o.connections
-	if o.memory = began.memory; o.given["max-connections"].from != fromSystem {
-		return
-	}
-	o.connections = min(defaultConnections(), conn.ConnectionsFor(o.memory, o.tlsCert != ""))
-	for i := range o.apps {
-		if l := &o.apps[i].limits; l.MaxConnections == derived {
-			l.MaxConnections = o.connections
 		}
 	}
 }

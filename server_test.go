@@ -86,7 +86,7 @@ func startApps(t *testing.T, config string, args ...string) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := mustParse(t, append(args, "-config", configOf(t, config)))
+	o := mustParse(t, append(args, "-config", edgetest.File(t, config)))
 	return serveOptions(t, l, o)
 }
 
@@ -223,7 +223,7 @@ func TestReload(t *testing.T) {
 	first := &keyedReceiver{t: t, key: sign.NewKey("new", "n")}
 	receiver := httptest.NewServer(first)
 	t.Cleanup(receiver.Close)
-	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
+	file := edgetest.File(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -309,14 +309,14 @@ func TestReloadOfOneApp(t *testing.T) {
 	}
 	o := mustParse(t, nil)
 	s := serveOptions(t, l, o)
-	c := connectTo(t, s.addr, o.app.key)
+	c := connectTo(t, s.addr, o.apps[0].key)
 	c.join("room")
 	again := mustParse(t, []string{"-id", "7", "-addr", ":7777"})
 	if err := s.reload(again); err != nil {
 		t.Fatal(err)
 	}
 	c.settled()
-	key := withKey{o.app.key, o.app.secret}
+	key := withKey{o.apps[0].key, o.apps[0].secret}
 	if status, answer := key.call(t, s.addr, "POST", "/apps/7/events", `{"name":"e","channel":"room","data":"x"}`); status != 200 {
 		t.Errorf("%d %s", status, answer)
 	}
@@ -332,7 +332,7 @@ func TestReloadOfWhatStays(t *testing.T) {
 	log.SetOutput(&out)
 	defer log.SetOutput(errorOutput)
 	args := []string{"-key", "key", "-secret", testSecret}
-	s := mustParse(t, append(args, "-memory", "1G")).server(t)
+	s := serverOf(t, mustParse(t, append(args, "-memory", "1G")))
 	most := s.apps.Load().all[0].Limits().MaxConnections
 	for _, c := range []struct {
 		args []string
@@ -365,23 +365,8 @@ func containsAll(s string, parts []string) bool {
 	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(s, part) })
 }
 
-// TestCommandNames: a command that is not there is named, with the nearest.
-func TestCommandNames(t *testing.T) {
-	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help"} {
-		code, _, stderr := runCommand(t, strings.Fields(args))
-		if oneSentence(t, stderr, part); code != 2 {
-			t.Errorf("%s: exit code %d", args, code)
-		}
-	}
-}
-
 func TestClientAddr(t *testing.T) {
-	trusted := func(list string) (p []netip.Prefix) {
-		if err := proxies(&p)(list); err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
+	trusted := func(list string) []netip.Prefix { return testOptions(t, "-trusted-proxies", list).proxies }
 	for _, c := range []struct {
 		proxies, peer string
 		noted         []string
@@ -437,7 +422,7 @@ func TestStaleSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr := runCommand(t, []string{"-addr", "unix:" + name})
-	if oneSentence(t, stderr, name, "a file of that name"); code != 1 || string(readFile(t, name)) != "mine" {
+	if edgetest.OneSentence(t, stderr, name, "a file of that name"); code != 1 || string(readFile(t, name)) != "mine" {
 		t.Errorf("exit code %d", code)
 	}
 	if os.Remove(name); runtime.GOOS != "linux" {
@@ -682,7 +667,7 @@ func samplesTwice(page []byte) (twice []string) {
 func TestMetricsOnce(t *testing.T) {
 	const one = `{"id": "1", "key": "one", "secret": "o", "webhook": ["http://127.0.0.1:1/h#prefix=a", "http://127.0.0.1:1/h#prefix=b"]}`
 	const two = `{"id": "none", "key": "two", "secret": "t"}`
-	file := configOf(t, `{"apps": [`+one+`,`+two+`]}`)
+	file := edgetest.File(t, `{"apps": [`+one+`,`+two+`]}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -703,7 +688,7 @@ func TestMetricsOnce(t *testing.T) {
 
 // TestRevokedKey: a key that is gone is good for nothing, not even for what needs no app.
 func TestRevokedKey(t *testing.T) {
-	file := configOf(t, `{"id": "1", "key": "one", "secret": "o"}`)
+	file := edgetest.File(t, `{"id": "1", "key": "one", "secret": "o"}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -723,7 +708,7 @@ func TestRevokedKey(t *testing.T) {
 // TestRefusalWithSignature: one that was given for the wrong channel is good for another, and not printed.
 func TestRefusalWithSignature(t *testing.T) {
 	var out bytes.Buffer
-	s := testOptions(t).server(t)
+	s := serverOf(t, testOptions(t))
 	s.logTo(&out)
 	s.apps.Load().all[0].Notify(channel.Notice{About: channel.AboutRejections, What: channel.NoticeRejected, Reason: "it was signed " + strings.Repeat("0f", 32)})
 	if strings.Contains(out.String(), "0f") || !strings.Contains(out.String(), "it was signed …") {
@@ -748,7 +733,7 @@ func TestRefusalsArePaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(conn.ProcessStart)) // see startInBubble
 		var out bytes.Buffer
-		s := testOptions(t).server(t)
+		s := serverOf(t, testOptions(t))
 		s.logTo(&out)
 		app := s.apps.Load().all[0]
 		for range 1000 {

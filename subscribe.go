@@ -72,13 +72,13 @@ func (p *program) subscribeCommand() error {
 	var info string
 	s := &subscriber{p: p}
 	return p.atServer([]option{
-		{"count", "0", "end after so many events; 0 for no end", onlyFlag, number(&s.count, 0, 1<<31-1), nil},
-		{"timeout", "0", "end after so long, like 30s; the exit code is 1 then if it never was subscribed, or with -count",
-			onlyFlag, duration(&timeout, 0), nil},
-		{"user", "", "user id on presence channels; without it one is made up", onlyFlag, text(&s.user), nil},
-		{"user-info", "{}", "what others there learn of the user, an object", onlyFlag, text(&info), nil},
-		{"all", "false", "print what the server says too: pusher:subscription_succeeded, pusher:member_added and the like",
-			onlyFlag, boolean(&s.all), nil},
+		ownOption("count", "0", "end after so many events; 0 for no end", &s.count),
+		ownOption("timeout", "0", "end after so long, like 30s; "+
+			"the exit code is 1 then if it never was subscribed, or with -count", &timeout),
+		ownOption("user", "", "user id on presence channels; without it one is made up", &s.user),
+		ownOption("user-info", "{}", "what others there learn of the user, an object", &info),
+		ownOption("all", "false", "print what the server says too: "+
+			"pusher:subscription_succeeded, pusher:member_added and the like", &s.all),
 	}, 1, math.MaxInt, func(r *remote, args []string) error {
 		s.remote = r
 		for _, channel := range args {

@@ -116,7 +116,7 @@ func (s *server) feedWatchdog(ctx context.Context, l net.Listener) {
 
 // newProbe makes the app of the watchdog, which nobody else knows, and which has nothing to do with limits.
 func newProbe(o options) *app {
-	a := o.app.anonymous("watchdog")
+	a := o.apps[0].anonymous("watchdog")
 	a.origins, a.limits.AuthorizeWithin = nil, 0
 	return newFrontApp(a, conn.NewBudget(1<<30))
 }
