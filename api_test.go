@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"edge/internal/edgetest"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"edge/internal/edgetest"
 )
 
 // apiAnswer reads an answer and checks what holds for all of them: a JSON object or a line of text, and never the secret.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/sign"
 )
@@ -30,28 +31,28 @@ type front struct {
 }
 
 // newFrontApp makes an app without connections.
-func newFrontApp(o appOptions, memory *conn.Budget) *app {
-	a := &app{App: channel.NewApp(memory, o.limits)}
+func newFrontApp(o config.App, memory *conn.Budget) *app {
+	a := &app{App: channel.NewApp(memory, o.Limits)}
 	a.front.Store(new(front))
 	a.configure(o)
 	return a
 }
 
 // configure makes o hold from now on. Keys and receivers of webhooks that stay are the same as before, with their counts and queues.
-func (a *app) configure(o appOptions) {
+func (a *app) configure(o config.App) {
 	old := a.front.Load()
-	f := &front{id: o.id, origins: o.origins, window: o.authWindow, webhooks: old.webhooks}
-	for _, pair := range o.keys() {
-		f.keys = append(f.keys, old.keys.Same(sign.NewKey(pair.key, pair.secret)))
+	f := &front{id: o.ID, origins: o.Origins, window: o.AuthWindow, webhooks: old.webhooks}
+	for _, pair := range o.Keys() {
+		f.keys = append(f.keys, old.keys.Same(sign.NewKey(pair.Name, pair.Secret)))
 	}
-	if len(o.hooks) > 0 && f.webhooks == nil {
+	if len(o.Hooks) > 0 && f.webhooks == nil {
 		f.webhooks = newWebhooks(a.Notify)
 		a.Observe(channel.AboutLevels|channel.AboutClientEvents, f.webhooks.observe) // for good: levels are exact only if nothing is missed
 	}
 	if f.webhooks != nil {
-		f.webhooks.configure(o.hooks, f.keys[0], o.webhookGrace)
+		f.webhooks.configure(o.Hooks, f.keys[0], o.WebhookGrace)
 	}
-	a.SetLimits(o.limits)
+	a.SetLimits(o.Limits)
 	a.front.Store(f)
 }
 
@@ -68,23 +69,23 @@ type apps struct {
 }
 
 // newApps makes the apps that are described; of old ones, if there were, those that still are stay, with their connections.
-func newApps(list []appOptions, memory *conn.Budget, old *apps) *apps {
+func newApps(list []config.App, memory *conn.Budget, old *apps) *apps {
 	n := &apps{byKey: make(map[string]*app)}
 	if old != nil {
 		n.none = old.none
 	} else {
-		n.none = newFrontApp(list[0].anonymous(noneID), memory)
+		n.none = newFrontApp(list[0].Anonymous(config.NoneID), memory)
 	}
 	for _, o := range list {
-		a := old.same(o.id, len(list))
+		a := old.same(o.ID, len(list))
 		if a == nil {
 			a = newFrontApp(o, memory)
 		} else {
 			a.configure(o)
 		}
 		n.all = append(n.all, a)
-		for _, k := range o.keys() {
-			n.byKey[k.key] = a
+		for _, k := range o.Keys() {
+			n.byKey[k.Name] = a
 		}
 	}
 	return n

@@ -1,10 +1,11 @@
 package main
 
 import (
-	"edge/internal/edgetest"
 	"slices"
 	"strings"
 	"testing"
+
+	"edge/internal/edgetest"
 )
 
 // TestConfigCommand: edge config prints what holds and where it is from, and no secret.

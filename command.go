@@ -21,6 +21,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"edge/internal/config"
 	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
@@ -118,9 +119,14 @@ func (p *program) misused() error {
 	return usageError{fmt.Errorf("it is edge %s; edge %s -help says more", p.command.usage(), p.command.name)}
 }
 
+// own makes an option of a command, which is no variable.
+func own(name, standard string, to any, help string) config.Option {
+	return config.New(name, standard, to, help, config.OnlyFlag)
+}
+
 // commandOptions reads the options of a command, its own and the server's, and chooses its app. args is what is no option.
-func (p *program) commandOptions(own []option) (o options, args []string, err error) {
-	o, args, err = parseCommand(own, p.args, p.getenv)
+func (p *program) commandOptions(own []config.Option) (o config.Options, args []string, err error) {
+	o, args, err = config.ParseCommand(own, p.args, p.getenv)
 	return o, args, p.misread(err, p.command.helpText(own)+helpOfServer)
 }
 
@@ -141,17 +147,17 @@ The app and the address are those of the server's own options, variables and fil
 `
 
 // helpText is the text of edge COMMAND -help.
-func (c command) helpText(own []option) string {
+func (c command) helpText(own []config.Option) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "edge %s\n\n%s\n", c.usage(), c.about)
 	for _, opt := range own {
-		fmt.Fprintf(&b, "  -%-12s %s\n", opt.name, opt.help)
+		fmt.Fprintf(&b, "  -%-12s %s\n", opt.Name, opt.Help)
 	}
 	return b.String()
 }
 
 // atServer runs a command that calls a server and has from least to most arguments.
-func (p *program) atServer(own []option, least, most int, run func(r *remote, args []string) error) error {
+func (p *program) atServer(own []config.Option, least, most int, run func(r *remote, args []string) error) error {
 	var w whereabouts
 	o, args, err := p.commandOptions(append(own, w.table()...))
 	if err != nil {
@@ -190,12 +196,12 @@ type triggered struct {
 
 func (p *program) triggerCommand() error {
 	t := &publication{p: p}
-	return p.atServer([]option{
-		ownOption("channel", "", "a further channel, may be repeated", &t.channels),
-		ownOption("socket-id", "", "connection that does not get the event", &t.socketID),
-		ownOption("lines", "false", "send each line of standard input as an event", &t.lines),
-		ownOption("timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; "+
-			"without it after 30s, with -lines never", &t.patience),
+	return p.atServer([]config.Option{
+		own("channel", "", &t.channels, "a further channel, may be repeated"),
+		own("socket-id", "", &t.socketID, "connection that does not get the event"),
+		own("lines", "false", &t.lines, "send each line of standard input as an event"),
+		own("timeout", "0", &t.patience, "end if the event, with -lines a line, could not be sent for so long, like 1m; "+
+			"without it after 30s, with -lines never"),
 	}, 2, 3, func(r *remote, args []string) error {
 		t.remote = r
 		t.channels, t.event = append([]string{args[0]}, t.channels...), args[1]
@@ -332,8 +338,8 @@ func (t *publication) persist(batch []string) error {
 
 func (p *program) channelsCommand() error {
 	var prefix string
-	return p.atServer([]option{
-		ownOption("prefix", "", "only channels whose names begin so", &prefix),
+	return p.atServer([]config.Option{
+		own("prefix", "", &prefix, "only channels whose names begin so"),
 	}, 0, 0, func(r *remote, _ []string) error {
 		ps := sign.Params{{Name: "info", Value: "subscription_count"}}
 		if strings.HasPrefix(prefix, "presence-") {
@@ -381,13 +387,13 @@ func (p *program) terminateCommand() error {
 
 func (p *program) signCommand() error {
 	var userData string
-	o, args, err := p.commandOptions([]option{
-		ownOption("user-data", "", "sign in a user instead: an object with an id", &userData),
+	o, args, err := p.commandOptions([]config.Option{
+		own("user-data", "", &userData, "sign in a user instead: an object with an id"),
 	})
 	if err != nil {
 		return err
 	}
-	key := sign.NewKey(o.apps[0].key, o.apps[0].secret)
+	key := sign.NewKey(o.Apps[0].Key, o.Apps[0].Secret)
 	var answer authAnswer
 	switch {
 	case userData != "" && len(args) == 1:
@@ -455,13 +461,13 @@ func checkSocketID(s string) (wire.SocketID, error) {
 // configCommand prints every option with its value and where it was set, or with -check only what is wrong.
 func (p *program) configCommand() error {
 	if slices.Contains(p.args, "-example") {
-		_, err := io.WriteString(p.stdout, exampleConfig())
+		_, err := io.WriteString(p.stdout, config.Example())
 		return err
 	}
 	check := slices.Contains(p.args, "-check")
-	o, err := parseOptions(slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" }), p.getenv)
-	if err == nil && o.tlsCert != "" {
-		_, err = listen.Load(o.tlsCert, o.tlsKey)
+	o, err := config.Parse(slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" }), p.getenv)
+	if err == nil && o.TLSCert != "" {
+		_, err = listen.Load(o.TLSCert, o.TLSKey)
 	}
 	switch {
 	case err != nil:
@@ -469,7 +475,7 @@ func (p *program) configCommand() error {
 	case check:
 		fmt.Fprintln(p.stdout, "the configuration is good")
 	default:
-		o.print(p.stdout)
+		o.Print(p.stdout)
 	}
 	return nil
 }

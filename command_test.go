@@ -26,6 +26,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/listen"
@@ -279,7 +280,7 @@ func TestTriggerTimeout(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, _, stderr := shellProgram("", nil)
-				r, err := newRemote(options{apps: []appOptions{{key: "key", secret: testSecret}}}, w)
+				r, err := newRemote(config.Options{Apps: []config.App{{Key: "key", Secret: testSecret}}}, w)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -94,7 +94,7 @@ func (c *console) link() string {
 
 // routes enters the console into mux.
 func (c *console) routes(mux *http.ServeMux) {
-	base := c.server.began.path + "/console"
+	base := c.server.began.Path + "/console"
 	mux.HandleFunc("GET "+base, servePage)
 	mux.HandleFunc("GET "+base+"/{$}", servePage)
 	for path, handle := range map[string]func(*visit) error{
@@ -228,7 +228,7 @@ func (c *console) login(v *visit) error {
 
 // address is where a request comes from, without the port.
 func (c *console) address(r *http.Request) string {
-	address := listen.CallerAddr(r, c.server.began.proxies)
+	address := listen.CallerAddr(r, c.server.began.Proxies)
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		return host
 	}

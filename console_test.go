@@ -40,7 +40,7 @@ type visitor struct {
 // SignIn opens the console with a secret.
 func (s *testServer) signIn(t testing.TB, secret string) *visitor {
 	t.Helper()
-	v := &visitor{t: t, base: "http://" + s.addr + s.began.path + "/console"}
+	v := &visitor{t: t, base: "http://" + s.addr + s.began.Path + "/console"}
 	if status, answer := v.do("POST", "/login", fmt.Sprintf(`{"secret":%s}`, quote(secret))); status != 200 || answer != "{}" {
 		t.Fatalf("login: %d %s", status, answer)
 	}

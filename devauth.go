@@ -29,8 +29,8 @@ type devAuth struct{ *server }
 // devAuthRoutes enters the auth endpoints into mux.
 func (s *server) devAuthRoutes(mux *http.ServeMux) {
 	d := devAuth{s}
-	mux.HandleFunc(s.began.path+"/pusher/auth", d.answer((*authRequest).signChannel))
-	mux.HandleFunc(s.began.path+"/pusher/user-auth", d.answer((*authRequest).signUser))
+	mux.HandleFunc(s.began.Path+"/pusher/auth", d.answer((*authRequest).signChannel))
+	mux.HandleFunc(s.began.Path+"/pusher/user-auth", d.answer((*authRequest).signUser))
 }
 
 // answer makes the handler of an endpoint.
@@ -46,7 +46,7 @@ func (d devAuth) answer(sign func(*authRequest, *sign.Key) (authAnswer, error)) 
 		if err == nil {
 			answer, err = sign(a, app.keys()[0])
 		}
-		what := channel.Notice{About: channel.AboutConnections, What: "signed by -dev-auth", Remote: listen.CallerAddr(r, d.began.proxies), Channel: a.get("channel_name"), Event: r.Method + " " + r.URL.Path}
+		what := channel.Notice{About: channel.AboutConnections, What: "signed by -dev-auth", Remote: listen.CallerAddr(r, d.began.Proxies), Channel: a.get("channel_name"), Event: r.Method + " " + r.URL.Path}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
 			e := wire.AsError(err, http.StatusBadRequest)
@@ -102,10 +102,10 @@ func forbidden(format string, args ...any) error {
 func (d devAuth) allows(r *http.Request) error {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)            // a Unix socket has none
 	asked := []netip.Addr{peer.Addr().Unmap().WithZone("")} // networks have no zones
-	switch client := listen.ClientAddr(r, d.began.proxies); {
+	switch client := listen.ClientAddr(r, d.began.Proxies); {
 	case client.IsValid():
 		asked[0] = client
-	case slices.ContainsFunc(d.began.proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
+	case slices.ContainsFunc(d.began.Proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
 		return forbidden("-dev-auth does not know who asks: the proxy has not said so in X-Forwarded-For")
 	case r.Header.Get("Forwarded") != "":
 		return forbidden("-dev-auth does not read Forwarded: have the proxy send X-Forwarded-For only")
@@ -119,12 +119,12 @@ func (d devAuth) allows(r *http.Request) error {
 		}
 	}
 	for _, a := range asked {
-		if !listen.Within(d.began.devAuth, a.WithZone("")) {
+		if !listen.Within(d.began.DevAuth, a.WithZone("")) {
 			who := "a Unix socket"
 			if a.IsValid() {
 				who = a.String()
 			}
-			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", listen.NetworksText(d.began.devAuth), who)
+			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", listen.NetworksText(d.began.DevAuth), who)
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"edge/internal/config"
 	"edge/internal/edgetest"
 	"edge/internal/listen"
 	"edge/internal/sign"
@@ -103,7 +104,7 @@ func TestDevAuthAnswers(t *testing.T) {
 func TestDevAuthRefuses(t *testing.T) {
 	page := func(origin string) asked { return asked{header: []string{"Origin", origin}} }
 	for _, c := range []struct {
-		name, options string
+		name, Options string
 		asked
 		status int
 		says   string
@@ -179,8 +180,8 @@ func TestDevAuthRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := []string{"-dev-auth"}
-			if c.options != "" {
-				args = append(args, c.options)
+			if c.Options != "" {
+				args = append(args, c.Options)
 			}
 			w := c.ask(t, serverOf(t, testOptions(t, args...)).offlineHandler())
 			if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
@@ -227,7 +228,7 @@ func TestDevAuthPages(t *testing.T) {
 
 // TestDevAuthApps: the first app signs, or the one whose key is in the query.
 func TestDevAuthApps(t *testing.T) {
-	o, err := parseOptions([]string{"-dev-auth", "-config", edgetest.File(t, `{"apps":[
+	o, err := config.Parse([]string{"-dev-auth", "-config", edgetest.File(t, `{"apps":[
 		{"id":"1","key":"one","secret":"a"},{"id":"2","key":"two","secret":"b","origins":["https://two.example"]}]}`)}, noEnv)
 	if err != nil {
 		t.Fatal(err)
@@ -250,18 +251,18 @@ func TestDevAuthApps(t *testing.T) {
 func TestDevAuthOption(t *testing.T) {
 	for value, want := range map[string]string{"": "this machine", "=true": "this machine", "=1": "this machine", "=false": "", "=0": "",
 		"=192.168.1.0/24": "192.168.1.0/24", "=10.0.0.1, ::1,unix": "10.0.0.1, ::1, unix"} {
-		if got := listen.NetworksText(testOptions(t, "-dev-auth"+value).devAuth); got != want {
+		if got := listen.NetworksText(testOptions(t, "-dev-auth"+value).DevAuth); got != want {
 			t.Errorf("-dev-auth%s is %q, want %q", value, got, want)
 		}
 	}
 	for _, value := range []string{"yes", "x", ",", "10.0.0.1/33", "localhost"} {
-		if _, err := parseOptions([]string{"-dev-auth=" + value}, noEnv); err == nil || !strings.Contains(err.Error(), "it must be true, false or addresses") {
+		if _, err := config.Parse([]string{"-dev-auth=" + value}, noEnv); err == nil || !strings.Contains(err.Error(), "it must be true, false or addresses") {
 			t.Errorf("-dev-auth=%s: %v", value, err)
 		}
 	}
 	o := mustParse(t, []string{"-config", edgetest.File(t, `{"dev-auth":["10.0.0.0/8","::1"]}`)})
-	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}; fmt.Sprint(o.devAuth) != fmt.Sprint(want) {
-		t.Errorf("a list in a file is %v", o.devAuth)
+	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}; fmt.Sprint(o.DevAuth) != fmt.Sprint(want) {
+		t.Errorf("a list in a file is %v", o.DevAuth)
 	}
 	for args, want := range map[string]int{"-dev-auth": 1, "-dev-auth=false": 0} {
 		if got := strings.Count(strings.Join(warnings(testOptions(t, args)), "\n"), "-dev-auth is on: "); got != want {

@@ -24,6 +24,7 @@ import (
 	"unicode/utf16"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/wire"
@@ -1180,7 +1181,7 @@ func TestHTTPPath(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"/a//b", "/a?b", "/a b", "/{a}"} {
-		if _, err := parseOptions([]string{"-http-path", bad}, noEnv); err == nil || !strings.Contains(err.Error(), "-http-path") {
+		if _, err := config.Parse([]string{"-http-path", bad}, noEnv); err == nil || !strings.Contains(err.Error(), "-http-path") {
 			t.Errorf("%q is accepted, or refused with %v", bad, err)
 		}
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
-	"edge/internal/edgetest"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"edge/internal/config"
+	"edge/internal/edgetest"
 )
 
 // The rules for names as the protocol reference writes them.
@@ -29,23 +31,23 @@ func FuzzOptions(f *testing.F) {
 				args = append(args, line)
 			}
 		}
-		o, err := parseOptions(args, edgetest.Getenv(variables...))
+		o, err := config.Parse(args, edgetest.Getenv(variables...))
 		if err != nil {
 			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") {
 				t.Errorf("%q: %q", text, message)
 			}
 			return
 		}
-		l := o.apps[0].limits
-		if o.apps[0].key == "" || o.apps[0].secret == "" || o.memory < 16<<20 || l.MaxConnections < 1 || l.EventSize < 1 || l.EventSize > 1<<20 || l.SendBuffer < 4096 ||
+		l := o.Apps[0].Limits
+		if o.Apps[0].Key == "" || o.Apps[0].Secret == "" || o.Memory < 16<<20 || l.MaxConnections < 1 || l.EventSize < 1 || l.EventSize > 1<<20 || l.SendBuffer < 4096 ||
 			l.ActivityTimeout < time.Second || l.PongTimeout < time.Millisecond || l.CacheTTL < time.Second || l.PresenceMembers < 1 {
 			t.Errorf("%q: accepted as %+v", text, o)
 		}
-		if o.tlsCert != "" {
+		if o.TLSCert != "" {
 			return // there is none
 		}
 		s := serverOf(t, o)
-		if text := banner(o, []net.Listener{pipes{}}, ""); !strings.Contains(text, "/app/"+o.apps[0].key) {
+		if text := banner(o, []net.Listener{pipes{}}, ""); !strings.Contains(text, "/app/"+o.Apps[0].Key) {
 			t.Errorf("%q: %q", text, text)
 		}
 		s.offlineHandler()

@@ -26,6 +26,7 @@ import (
 	"unsafe"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/sign"
@@ -102,7 +103,7 @@ func startOn(t testing.TB, l net.Listener, args ...string) *testServer {
 }
 
 // serveOptions is startOn for options.
-func serveOptions(t testing.TB, l net.Listener, o options) *testServer {
+func serveOptions(t testing.TB, l net.Listener, o config.Options) *testServer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &testServer{server: serverOf(t, o), addr: l.Addr().String()}
@@ -123,9 +124,9 @@ func serveOptions(t testing.TB, l net.Listener, o options) *testServer {
 func noEnv(string) (string, bool) { return "", false }
 
 // testOptions are what the flags say, with the key and secret of these tests unless they say others.
-func testOptions(t testing.TB, args ...string) options {
+func testOptions(t testing.TB, args ...string) config.Options {
 	t.Helper()
-	o, err := parseOptions(append([]string{"-key", "key", "-secret", testSecret}, args...), noEnv)
+	o, err := config.Parse(append([]string{"-key", "key", "-secret", testSecret}, args...), noEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,9 +134,9 @@ func testOptions(t testing.TB, args ...string) options {
 }
 
 // serverOf makes the server that the options describe.
-func serverOf(t testing.TB, o options) *server {
+func serverOf(t testing.TB, o config.Options) *server {
 	t.Helper()
-	s, err := newServer(o, conn.NewBudget(o.memory), nil)
+	s, err := newServer(o, conn.NewBudget(o.Memory), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

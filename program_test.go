@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"edge/internal/conn"
-	"edge/internal/edgetest"
 	"fmt"
 	"io"
 	"log"
@@ -18,6 +16,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"edge/internal/config"
+	"edge/internal/conn"
+	"edge/internal/edgetest"
 )
 
 // The whole program in this process: what it prints, when it is ready, and how it ends.
@@ -66,9 +68,9 @@ func TestCommandAnswers(t *testing.T) {
 			t.Errorf("%q prints the secret", c.args)
 		}
 		if slices.ContainsFunc(c.args, func(s string) bool { return strings.Contains(s, "-h") }) {
-			for _, opt := range allOptions() {
-				if !strings.Contains(text, "\n  -"+opt.name+" ") || opt.help == "" || !strings.Contains(text, opt.help) || !strings.Contains(text, opt.value) {
-					t.Errorf("%q does not explain -%s", c.args, opt.name)
+			for _, opt := range config.All() {
+				if !strings.Contains(text, "\n  -"+opt.Name+" ") || opt.Help == "" || !strings.Contains(text, opt.Help) || !strings.Contains(text, opt.Default) {
+					t.Errorf("%q does not explain -%s", c.args, opt.Name)
 				}
 			}
 		} else if want := fmt.Sprintf("edge %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH); text != want {
@@ -78,6 +80,9 @@ func TestCommandAnswers(t *testing.T) {
 }
 
 func TestCommandCannotListen(t *testing.T) {
+	if code, stdout, stderr := runCommand(t, []string{"-bogus"}); code != 2 || stdout != "" || !strings.Contains(stderr, "-bogus") {
+		t.Errorf("an option that is none: exit code %d, %q %q", code, stdout, stderr)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -123,9 +128,9 @@ func TestBanner(t *testing.T) {
 	} {
 		o := mustParse(t, c.args)
 		text := banner(o, []net.Listener{addressed{addr: c.addr}}, "")
-		c.with = append(c.with, o.apps[0].key)
-		if o.apps[0].madeSecret {
-			c.with = append(c.with, o.apps[0].secret)
+		c.with = append(c.with, o.Apps[0].Key)
+		if o.Apps[0].MadeSecret {
+			c.with = append(c.with, o.Apps[0].Secret)
 		}
 		for _, part := range c.with {
 			if !strings.Contains(text, part) {
@@ -141,6 +146,10 @@ func TestBanner(t *testing.T) {
 		if n := len(lines); lines[n-1] != "" || !strings.HasPrefix(lines[n-2], "Ready on "+c.addr.String()) {
 			t.Errorf("%s: the last line does not say ready:\n%s", c.desc, text)
 		}
+	}
+	o := mustParse(t, nil, "PUSHER_APP_KEY=k", "PUSHER_APP_SECRET=s")
+	if text := banner(o, listenersOf(), ""); !strings.Contains(text, "\n  found      PUSHER_APP_KEY, PUSHER_APP_SECRET\n") {
+		t.Errorf("no credentials found in\n%s", text)
 	}
 }
 
@@ -164,14 +173,14 @@ func TestConsoleBanner(t *testing.T) {
 	for _, shown := range []bool{false, true} {
 		out, stdout := io.Pipe()
 		p := &program{args: []string{"-addr", "127.0.0.1:0", "-key", "key"}, getenv: edgetest.Getenv("EDGE_SECRET=" + testSecret), stdout: stdout, stderr: errorOutput, shown: shown}
-		o, err := parseOptions(p.args, p.getenv)
+		o, err := config.Parse(p.args, p.getenv)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- p.listenAndServe(ctx, o, conn.NewBudget(o.memory))
+			ended <- p.listenAndServe(ctx, o, conn.NewBudget(o.Memory))
 			stdout.Close()
 		}()
 		lines, link := bufio.NewScanner(out), false
@@ -266,9 +275,9 @@ func (a addressed) Addr() net.Addr { return a.addr }
 func listenersOf() []net.Listener {
 	return []net.Listener{addressed{addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 6001}}}
 }
-func mustParse(t testing.TB, args []string, variables ...string) options {
+func mustParse(t testing.TB, args []string, variables ...string) config.Options {
 	t.Helper()
-	o, err := parseOptions(args, edgetest.Getenv(variables...))
+	o, err := config.Parse(args, edgetest.Getenv(variables...))
 	if err != nil {
 		t.Fatalf("%q %q: %v", args, variables, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"testing"
+
+	"edge/internal/config"
 )
 
 // TestRunningVariables: the options that docs/running.md names instead of other servers' variables exist.
@@ -18,7 +20,7 @@ func TestRunningVariables(t *testing.T) {
 		t.Errorf("%d rows", len(rows))
 	}
 	for _, row := range rows {
-		if !slices.ContainsFunc(allOptions(), func(o option) bool { return o.name == string(row[2]) }) {
+		if !slices.ContainsFunc(config.All(), func(o config.Option) bool { return o.Name == string(row[2]) }) {
 			t.Errorf("there is no option %s", row[2])
 		}
 	}
@@ -47,12 +49,12 @@ func TestPromises(t *testing.T) {
 // TestReadmeOptions compares the README's table of options with the one that drives the program. EDGE_UPDATE=1 writes it anew.
 func TestReadmeOptions(t *testing.T) {
 	want := "| option | default | meaning |\n|---|---|---|\n"
-	for _, opt := range allOptions() {
-		value := opt.value
+	for _, opt := range config.All() {
+		value := opt.Default
 		if value != "" {
 			value = "`" + value + "`"
 		}
-		want += fmt.Sprintf("| `-%s` | %s | %s |\n", opt.name, value, opt.help)
+		want += fmt.Sprintf("| `-%s` | %s | %s |\n", opt.Name, value, opt.Help)
 	}
 	compareTable(t, "README.md", `\| option \| default \|`, want)
 }

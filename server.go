@@ -20,6 +20,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/listen"
 	"edge/internal/wire"
@@ -45,7 +46,7 @@ type server struct {
 	memory   *conn.Budget
 	printer  printer
 	cert     *listen.Certificate // nil without TLS
-	began    options             // what it was started with: some of that holds to the end
+	began    config.Options      // what it was started with: some of that holds to the end
 	callers  *listen.Callers
 	clock    *clock
 	notifier *notifier
@@ -55,26 +56,26 @@ type server struct {
 	apps     atomic.Pointer[apps]
 	draining atomic.Bool // it is about to end
 
-	mu      sync.Mutex // guards the following
-	options options    // what holds
-	removed []*app     // by a reload; their webhooks deliver what they have
+	mu      sync.Mutex     // guards the following
+	options config.Options // what holds
+	removed []*app         // by a reload; their webhooks deliver what they have
 }
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
-func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error) {
+func newServer(o config.Options, memory *conn.Budget, log *slog.Logger) (*server, error) {
 	s := &server{memory: memory, printer: printer{log: log}, clock: newClock(), notifier: newNotifier(), probed: newProbe(o),
 		began: o, options: o}
 	memory.Changed = s.statusLater
 	s.callers = listen.NewCallers()
 	s.divide(o)
-	s.apps.Store(newApps(o.apps, memory, nil))
-	s.setVerboseLocked(o.verbose)
-	if o.console {
+	s.apps.Store(newApps(o.Apps, memory, nil))
+	s.setVerboseLocked(o.Verbose)
+	if o.Console {
 		s.console = newConsole(s)
 	}
-	if o.tlsCert != "" {
+	if o.TLSCert != "" {
 		var err error
-		if s.cert, err = listen.Load(o.tlsCert, o.tlsKey); err != nil {
+		if s.cert, err = listen.Load(o.TLSCert, o.TLSKey); err != nil {
 			return nil, err
 		}
 	}
@@ -82,9 +83,9 @@ func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error
 }
 
 // divide gives clients what the options say of memory and descriptors, and callers what that leaves.
-func (s *server) divide(o options) {
-	s.memory.MostClients.Store(int64(o.connections))
-	s.callers.Limit.Store(int64(max(minCallers, min(conn.DescriptorLimit()-o.connections-spareDescriptors, s.memory.Callers()))))
+func (s *server) divide(o config.Options) {
+	s.memory.MostClients.Store(int64(o.Connections))
+	s.callers.Limit.Store(int64(max(minCallers, min(conn.DescriptorLimit()-o.Connections-spareDescriptors, s.memory.Callers()))))
 }
 
 // listen opens all addresses of the options, or takes what was opened for us instead.
@@ -96,7 +97,7 @@ func (s *server) listen() (all []net.Listener, err error) {
 	if len(all) > 0 || err != nil {
 		return all, err
 	}
-	addrs := s.began.addrs
+	addrs := s.began.Addrs
 	for _, addr := range addrs {
 		l, err := listen.Open(addr, "addr")
 		if err != nil {
@@ -123,7 +124,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 		return err
 	}
 	defer poller.Close()
-	up := &upgrader{apps: &s.apps, poller: poller, deflate: s.began.deflate, path: s.began.path, proxies: s.began.proxies,
+	up := &upgrader{apps: &s.apps, poller: poller, deflate: s.began.Deflate, path: s.began.Path, proxies: s.began.Proxies,
 		probed: s.probed}
 	srv := s.httpServer(s.handler(up))
 	srv.ConnState = s.callers.Note
@@ -177,21 +178,21 @@ func (serverErrors) Write(p []byte) (int, error) {
 // handler is the route table of everything but the API's calls.
 func (s *server) handler(up *upgrader) http.Handler {
 	mux := http.NewServeMux()
-	(&api{apps: &s.apps, path: s.began.path, clock: s.clock, proxies: s.began.proxies}).routes(mux)
-	mux.HandleFunc(s.began.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
-	mux.HandleFunc("GET "+s.began.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
-	if path := s.began.httpPath; path != "" {
-		mux.HandleFunc(s.began.path+path+"/", newFallback(up, s.callers, s.memory, s.began.path+path).serveHTTP)
+	(&api{apps: &s.apps, path: s.began.Path, clock: s.clock, proxies: s.began.Proxies}).routes(mux)
+	mux.HandleFunc(s.began.Path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
+	mux.HandleFunc("GET "+s.began.Path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
+	if path := s.began.HTTPPath; path != "" {
+		mux.HandleFunc(s.began.Path+path+"/", newFallback(up, s.callers, s.memory, s.began.Path+path).serveHTTP)
 	}
 	s.healthRoutes(mux)
-	if s.began.devAuth != nil {
+	if s.began.DevAuth != nil {
 		s.devAuthRoutes(mux)
 	}
 	if s.console != nil {
 		s.console.routes(mux)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.began.path), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.began.Path), http.StatusNotFound)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn.IsUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error
@@ -218,16 +219,16 @@ func (s *server) healthRoutes(mux *http.ServeMux) {
 }
 
 // reload makes other options hold, as far as a running server can. No connection is dropped but those of apps that are gone.
-func (s *server) reload(o options) error {
+func (s *server) reload(o config.Options) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.options
-	late, err := o.follow(&old, &s.began)
+	late, err := o.Follow(&old, &s.began)
 	if err != nil {
 		return err
 	}
-	if s.cert != nil && o.tlsCert != "" {
-		if err := s.cert.Use(o.tlsCert, o.tlsKey); err != nil {
+	if s.cert != nil && o.TLSCert != "" {
+		if err := s.cert.Use(o.TLSCert, o.TLSKey); err != nil {
 			return err
 		}
 	}
@@ -237,7 +238,7 @@ func (s *server) reload(o options) error {
 	s.options = o
 	s.divide(o)
 	before := s.apps.Load()
-	after := newApps(o.apps, s.memory, before)
+	after := newApps(o.Apps, s.memory, before)
 	s.apps.Store(after)
 	removed := slices.DeleteFunc(s.removed, (*app).done)
 	for _, a := range before.all {
@@ -250,7 +251,7 @@ func (s *server) reload(o options) error {
 		}
 	}
 	s.removed = removed
-	s.setVerboseLocked(o.verbose)
+	s.setVerboseLocked(o.Verbose)
 	return nil
 }
 
@@ -268,7 +269,7 @@ func (s *server) setVerboseLocked(on bool) {
 }
 
 // reloadWhenAsked applies the options that parse returns, after each hangup, until ctx is done.
-func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error)) {
+func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (config.Options, error)) {
 	for {
 		select {
 		case <-ctx.Done():

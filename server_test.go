@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/listen"
@@ -209,7 +210,7 @@ func (s *testServer) rewrite(t *testing.T, file, text string) error {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o, err := parseOptions([]string{"-config", file}, noEnv)
+	o, err := config.Parse([]string{"-config", file}, noEnv)
 	if err != nil {
 		return err
 	}
@@ -309,14 +310,14 @@ func TestReloadOfOneApp(t *testing.T) {
 	}
 	o := mustParse(t, nil)
 	s := serveOptions(t, l, o)
-	c := connectTo(t, s.addr, o.apps[0].key)
+	c := connectTo(t, s.addr, o.Apps[0].Key)
 	c.join("room")
 	again := mustParse(t, []string{"-id", "7", "-addr", ":7777"})
 	if err := s.reload(again); err != nil {
 		t.Fatal(err)
 	}
 	c.settled()
-	key := withKey{o.apps[0].key, o.apps[0].secret}
+	key := withKey{o.Apps[0].Key, o.Apps[0].Secret}
 	if status, answer := key.call(t, s.addr, "POST", "/apps/7/events", `{"name":"e","channel":"room","data":"x"}`); status != 200 {
 		t.Errorf("%d %s", status, answer)
 	}
@@ -366,7 +367,7 @@ func containsAll(s string, parts []string) bool {
 }
 
 func TestClientAddr(t *testing.T) {
-	trusted := func(list string) []netip.Prefix { return testOptions(t, "-trusted-proxies", list).proxies }
+	trusted := func(list string) []netip.Prefix { return testOptions(t, "-trusted-proxies", list).Proxies }
 	for _, c := range []struct {
 		proxies, peer string
 		noted         []string

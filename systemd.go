@@ -17,6 +17,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/wire"
 )
@@ -115,9 +116,9 @@ func (s *server) feedWatchdog(ctx context.Context, l net.Listener) {
 }
 
 // newProbe makes the app of the watchdog, which nobody else knows, and which has nothing to do with limits.
-func newProbe(o options) *app {
-	a := o.apps[0].anonymous("watchdog")
-	a.origins, a.limits.AuthorizeWithin = nil, 0
+func newProbe(o config.Options) *app {
+	a := o.Apps[0].Anonymous("watchdog")
+	a.Origins, a.Limits.AuthorizeWithin = nil, 0
 	return newFrontApp(a, conn.NewBudget(1<<30))
 }
 
@@ -140,7 +141,7 @@ func (s *server) probe(ctx context.Context, l net.Listener) error {
 		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) // we know whom we talk to
 	}
 	fmt.Fprintf(nc, "GET %s/app/%s?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.path, s.probed.keys()[0].Name)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: d2F0Y2hkb2cgb2YgZWRnZQ==\r\n\r\n", s.began.Path, s.probed.keys()[0].Name)
 	message := `{"event":"pusher:subscribe","data":{"channel":"watchdog"}}`
 	nc.Write(conn.AppendMasked(nil, conn.OpText, [4]byte{}, []byte(message)))
 	if err := readUntil(nc, wire.EventSubscriptionSucceeded); err != nil {

@@ -1,4 +1,4 @@
-package main
+package config
 
 // Tests of the configuration file, of other servers' credentials, of suggestions, and of edge config.
 
@@ -32,20 +32,26 @@ func TestConfigFile(t *testing.T) {
 		{`{"addr": "127.0.0.1:7000"}`, []string{"-addr", "127.0.0.1:7000"}},
 		{`{"addr": [":7000", "unix:/tmp/x"]}`, []string{"-addr", ":7000", "-addr", "unix:/tmp/x"}},
 		{`{"activity-timeout": "60s", "pong-timeout": 5}`, []string{"-activity-timeout", "60s", "-pong-timeout", "5"}},
-		{`{"client-events": false, "subscription-count": true, "event-size": 1000}`, []string{"-client-events=false", "-subscription-count", "-event-size", "1000"}},
+		{`{"client-events": false, "subscription-count": true, "event-size": 1000}`,
+			[]string{"-client-events=false", "-subscription-count", "-event-size", "1000"}},
 		{`{"origins": ["a.example", "*.b.example"]}`, []string{"-origins", "a.example,*.b.example"}},
 		{`{"origins": "a.example, *.b.example"}`, []string{"-origins", "a.example,*.b.example"}},
-		{`{"trusted-proxies": ["127.0.0.1", "unix"], "dev-auth": ["10.0.0.0/8"]}`, []string{"-trusted-proxies", "127.0.0.1,unix", "-dev-auth=10.0.0.0/8"}},
+		{`{"trusted-proxies": ["127.0.0.1", "unix"], "dev-auth": ["10.0.0.0/8"]}`,
+			[]string{"-trusted-proxies", "127.0.0.1,unix", "-dev-auth=10.0.0.0/8"}},
 		{`{"webhook": "http://a http://b"}`, []string{"-webhook", "http://a", "-webhook", "http://b"}},
-		{`{"webhook": ["http://a", "http://b#events=cache_miss"]}`, []string{"-webhook", "http://a", "-webhook", "http://b#events=cache_miss"}},
+		{`{"webhook": ["http://a", "http://b#events=cache_miss"]}`, []string{"-webhook", "http://a", "-webhook",
+			"http://b#events=cache_miss"}},
 		{`{"more-keys": [{"key": "a", "secret": "b"}, "c:d"]}`, []string{"-more-keys", "a:b c:d"}},
-		{`{"memory": "64M", "path": "/edge/", "verbose": true, "log": "json"}`, []string{"-memory", "64M", "-path", "edge", "-verbose", "-log", "json"}},
+		{`{"memory": "64M", "path": "/edge/", "verbose": true, "log": "json"}`,
+			[]string{"-memory", "64M", "-path", "edge", "-verbose", "-log", "json"}},
 		{`{"id": null, "webhook": [], "event-size": null}`, nil},
 		{`{"id": "\u0037"}`, []string{"-id", "7"}},
-		{`{"max-connections": "", "memory": "", "metrics-addr": "", "webhook": ""}`, nil},       // as the example has it
-		{"// at the start\n{ /* inside */ \"id\": \"7\", // behind\n\"path\": \"a//b\" }", nil}, // which is refused below
+		{`{"max-connections": "", "memory": "", "metrics-addr": "", "webhook": ""}`,
+			nil}, // as the example has it
+		{"// at the start\n{ /* inside */ \"id\": \"7\", // behind\n\"path\": \"a//b\" }",
+			nil}, // which is refused below
 	} {
-		o, err := parseOptions([]string{"-config", edgetest.File(t, c.file), "-key", "k", "-secret", "s"}, edgetest.Getenv())
+		o, err := Parse([]string{"-config", edgetest.File(t, c.file), "-key", "k", "-secret", "s"}, edgetest.Getenv())
 		if strings.Contains(c.file, "a//b") {
 			if err == nil || !strings.Contains(err.Error(), `line 3: invalid value "a//b" of "path"`) {
 				t.Errorf("%s: %v", c.file, err)
@@ -57,7 +63,7 @@ func TestConfigFile(t *testing.T) {
 			continue
 		}
 		want := parsed(t, append([]string{"-key", "k", "-secret", "s"}, c.args...))
-		o.config, o.given, want.given = "", nil, nil
+		o.File, o.given, want.given = "", nil, nil
 		if !reflect.DeepEqual(o, want) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", c.file, o, want)
 		}
@@ -81,8 +87,9 @@ func TestConfigPrecedence(t *testing.T) {
 				variables = append(variables, "EDGE_CONFIG="+file)
 			}
 			o := parsed(t, args, variables...)
-			if o.app.key != c.key || o.given["key"].from != c.from || o.app.limits.EventSize != 1 {
-				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.key, o.given["key"].from, o.app.limits.EventSize)
+			if o.app.Key != c.key || o.given["key"].from != c.from || o.app.Limits.EventSize != 1 {
+				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.Key, o.given["key"].from,
+					o.app.Limits.EventSize)
 			}
 		}
 	}
@@ -93,26 +100,35 @@ func TestConfigApps(t *testing.T) {
 	o := parsed(t, []string{"-presence-members", "7", "-config", edgetest.File(t, `{
 		"event-size": 100, "webhook": "http://all",
 		"apps": [
-			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200, "webhook": ["http://one", "http://two"]},
-			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false, "max-connections": 5},
-			{"id": "3", "key": "d", "secret": "z", "origins": [], "webhook": []}, {"id": "4", "key": "e", "secret": "z", "origins": "", "webhook": ""}
+			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200,
+				"webhook": ["http://one", "http://two"]},
+			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false,
+				"max-connections": 5},
+			{"id": "3", "key": "d", "secret": "z", "origins": [], "webhook": []},
+			{"id": "4", "key": "e", "secret": "z", "origins": "", "webhook": ""}
 		]}`)}, "EDGE_ORIGINS=all.example")
-	if len(o.apps) != 4 {
-		t.Fatalf("%d apps", len(o.apps))
+	if len(o.Apps) != 4 {
+		t.Fatalf("%d apps", len(o.Apps))
 	}
-	one, two := o.apps[0], o.apps[1]
-	if open, silent := o.apps[2], o.apps[3]; open.origins != nil || open.hooks != nil || silent.origins == nil || silent.hooks == nil {
+	one, two := o.Apps[0], o.Apps[1]
+	if open, silent := o.Apps[2], o.Apps[3]; open.Origins != nil || open.Hooks != nil || silent.Origins == nil ||
+		silent.Hooks == nil {
 		t.Errorf("an empty list says nothing, or \"\" does: %+v, %+v", open, silent)
 	}
-	if one.id != "1" || one.key != "a" || one.secret != "x" || one.limits.EventSize != 200 || !one.limits.ClientEvents ||
-		!slices.Equal(one.hooks, []string{"http://one", "http://two"}) || !slices.Equal(one.keys(), []keyPair{{"a", "x"}, {"b", "y"}}) {
+	if one.ID != "1" || one.Key != "a" || one.Secret != "x" || one.Limits.EventSize != 200 ||
+		!one.Limits.ClientEvents ||
+		!slices.Equal(one.Hooks, []string{"http://one", "http://two"}) ||
+		!slices.Equal(one.Keys(), []Key{{"a", "x"}, {"b", "y"}}) {
 		t.Errorf("the first is %+v", one)
 	}
-	if two.id != "2" || two.limits.EventSize != 100 || two.limits.ClientEvents || two.limits.MaxConnections != 5 || two.limits.PresenceMembers != 7 ||
-		!slices.Equal(two.hooks, []string{"http://all"}) || !slices.Equal(two.origins, []string{"a.example"}) || two.moreKeys != nil {
+	if two.ID != "2" || two.Limits.EventSize != 100 || two.Limits.ClientEvents || two.Limits.MaxConnections != 5 ||
+		two.Limits.PresenceMembers != 7 ||
+		!slices.Equal(two.Hooks, []string{"http://all"}) || !slices.Equal(two.Origins, []string{"a.example"}) ||
+		two.moreKeys != nil {
 		t.Errorf("the second is %+v", two)
 	}
-	if one.limits.PresenceMembers != 7 || !slices.Equal(one.origins, []string{"all.example"}) || one.limits.MaxConnections == 5 {
+	if one.Limits.PresenceMembers != 7 || !slices.Equal(one.Origins, []string{"all.example"}) ||
+		one.Limits.MaxConnections == 5 {
 		t.Errorf("the first has what is the second's: %+v", one)
 	}
 }
@@ -125,17 +141,18 @@ func TestConfigAppsOfAUnit(t *testing.T) {
 	}
 	o := parsed(t, []string{"-secret-file", secret, "-config", edgetest.File(t, `{"apps": [
 		{"id": "1", "key": "a"}, {"id": "2", "key": "b", "secret": "own"}]}`)})
-	if len(o.apps) != 2 || o.apps[0].secret != "credential" || o.apps[1].secret != "own" {
-		t.Errorf("the apps are %+v", o.apps)
+	if len(o.Apps) != 2 || o.Apps[0].Secret != "credential" || o.Apps[1].Secret != "own" {
+		t.Errorf("the apps are %+v", o.Apps)
 	}
 }
 
 // TestConfigTLS: connections with TLS need more memory.
 func TestConfigTLS(t *testing.T) {
 	o := parsed(t, []string{"-memory", "32M"})
-	sealed := options{memory: o.memory, tlsCert: "x"}
-	if plain := conn.ConnectionsFor(o.memory, o.tlsCert != ""); conn.ConnectionsFor(sealed.memory, sealed.tlsCert != "") > plain/5 || plain*conn.ConnBytes > 8<<20 {
-		t.Errorf("%d and %d", plain, conn.ConnectionsFor(sealed.memory, sealed.tlsCert != ""))
+	sealed := Options{Memory: o.Memory, TLSCert: "x"}
+	if plain := conn.ConnectionsFor(o.Memory, o.TLSCert != ""); conn.ConnectionsFor(sealed.Memory,
+		sealed.TLSCert != "") > plain/5 || plain*conn.ConnBytes > 8<<20 {
+		t.Errorf("%d and %d", plain, conn.ConnectionsFor(sealed.Memory, sealed.TLSCert != ""))
 	}
 }
 
@@ -206,8 +223,10 @@ func TestConfigRefused(t *testing.T) {
 		{"{\n\"key\": \"sesame\\q\"}", []string{"line 2", "invalid string"}},
 		{"{\n\"key\": \"sesame\n\"}", []string{"line 2", "invalid string"}},
 		{"{\n\"key\": sesame}", []string{"line 2", "invalid string, number or word"}},
-		{`{"origins":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`, []string{"a list cannot stand in a list"}},
-		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000), []string{"more than 100000 lists"}}, // the stack is smaller
+		{`{"origins":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`,
+			[]string{"a list cannot stand in a list"}},
+		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000),
+			[]string{"more than 100000 lists"}}, // the stack is smaller
 		{`{"id": "x" /* no end`, []string{"line 1"}},
 	} {
 		file := edgetest.File(t, c.file)
@@ -220,7 +239,8 @@ func TestConfigRefused(t *testing.T) {
 	refused(t, []string{"-key", "k", "-config", edgetest.File(t, `{"apps": [`+app+`]}`)}, nil, "-key", "apps")
 }
 
-// TestConfigComments: comments and last commas change nothing, wherever they stand. What looks like them in strings stays.
+// TestConfigComments: comments and last commas change nothing, wherever they stand. What looks like them in strings
+// stays.
 func TestConfigComments(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -283,7 +303,8 @@ func TestOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	own, apps := edgetest.File(t, `{"id": "7"}`), edgetest.File(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)
-	const all, names = "PUSHER_APP_ID=12 PUSHER_APP_KEY=k PUSHER_APP_SECRET=s ", "PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"
+	const all = "PUSHER_APP_ID=12 PUSHER_APP_KEY=k PUSHER_APP_SECRET=s "
+	const names = "PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"
 	for _, c := range []struct {
 		variables, args string
 		id, key, secret string // "" for a key or a secret that is made up
@@ -304,21 +325,22 @@ func TestOthers(t *testing.T) {
 		{all, "-config " + apps, "1", "a", "b", ""},
 	} {
 		o := parsed(t, strings.Fields(c.args), strings.Fields(c.variables)...)
-		a := o.apps[0]
+		a := o.Apps[0]
 		for _, v := range []struct {
 			got, want string
 			made      bool
-		}{{a.id, c.id, false}, {a.key, c.key, a.madeKey}, {a.secret, c.secret, a.madeSecret}} {
+		}{{a.ID, c.id, false}, {a.Key, c.key, a.MadeKey}, {a.Secret, c.secret, a.MadeSecret}} {
 			if v.made != (v.want == "" && v.got != "") || !v.made && v.got != v.want {
 				t.Errorf("%s %s: %q, want %q", c.variables, c.args, v.got, v.want)
 			}
 		}
-		found := strings.Join(o.found, ", ")
+		found := strings.Join(o.Found, ", ")
 		if found != c.found {
 			t.Errorf("%s %s: found %s", c.variables, c.args, found)
 		}
 	}
-	refused(t, nil, []string{"EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame"}, "PUSHER_APP_KEY", `"a b"`)
+	refused(t, nil, []string{"EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame"}, "PUSHER_APP_KEY",
+		`"a b"`)
 }
 
 // TestUnusedVariables: one line names the variables without an effect that look like ours or another server's.
@@ -327,29 +349,30 @@ func TestUnusedVariables(t *testing.T) {
 		"PUSHER=x", "PATH=/", "MY_PUSHER_HOST=x",
 		"SOKETI_PORT=6001", "REVERB_HOST=a", "PUSHER_APP_CLUSTER=mt1", "PUSHER_APP_KEY=k"}
 	const names = "EDGE_SECRTE, PUSHER_APP_CLUSTER, REVERB_HOST, SOKETI_PORT:"
-	got := (&options{found: []string{"PUSHER_APP_KEY"}}).unused(environment)
+	got := (&Options{Found: []string{"PUSHER_APP_KEY"}}).Unused(environment)
 	if !strings.Contains(got, " "+names) || strings.Contains(got, "\n") {
 		t.Errorf("%q", got)
 	}
-	if got := new(options).unused(environment[1:8]); got != "" {
+	if got := new(Options).Unused(environment[1:8]); got != "" {
 		t.Errorf("%q", got)
 	}
 }
 
 // TestConfigExample: the example is accepted as it is, and so is what it offers, and both say what holds anyway.
 func TestConfigExample(t *testing.T) {
-	example := exampleConfig()
+	example := Example()
 	standard := parsed(t, []string{"-key", "k", "-secret", "s"})
 	active := ""
 	for line := range strings.Lines(example) { // the options, but for those without a default, and no apps
-		if i := strings.Index(line, `// "`); i >= 0 && !strings.Contains(line, `: "",`) && !strings.Contains(line, "apps") {
+		if i := strings.Index(line, `// "`); i >= 0 && !strings.Contains(line, `: "",`) &&
+			!strings.Contains(line, "apps") {
 			line = line[:i] + line[i+3:]
 		}
 		active += line
 	}
 	for _, text := range []string{example, active} {
 		o := parsed(t, []string{"-key", "k", "-secret", "s", "-config", edgetest.File(t, text)})
-		o.given, o.config, standard.given = nil, "", nil
+		o.given, o.File, standard.given = nil, "", nil
 		if !reflect.DeepEqual(o, standard) {
 			t.Errorf("%s\ngot  %+v\nwant %+v", text, o, standard)
 		}
@@ -363,7 +386,8 @@ func TestNear(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
 		want int
-	}{{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"addr", "addr", 0}, {"adr", "addr", 1}, {"addrr", "addr", 1}, {"kitten", "sitting", 3}, {"ab", "ba", 2}} {
+	}{{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"addr", "addr", 0}, {"adr", "addr", 1}, {"addrr", "addr",
+		1}, {"kitten", "sitting", 3}, {"ab", "ba", 2}} {
 		if !near(c.a, c.b, c.want) || c.want > 0 && near(c.a, c.b, c.want-1) {
 			t.Errorf("%q, %q: not %d", c.a, c.b, c.want)
 		}
@@ -382,8 +406,9 @@ func TestSuggestions(t *testing.T) {
 }
 
 func TestProxies(t *testing.T) {
-	got := parsed(t, []string{"-trusted-proxies", "127.0.0.1, 10.0.0.0/8,::1,unix"}).proxies
-	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128"), {}}
+	got := parsed(t, []string{"-trusted-proxies", "127.0.0.1, 10.0.0.0/8,::1,unix"}).Proxies
+	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("::1/128"), {}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
@@ -392,9 +417,12 @@ func TestProxies(t *testing.T) {
 // FuzzConfig reads any file: what is wrong with it is said in one line, without the secret.
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{
-		"{}", "// x\n{\"addr\": \":1\", /* y */ \"event-size\": 5,}", `{"apps":[{"id":"1","key":"k","secret":"s3cr3t","more-keys":[{"key":"a","secret":"s3cr3t"},],},]}`,
-		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`, `/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff", `{"addr":[]}`,
-		`{"origins":[],"trusted-proxies":["unix"],"apps":[{"id":"1","key":"k","secret":["s3cr3t"],"origins":["https://a/"]}]}`, "\ufeff{}",
+		"{}", "// x\n{\"addr\": \":1\", /* y */ \"event-size\": 5,}",
+		`{"apps":[{"id":"1","key":"k","secret":"s3cr3t","more-keys":[{"key":"a","secret":"s3cr3t"},],},]}`,
+		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`,
+		`/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff", `{"addr":[]}`,
+		`{"origins":[],"trusted-proxies":["unix"],
+			"apps":[{"id":"1","key":"k","secret":["s3cr3t"],"origins":["https://a/"]}]}`, "\ufeff{}",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -406,18 +434,19 @@ func FuzzConfig(f *testing.F) {
 		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		o, err := parseOptions([]string{"-config", name}, edgetest.Getenv())
+		o, err := Parse([]string{"-config", name}, edgetest.Getenv())
 		if err != nil {
-			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") || bytes.Contains(text, []byte(`"secret":"s3cr3t"`)) && strings.Contains(message, "s3cr3t") {
+			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") ||
+				bytes.Contains(text, []byte(`"secret":"s3cr3t"`)) && strings.Contains(message, "s3cr3t") {
 				t.Errorf("%q: %q", text, message)
 			}
 			return
 		}
-		if len(o.addrs) == 0 {
+		if len(o.Addrs) == 0 {
 			t.Errorf("%q: accepted without an address", text)
 		}
-		for _, a := range o.apps {
-			if a.key == "" || a.secret == "" || a.limits.EventSize < 1 || a.limits.ActivityTimeout < time.Second {
+		for _, a := range o.Apps {
+			if a.Key == "" || a.Secret == "" || a.Limits.EventSize < 1 || a.Limits.ActivityTimeout < time.Second {
 				t.Errorf("%q: accepted as %+v", text, a)
 			}
 		}

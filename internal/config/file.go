@@ -1,4 +1,4 @@
-package main
+package config
 
 // The configuration file.
 
@@ -33,8 +33,11 @@ type appEntry struct {
 	given given
 }
 
-// read reads the file.
+// read reads the file, if there is one.
 func (f *configFile) read() error {
+	if f.name == "" {
+		return nil
+	}
 	b, err := os.ReadFile(f.name)
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration: %w", err)
@@ -45,7 +48,7 @@ func (f *configFile) read() error {
 		return err
 	}
 	var apps hujson.Value
-	f.given, err = f.readObject(top, allOptions(), &apps)
+	f.given, err = f.readObject(top, All(), &apps)
 	if err != nil || apps.Value == nil || apps.Value.Kind() == 'n' {
 		return err
 	}
@@ -54,7 +57,7 @@ func (f *configFile) read() error {
 		return fmt.Errorf("%s: \"apps\" must be a list of one app at least", f.place(apps))
 	}
 	for _, v := range list.Elements {
-		g, err := f.readObject(v, appTable(new(appOptions)), nil)
+		g, err := f.readObject(v, appTable(new(App)), nil)
 		if err != nil {
 			return err
 		}
@@ -92,7 +95,7 @@ func (f *configFile) parse() (top hujson.Value, err error) {
 }
 
 // readObject reads an object with the options of a table. apps takes the value of "apps"; it is nil inside an app.
-func (f *configFile) readObject(v hujson.Value, table []option, apps *hujson.Value) (given, error) {
+func (f *configFile) readObject(v hujson.Value, table []Option, apps *hujson.Value) (given, error) {
 	object, ok := v.Value.(*hujson.Object)
 	if !ok {
 		return nil, fmt.Errorf("%s: there must be an object of options, { … }", f.place(v))
@@ -124,24 +127,24 @@ func (f *configFile) readObject(v hujson.Value, table []option, apps *hujson.Val
 }
 
 // misplaced says why a name cannot stand in an object of the file, the outermost or that of an app.
-func misplaced(name string, table []option, outermost bool) string {
-	all := allOptions()
+func misplaced(name string, table []Option, outermost bool) string {
+	all := All()
 	if i := indexOption(all, name); i >= 0 && !all[i].inFile() {
 		return fmt.Sprintf("%q cannot stand in a file; it is the option -%s", name, name)
 	} else if i >= 0 {
 		return fmt.Sprintf("%q is for all apps together and belongs outside \"apps\"", name)
 	}
-	names := optionNames(slices.DeleteFunc(slices.Clone(table), func(o option) bool { return !o.inFile() }))
+	names := optionNames(slices.DeleteFunc(slices.Clone(table), func(o Option) bool { return !o.inFile() }))
 	if outermost {
 		names = append(names, "apps")
 	}
-	meant := didYouMean("", name, names, "edge -help lists the options")
+	meant := DidYouMean("", name, names, "edge -help lists the options")
 	return fmt.Sprintf("unknown option %q; %s", wire.Clip([]byte(name)), meant)
 }
 
 // settingValues returns the value of an option as flags would give it, a list as several. It returns nil for null, and
 // for "" where that holds without the file, as in the example.
-func settingValues(v hujson.ValueTrimmed, opt option) (values []string, err error) {
+func settingValues(v hujson.ValueTrimmed, opt Option) (values []string, err error) {
 	items := []hujson.Value{{Value: v}}
 	list, isList := v.(*hujson.Array)
 	if isList && opt.traits&(repeats|commas) == 0 {
@@ -159,18 +162,18 @@ func settingValues(v hujson.ValueTrimmed, opt option) (values []string, err erro
 	}
 	empty := strings.Join(values, "") == ""
 	switch {
-	case isList && empty && opt.value != "":
+	case isList && empty && opt.Default != "":
 		return nil, errors.New("the list is empty")
 	case isList && opt.traits&commas != 0:
 		return []string{strings.Join(values, ",")}, nil
-	case !isList && (v.Kind() == 'n' || empty && opt.value == ""):
+	case !isList && (v.Kind() == 'n' || empty && opt.Default == ""):
 		return nil, nil
 	}
 	return values, nil
 }
 
 // itemText returns what a flag would say for a string, number or truth value, or for a pair of keys as an object.
-func itemText(v hujson.ValueTrimmed, opt option) (string, error) {
+func itemText(v hujson.ValueTrimmed, opt Option) (string, error) {
 	switch v := v.(type) {
 	case hujson.Literal:
 		return v.String(), nil
@@ -196,58 +199,56 @@ func keyAndSecret(object *hujson.Object) (string, error) {
 	return pair.Key + ":" + pair.Secret, nil
 }
 
-// print prints every option that holds, and where it was set, without secrets.
-func (o *options) print(w io.Writer) {
-	o.given.print(w, "", allOptions())
+// Print prints every option that holds, and where it was set, without secrets.
+func (o *Options) Print(w io.Writer) {
+	o.given.print(w, "", All())
 	for i, g := range o.givenApps {
-		fmt.Fprintf(w, "\napp %s\n", o.apps[i].id)
-		g.print(w, "  ", appTable(new(appOptions)))
+		fmt.Fprintf(w, "\napp %s\n", o.Apps[i].ID)
+		g.print(w, "  ", appTable(new(App)))
 	}
 }
 
 // print prints the settings of a table's options, without secrets.
-func (g given) print(w io.Writer, indent string, table []option) {
+func (g given) print(w io.Writer, indent string, table []Option) {
 	for _, opt := range table {
-		s, ok := g[opt.name]
-		if !ok || opt.traits&onlyFlag != 0 {
+		s, ok := g[opt.Name]
+		if !ok || opt.traits&OnlyFlag != 0 {
 			continue
 		}
 		text := strings.Join(s.values, " ")
 		switch {
 		case opt.traits&masked != 0 && text != "":
 			text = "***"
-		case opt.name == "webhook":
-			text = redacted(text)
+		case opt.Name == "webhook":
+			text = withoutSecrets(s.values)
 		}
-		fmt.Fprintf(w, "%s%-23s %-30s # %s\n", indent, opt.name, text, s.from)
+		fmt.Fprintf(w, "%s%-23s %-30s # %s\n", indent, opt.Name, text, s.from)
 	}
 }
 
-// redacted returns URLs, with spaces between, without what may be secret in them.
-func redacted(urls string) string {
-	all := strings.Fields(urls)
-	for i, s := range all {
-		if shown, err := checkHook(s); err == nil {
-			all[i] = shown
-		}
+// withoutSecrets returns the URLs of hooks without what may be secret in them.
+func withoutSecrets(values []string) string {
+	all := strings.Fields(strings.Join(values, " "))
+	for i, url := range all {
+		all[i], _ = checkHook(url) // they are good by now
 	}
 	return strings.Join(all, " ")
 }
 
-// exampleConfig returns a file with every default, for people to change.
-func exampleConfig() string {
+// Example returns a file with every default, for people to change.
+func Example() string {
 	var b strings.Builder
 	b.WriteString("// The configuration of edge: JSON, in which comments are allowed. " +
 		"What stands here in a comment is what holds without it.\n{\n")
-	for _, opt := range allOptions() {
+	for _, opt := range All() {
 		if !opt.inFile() {
 			continue
 		}
-		value := opt.value
+		value := opt.Default
 		if _, err := strconv.Atoi(value); err != nil && value != "true" && value != "false" {
 			value = string(wire.AppendString(nil, value))
 		}
-		fmt.Fprintf(&b, "  // %s\n  // %q: %s,\n", opt.help, opt.name, value)
+		fmt.Fprintf(&b, "  // %s\n  // %q: %s,\n", opt.Help, opt.Name, value)
 	}
 	b.WriteString(`
   // Several apps, each with whatever it has of its own. Without them the options above describe the only one.

@@ -1,4 +1,4 @@
-package main
+package config
 
 // The values of options, but for those that belong to a room of their own.
 
@@ -16,8 +16,8 @@ import (
 	"edge/internal/wire"
 )
 
-// value sets what parse makes of a value, of several of the last.
-func value[T any](to *T, parse func(string) (T, error)) func([]string) error {
+// one sets what parse makes of a value, of several of the last.
+func one[T any](to *T, parse func(string) (T, error)) func([]string) error {
 	return func(values []string) (err error) {
 		*to, err = parse(values[len(values)-1])
 		return err
@@ -63,28 +63,28 @@ func boolean(s string) (bool, error) {
 	return on, err
 }
 
-func number(least, most int) func(string) (int, error) {
-	return func(s string) (int, error) {
+func number(to *int, least, most int) func([]string) error {
+	return one(to, func(s string) (int, error) {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < least || n > most {
-			return 0, fmt.Errorf("it must be a whole number from %d to %d", least, most)
+			err = fmt.Errorf("it must be a whole number from %d to %d", least, most)
 		}
-		return n, nil
-	}
+		return n, err
+	})
 }
 
 // duration takes 90s, 2m or 1h30m; a number alone counts seconds.
-func duration(least time.Duration) func(string) (time.Duration, error) {
-	return func(s string) (time.Duration, error) {
+func duration(to *time.Duration, least time.Duration) func([]string) error {
+	return one(to, func(s string) (time.Duration, error) {
 		if _, err := strconv.Atoi(s); err == nil {
 			s += "s"
 		}
 		d, err := time.ParseDuration(s)
 		if err != nil || d < least {
-			return 0, fmt.Errorf("it must be a time like 30s or 2m, at least %s", least)
+			err = fmt.Errorf("it must be a time like 30s or 2m, at least %s", least)
 		}
-		return d, nil
-	}
+		return d, err
+	})
 }
 
 // prefix takes the beginning of a path, with or without slashes around it; off is none.
@@ -121,10 +121,10 @@ func logFormat(s string) (string, error) {
 }
 
 // noneID cannot be the id of an app: it is that of the one for requests that name none.
-const noneID = "(none)"
+const NoneID = "(none)"
 
 func appID(s string) (string, error) {
-	if s == noneID {
+	if s == NoneID {
 		return "", errors.New("that stands for requests that name no app")
 	}
 	return s, nil
@@ -139,12 +139,12 @@ func keyName(s string) (string, error) {
 }
 
 // pair takes KEY:SECRET.
-func pair(s string) (keyPair, error) {
+func pair(s string) (Key, error) {
 	key, secret, _ := strings.Cut(s, ":")
 	if !wire.ValidKey(key) || secret == "" {
-		return keyPair{}, errors.New("it must be KEY:SECRET, or several with spaces between")
+		return Key{}, errors.New("it must be KEY:SECRET, or several with spaces between")
 	}
-	return keyPair{key, secret}, nil
+	return Key{key, secret}, nil
 }
 
 // origin takes what the server can compare: an origin as browsers send it, a host, *.host or *.

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -21,7 +21,8 @@ func checkHook(s string) (shown string, err error) {
 	}
 	wants, err := url.ParseQuery(u.EscapedFragment())
 	if err != nil {
-		return "", errors.New("what follows the # must be like events=channel_occupied,channel_vacated&prefix=presence-")
+		return "", errors.New("what follows the # must be like " +
+			"events=channel_occupied,channel_vacated&prefix=presence-")
 	}
 	for name := range wants {
 		if name != "events" && name != "prefix" {
