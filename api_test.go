@@ -88,7 +88,7 @@ const docBody = `{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data
 // TestAPIVectors: what Pusher's documentation signs is accepted, with a key that is not the first. TestRequestVectors has
 // them all.
 func TestAPIVectors(t *testing.T) {
-	s := testOptions(t, "-more-keys", edgetest.VectorKey+":"+edgetest.VectorSecret).server(t)
+	s := serverOf(t, testOptions(t, "-more-keys", edgetest.VectorKey+":"+edgetest.VectorSecret))
 	s.clock.now = func() time.Time { return time.Unix(edgetest.VectorTime, 0) }
 	const rest = "/apps/3/events?" + edgetest.VectorQuery + "&body_md5=ec365a775a4cd0599faeb73354201b6f&auth_signature="
 	for signature, want := range map[string]int{"da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c": 200, "0": 401} {

@@ -3,13 +3,12 @@ package main
 // The apps of a server: what they are called by, and whose keys, origins and webhooks they have.
 
 import (
-	"crypto/rand"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/sign"
 	"edge/internal/webhook"
@@ -33,27 +32,27 @@ type front struct {
 }
 
 // newFrontApp makes an app without connections.
-func newFrontApp(o appOptions, memory *conn.Budget) *app {
-	a := &app{App: channel.NewApp(memory, o.limits)}
+func newFrontApp(o config.App, memory *conn.Budget) *app {
+	a := &app{App: channel.NewApp(memory, o.Limits)}
 	a.front.Store(new(front))
 	a.configure(o)
 	return a
 }
 
 // configure makes o hold from now on. Keys and receivers of webhooks that stay are the same as before, with their counts and queues.
-func (a *app) configure(o appOptions) {
+func (a *app) configure(o config.App) {
 	old := a.front.Load()
-	f := &front{id: o.id, origins: o.origins, window: o.authWindow, webhooks: old.webhooks}
-	for _, pair := range o.keys() {
-		f.keys = append(f.keys, old.keys.Same(sign.NewKey(pair.key, pair.secret)))
+	f := &front{id: o.ID, origins: o.Origins, window: o.AuthWindow, webhooks: old.webhooks}
+	for _, pair := range o.Keys() {
+		f.keys = append(f.keys, old.keys.Same(sign.NewKey(pair.Name, pair.Secret)))
 	}
-	if len(o.hooks) > 0 && f.webhooks == nil {
+	if len(o.Hooks) > 0 && f.webhooks == nil {
 		f.webhooks = webhook.New(a.App, version)
 	}
 	if f.webhooks != nil {
-		f.webhooks.Configure(o.hooks, f.keys[0], o.webhookGrace)
+		f.webhooks.Configure(o.Hooks, f.keys[0], o.WebhookGrace)
 	}
-	a.SetLimits(o.limits)
+	a.SetLimits(o.Limits)
 	a.front.Store(f)
 }
 
@@ -70,36 +69,26 @@ type apps struct {
 }
 
 // newApps makes the apps that are described; of old ones, if there were, those that still are stay, with their connections.
-func newApps(list []appOptions, memory *conn.Budget, old *apps) *apps {
+func newApps(list []config.App, memory *conn.Budget, old *apps) *apps {
 	n := &apps{byKey: make(map[string]*app)}
 	if old != nil {
 		n.none = old.none
 	} else {
-		n.none = newFrontApp(list[0].anonymous(noneID), memory)
+		n.none = newFrontApp(list[0].Anonymous(config.NoneID), memory)
 	}
 	for _, o := range list {
-		a := old.same(o.id, len(list))
+		a := old.same(o.ID, len(list))
 		if a == nil {
 			a = newFrontApp(o, memory)
 		} else {
 			a.configure(o)
 		}
 		n.all = append(n.all, a)
-		for _, k := range o.keys() {
-			n.byKey[k.key] = a
+		for _, k := range o.Keys() {
+			n.byKey[k.Name] = a
 		}
 	}
 	return n
-}
-
-// noneID cannot be the id of another app.
-const noneID = "(none)"
-
-// anonymous returns what describes an app with the same limits, which nobody has the keys of.
-func (a appOptions) anonymous(id string) appOptions {
-	a.id, a.key, a.secret = id, strings.ToLower(rand.Text()), rand.Text()
-	a.hooks, a.moreKeys = nil, nil
-	return a
 }
 
 // same returns the app with this id; if there is one and will be one, it is the same whatever its id.

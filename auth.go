@@ -101,7 +101,7 @@ func (s *server) checkCall(c *api.Call) (err error) {
 	}
 	// A proxy may have added our path before what was signed.
 	escaped, path := c.URL.EscapedPath(), c.URL.Path
-	paths := []string{escaped, path, strings.TrimPrefix(escaped, s.began.path), strings.TrimPrefix(path, s.began.path)}
+	paths := []string{escaped, path, strings.TrimPrefix(escaped, s.began.Path), strings.TrimPrefix(path, s.began.Path)}
 	now, window := s.clock.read(a.window())
 	if err = checkRequest(a.keys(), c.Method, paths, c.Params, now, window); err != nil {
 		return wire.AsError(err, http.StatusUnauthorized)

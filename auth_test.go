@@ -430,7 +430,7 @@ func TestClockNotSet(t *testing.T) {
 	var lines bytes.Buffer
 	log.SetOutput(&lines)
 	defer log.SetOutput(errorOutput)
-	s := testOptions(t).server(t)
+	s := serverOf(t, testOptions(t))
 	boot, now := time.Unix(0, 0), time.Unix(1_800_000_000, 0) // a board without a battery
 	s.clock.built = now.Add(-listen.Day)
 	h := s.offlineHandler()
@@ -470,7 +470,7 @@ func TestAuthWindow(t *testing.T) {
 		"0":  {0: 200, time.Hour: 200, -3650 * listen.Day: 200},
 		"1h": {0: 200, time.Hour - time.Minute: 200, time.Minute - time.Hour: 200, time.Hour + time.Minute: 401, -3650 * listen.Day: 401},
 	} {
-		h := testOptions(t, "-auth-window", window).server(t).offlineHandler()
+		h := serverOf(t, testOptions(t, "-auth-window", window)).offlineHandler()
 		for age, want := range ages {
 			if status, answer := publishAt(t, h, now.Add(-age), "e"); status != want {
 				t.Errorf("-auth-window %s, %s ago: %d %q, want %d", window, age, status, answer, want)

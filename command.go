@@ -21,6 +21,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"edge/internal/config"
+	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -117,16 +119,14 @@ func (p *program) misused() error {
 	return usageError{fmt.Errorf("it is edge %s; edge %s -help says more", p.command.usage(), p.command.name)}
 }
 
+// own makes an option of a command, which is no variable.
+func own(name, standard string, to any, help string) config.Option {
+	return config.New(name, standard, to, help, config.OnlyFlag)
+}
+
 // commandOptions reads the options of a command, its own and the server's, and chooses its app. args is what is no option.
-func (p *program) commandOptions(own []option) (o *options, args []string, err error) {
-	o = &options{choosing: true}
-	g, table := given{}, append(own, optionTable(o)...)
-	if args, err = g.readFlags(p.args, table); err == nil {
-		err = o.read(g, table, p.getenv)
-	}
-	if err == nil {
-		err = o.chooseApp()
-	}
+func (p *program) commandOptions(own []config.Option) (o config.Options, args []string, err error) {
+	o, args, err = config.ParseCommand(own, p.args, p.getenv)
 	return o, args, p.misread(err, p.command.helpText(own)+helpOfServer)
 }
 
@@ -147,31 +147,17 @@ The app and the address are those of the server's own options, variables and fil
 `
 
 // helpText is the text of edge COMMAND -help.
-func (c command) helpText(own []option) string {
+func (c command) helpText(own []config.Option) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "edge %s\n\n%s\n", c.usage(), c.about)
 	for _, opt := range own {
-		fmt.Fprintf(&b, "  -%-12s %s\n", opt.name, opt.help)
+		fmt.Fprintf(&b, "  -%-12s %s\n", opt.Name, opt.Help)
 	}
 	return b.String()
 }
 
-// chooseApp makes app the one that is meant.
-func (o *options) chooseApp() error {
-	var ids []string
-	for _, a := range o.apps {
-		if ids = append(ids, a.id); a.id == o.app.id || o.app.id == "" && len(o.apps) == 1 {
-			if o.app = a; a.madeKey || a.madeSecret {
-				return errors.New("which app? -key and -secret say it, EDGE_KEY and EDGE_SECRET, or the -config of the server")
-			}
-			return nil
-		}
-	}
-	return fmt.Errorf("which app? -id is one of %s", strings.Join(ids, ", "))
-}
-
 // atServer runs a command that calls a server and has from least to most arguments.
-func (p *program) atServer(own []option, least, most int, run func(r *remote, args []string) error) error {
+func (p *program) atServer(own []config.Option, least, most int, run func(r *remote, args []string) error) error {
 	var w whereabouts
 	o, args, err := p.commandOptions(append(own, w.table()...))
 	if err != nil {
@@ -210,13 +196,12 @@ type triggered struct {
 
 func (p *program) triggerCommand() error {
 	t := &publication{p: p}
-	return p.atServer([]option{
-		{"channel", "", "a further channel, may be repeated", onlyFlag | repeats,
-			add(&t.channels, func(string) error { return nil }), forget(&t.channels)},
-		{"socket-id", "", "connection that does not get the event", onlyFlag, text(&t.socketID), nil},
-		{"lines", "false", "send each line of standard input as an event", onlyFlag, boolean(&t.lines), nil},
-		{"timeout", "0", "end if the event, with -lines a line, could not be sent for so long, like 1m; " +
-			"without it after 30s, with -lines never", onlyFlag, duration(&t.patience, 0), nil},
+	return p.atServer([]config.Option{
+		own("channel", "", &t.channels, "a further channel, may be repeated"),
+		own("socket-id", "", &t.socketID, "connection that does not get the event"),
+		own("lines", "false", &t.lines, "send each line of standard input as an event"),
+		own("timeout", "0", &t.patience, "end if the event, with -lines a line, could not be sent for so long, like 1m; "+
+			"without it after 30s, with -lines never"),
 	}, 2, 3, func(r *remote, args []string) error {
 		t.remote = r
 		t.channels, t.event = append([]string{args[0]}, t.channels...), args[1]
@@ -353,8 +338,8 @@ func (t *publication) persist(batch []string) error {
 
 func (p *program) channelsCommand() error {
 	var prefix string
-	return p.atServer([]option{
-		{"prefix", "", "only channels whose names begin so", onlyFlag, text(&prefix), nil},
+	return p.atServer([]config.Option{
+		own("prefix", "", &prefix, "only channels whose names begin so"),
 	}, 0, 0, func(r *remote, _ []string) error {
 		ps := sign.Params{{Name: "info", Value: "subscription_count"}}
 		if strings.HasPrefix(prefix, "presence-") {
@@ -402,13 +387,13 @@ func (p *program) terminateCommand() error {
 
 func (p *program) signCommand() error {
 	var userData string
-	o, args, err := p.commandOptions([]option{
-		{"user-data", "", "sign in a user instead: an object with an id", onlyFlag, text(&userData), nil},
+	o, args, err := p.commandOptions([]config.Option{
+		own("user-data", "", &userData, "sign in a user instead: an object with an id"),
 	})
 	if err != nil {
 		return err
 	}
-	key := sign.NewKey(o.app.key, o.app.secret)
+	key := sign.NewKey(o.Apps[0].Key, o.Apps[0].Secret)
 	var answer authAnswer
 	switch {
 	case userData != "" && len(args) == 1:
@@ -471,4 +456,26 @@ func checkSocketID(s string) (wire.SocketID, error) {
 		return id, fmt.Errorf("%.100q is not the socket_id of a connection: two numbers with a point between", s)
 	}
 	return id, nil
+}
+
+// configCommand prints every option with its value and where it was set, or with -check only what is wrong.
+func (p *program) configCommand() error {
+	if slices.Contains(p.args, "-example") {
+		_, err := io.WriteString(p.stdout, config.Example())
+		return err
+	}
+	check := slices.Contains(p.args, "-check")
+	o, err := config.Parse(slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" }), p.getenv)
+	if err == nil && o.TLSCert != "" {
+		_, err = listen.Load(o.TLSCert, o.TLSKey)
+	}
+	switch {
+	case err != nil:
+		return p.misread(err, "")
+	case check:
+		fmt.Fprintln(p.stdout, "the configuration is good")
+	default:
+		o.Print(p.stdout)
+	}
+	return nil
 }

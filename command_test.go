@@ -26,6 +26,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/listen"
@@ -61,7 +62,7 @@ func (w *watchedBuffer) String() string {
 // shellProgram is edge as a command, in this process.
 func shellProgram(addr string, stdin io.Reader, args ...string) (p *program, stdout, stderr *watchedBuffer) {
 	stdout, stderr = &watchedBuffer{heard: make(chan struct{})}, &watchedBuffer{heard: make(chan struct{})}
-	env := environment("EDGE_KEY=key", "EDGE_SECRET="+testSecret, "EDGE_ADDR="+addr)
+	env := edgetest.Getenv("EDGE_KEY=key", "EDGE_SECRET="+testSecret, "EDGE_ADDR="+addr)
 	return &program{args: args, getenv: env, stdin: stdin, stdout: stdout, stderr: stderr}, stdout, stderr
 }
 
@@ -279,7 +280,7 @@ func TestTriggerTimeout(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, _, stderr := shellProgram("", nil)
-				r, err := newRemote(&options{app: appOptions{key: "key", secret: testSecret}}, w)
+				r, err := newRemote(config.Options{Apps: []config.App{{Key: "key", Secret: testSecret}}}, w)
 				if err != nil {
 					t.Fatal(err)
 				}

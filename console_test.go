@@ -23,6 +23,7 @@ import (
 
 	"edge/internal/channel"
 	"edge/internal/conn"
+	"edge/internal/edgetest"
 	"edge/internal/wire"
 )
 
@@ -36,7 +37,7 @@ type visitor struct {
 // SignIn opens the console with a secret.
 func (s *testServer) signIn(t testing.TB, secret string) *visitor {
 	t.Helper()
-	v := &visitor{t: t, base: "http://" + s.addr + s.began.path + "/console"}
+	v := &visitor{t: t, base: "http://" + s.addr + s.began.Path + "/console"}
 	if status, answer := v.do("POST", "/login", fmt.Sprintf(`{"secret":%s}`, quote(secret))); status != 200 || answer != "{}" {
 		t.Fatalf("login: %d %s", status, answer)
 	}
@@ -271,7 +272,7 @@ func TestConsoleBehindPrefix(t *testing.T) {
 
 // TestConsoleApps: a session sees the app whose secret it was begun with, and ends with that secret.
 func TestConsoleApps(t *testing.T) {
-	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t", "more-keys": "three:same"}, {"id": "4", "key": "four", "secret": "same"}]}`)
+	file := edgetest.File(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t", "more-keys": "three:same"}, {"id": "4", "key": "four", "secret": "same"}]}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

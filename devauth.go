@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"edge/internal/channel"
@@ -24,48 +23,14 @@ import (
 
 const maxAuthBody = 64 << 10 // bytes
 
-var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-
-// signers takes true, which stands for this machine, false, or addresses and networks with commas between them.
-func signers(to *[]netip.Prefix) func(string) error {
-	return func(s string) error {
-		if on, err := strconv.ParseBool(s); err == nil {
-			if on {
-				*to = loopback
-			}
-			return nil
-		}
-		if err := proxies(to)(s); err != nil || *to == nil {
-			return errors.New("it must be true, false or addresses and networks like 192.168.1.0/24, with commas")
-		}
-		return nil
-	}
-}
-
-// prefixesText lists networks for people.
-func prefixesText(all []netip.Prefix) string {
-	if slices.Equal(all, loopback) {
-		return "this machine"
-	}
-	var texts []string
-	for _, p := range all {
-		text := "unix"
-		if p.IsValid() {
-			text = strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")
-		}
-		texts = append(texts, text)
-	}
-	return strings.Join(texts, ", ")
-}
-
 // devAuth answers at the auth endpoints.
 type devAuth struct{ *server }
 
 // devAuthRoutes enters the auth endpoints into mux.
 func (s *server) devAuthRoutes(mux *http.ServeMux) {
 	d := devAuth{s}
-	mux.HandleFunc(s.began.path+"/pusher/auth", d.answer((*authRequest).signChannel))
-	mux.HandleFunc(s.began.path+"/pusher/user-auth", d.answer((*authRequest).signUser))
+	mux.HandleFunc(s.began.Path+"/pusher/auth", d.answer((*authRequest).signChannel))
+	mux.HandleFunc(s.began.Path+"/pusher/user-auth", d.answer((*authRequest).signUser))
 }
 
 // answer makes the handler of an endpoint.
@@ -81,7 +46,7 @@ func (d devAuth) answer(sign func(*authRequest, *sign.Key) (authAnswer, error)) 
 		if err == nil {
 			answer, err = sign(a, app.keys()[0])
 		}
-		what := channel.Notice{About: channel.AboutConnections, What: "signed by -dev-auth", Remote: listen.CallerAddr(r, d.began.proxies), Channel: a.get("channel_name"), Event: r.Method + " " + r.URL.Path}
+		what := channel.Notice{About: channel.AboutConnections, What: "signed by -dev-auth", Remote: listen.CallerAddr(r, d.began.Proxies), Channel: a.get("channel_name"), Event: r.Method + " " + r.URL.Path}
 		w.Header().Set("Cache-Control", "no-store")
 		if err != nil {
 			e := wire.AsError(err, http.StatusBadRequest)
@@ -137,10 +102,10 @@ func forbidden(format string, args ...any) error {
 func (d devAuth) allows(r *http.Request) error {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)            // a Unix socket has none
 	asked := []netip.Addr{peer.Addr().Unmap().WithZone("")} // networks have no zones
-	switch client := listen.ClientAddr(r, d.began.proxies); {
+	switch client := listen.ClientAddr(r, d.began.Proxies); {
 	case client.IsValid():
 		asked[0] = client
-	case slices.ContainsFunc(d.began.proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
+	case slices.ContainsFunc(d.began.Proxies, func(p netip.Prefix) bool { return p.Contains(asked[0]) }):
 		return forbidden("-dev-auth does not know who asks: the proxy has not said so in X-Forwarded-For")
 	case r.Header.Get("Forwarded") != "":
 		return forbidden("-dev-auth does not read Forwarded: have the proxy send X-Forwarded-For only")
@@ -154,12 +119,12 @@ func (d devAuth) allows(r *http.Request) error {
 		}
 	}
 	for _, a := range asked {
-		if !listen.Within(d.began.devAuth, a.WithZone("")) {
+		if !listen.Within(d.began.DevAuth, a.WithZone("")) {
 			who := "a Unix socket"
 			if a.IsValid() {
 				who = a.String()
 			}
-			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", prefixesText(d.began.devAuth), who)
+			return forbidden("-dev-auth signs for %s only, not for %s: -dev-auth=ADDRESSES allows others", listen.NetworksText(d.began.DevAuth), who)
 		}
 	}
 	return nil

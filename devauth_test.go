@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"edge/internal/config"
+	"edge/internal/edgetest"
+	"edge/internal/listen"
 	"edge/internal/sign"
 )
 
@@ -48,7 +51,7 @@ func (a asked) ask(t *testing.T, h http.Handler) *httptest.ResponseRecorder {
 
 // TestDevAuthAnswers: what is signed, and that the server takes the signatures.
 func TestDevAuthAnswers(t *testing.T) {
-	h := testOptions(t, "-dev-auth").server(t).offlineHandler()
+	h := serverOf(t, testOptions(t, "-dev-auth")).offlineHandler()
 	id := socketID("1.2")
 	const asJSON = "application/json"
 	for _, c := range []struct {
@@ -101,7 +104,7 @@ func TestDevAuthAnswers(t *testing.T) {
 func TestDevAuthRefuses(t *testing.T) {
 	page := func(origin string) asked { return asked{header: []string{"Origin", origin}} }
 	for _, c := range []struct {
-		name, options string
+		name, Options string
 		asked
 		status int
 		says   string
@@ -177,10 +180,10 @@ func TestDevAuthRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := []string{"-dev-auth"}
-			if c.options != "" {
-				args = append(args, c.options)
+			if c.Options != "" {
+				args = append(args, c.Options)
 			}
-			w := c.ask(t, testOptions(t, args...).server(t).offlineHandler())
+			w := c.ask(t, serverOf(t, testOptions(t, args...)).offlineHandler())
 			if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
 				t.Errorf("%d %s, want %d %s", w.Code, w.Body, c.status, c.says)
 			}
@@ -196,7 +199,7 @@ func TestDevAuthRefuses(t *testing.T) {
 
 // TestDevAuthPages: what browsers ask before and look for after.
 func TestDevAuthPages(t *testing.T) {
-	h := testOptions(t, "-dev-auth", "-path", "/edge").server(t).offlineHandler()
+	h := serverOf(t, testOptions(t, "-dev-auth", "-path", "/edge")).offlineHandler()
 	const origin = "http://localhost:5173"
 	w := asked{method: "OPTIONS", path: "/edge/pusher/user-auth", header: []string{"Origin", origin, "Access-Control-Request-Method", "POST",
 		"Access-Control-Request-Headers", "content-type,x-csrf-token", "Access-Control-Request-Private-Network", "true"}}.ask(t, h)
@@ -225,12 +228,12 @@ func TestDevAuthPages(t *testing.T) {
 
 // TestDevAuthApps: the first app signs, or the one whose key is in the query.
 func TestDevAuthApps(t *testing.T) {
-	o, err := parseOptions([]string{"-dev-auth", "-config", configOf(t, `{"apps":[
+	o, err := config.Parse([]string{"-dev-auth", "-config", edgetest.File(t, `{"apps":[
 		{"id":"1","key":"one","secret":"a"},{"id":"2","key":"two","secret":"b","origins":["https://two.example"]}]}`)}, noEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := o.server(t).offlineHandler()
+	h := serverOf(t, o).offlineHandler()
 	for _, c := range []struct {
 		asked
 		want string
@@ -248,18 +251,18 @@ func TestDevAuthApps(t *testing.T) {
 func TestDevAuthOption(t *testing.T) {
 	for value, want := range map[string]string{"": "this machine", "=true": "this machine", "=1": "this machine", "=false": "", "=0": "",
 		"=192.168.1.0/24": "192.168.1.0/24", "=10.0.0.1, ::1,unix": "10.0.0.1, ::1, unix"} {
-		if got := prefixesText(testOptions(t, "-dev-auth"+value).devAuth); got != want {
+		if got := listen.NetworksText(testOptions(t, "-dev-auth"+value).DevAuth); got != want {
 			t.Errorf("-dev-auth%s is %q, want %q", value, got, want)
 		}
 	}
 	for _, value := range []string{"yes", "x", ",", "10.0.0.1/33", "localhost"} {
-		if _, err := parseOptions([]string{"-dev-auth=" + value}, noEnv); err == nil || !strings.Contains(err.Error(), "it must be true, false or addresses") {
+		if _, err := config.Parse([]string{"-dev-auth=" + value}, noEnv); err == nil || !strings.Contains(err.Error(), "it must be true, false or addresses") {
 			t.Errorf("-dev-auth=%s: %v", value, err)
 		}
 	}
-	o := mustParse(t, []string{"-config", configOf(t, `{"dev-auth":["10.0.0.0/8","::1"]}`)})
-	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}; fmt.Sprint(o.devAuth) != fmt.Sprint(want) {
-		t.Errorf("a list in a file is %v", o.devAuth)
+	o := mustParse(t, []string{"-config", edgetest.File(t, `{"dev-auth":["10.0.0.0/8","::1"]}`)})
+	if want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128")}; fmt.Sprint(o.DevAuth) != fmt.Sprint(want) {
+		t.Errorf("a list in a file is %v", o.DevAuth)
 	}
 	for args, want := range map[string]int{"-dev-auth": 1, "-dev-auth=false": 0} {
 		if got := strings.Count(strings.Join(warnings(testOptions(t, args)), "\n"), "-dev-auth is on: "); got != want {
@@ -271,7 +274,7 @@ func TestDevAuthOption(t *testing.T) {
 // TestDevAuthIsSeen: -verbose shows what was signed and what was not.
 func TestDevAuthIsSeen(t *testing.T) {
 	var log bytes.Buffer
-	s := testOptions(t, "-dev-auth").server(t)
+	s := serverOf(t, testOptions(t, "-dev-auth"))
 	s.logTo(&log)
 	h := s.offlineHandler()
 	asked{}.ask(t, h)

@@ -24,6 +24,7 @@ import (
 	"unicode/utf16"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/wire"
@@ -1127,7 +1128,7 @@ func TestHTTPPath(t *testing.T) {
 		{[]string{"-http-path", ""}, "/pusher", false},
 		{[]string{"-http-path", "off"}, "", false},
 	} {
-		h := testOptions(t, test.args...).server(t).offlineHandler()
+		h := serverOf(t, testOptions(t, test.args...)).offlineHandler()
 		for _, what := range []string{"xhr", "xhr_send", "xhr_streaming"} {
 			w := httptest.NewRecorder()
 			h.ServeHTTP(w, httptest.NewRequest("OPTIONS", test.path+"/app/key/1/abcdefgh/"+what, nil))
@@ -1137,7 +1138,7 @@ func TestHTTPPath(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"/a//b", "/a?b", "/a b", "/{a}"} {
-		if _, err := parseOptions([]string{"-http-path", bad}, noEnv); err == nil || !strings.Contains(err.Error(), "-http-path") {
+		if _, err := config.Parse([]string{"-http-path", bad}, noEnv); err == nil || !strings.Contains(err.Error(), "-http-path") {
 			t.Errorf("%q is accepted, or refused with %v", bad, err)
 		}
 	}

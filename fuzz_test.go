@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"edge/internal/config"
+	"edge/internal/edgetest"
 )
 
 // The rules for names as the protocol reference writes them.
@@ -28,23 +31,23 @@ func FuzzOptions(f *testing.F) {
 				args = append(args, line)
 			}
 		}
-		o, err := parseOptions(args, environment(variables...))
+		o, err := config.Parse(args, edgetest.Getenv(variables...))
 		if err != nil {
 			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") {
 				t.Errorf("%q: %q", text, message)
 			}
 			return
 		}
-		l := o.app.limits
-		if o.app.key == "" || o.app.secret == "" || o.memory < 16<<20 || l.MaxConnections < 1 || l.EventSize < 1 || l.EventSize > 1<<20 || l.SendBuffer < 4096 ||
+		l := o.Apps[0].Limits
+		if o.Apps[0].Key == "" || o.Apps[0].Secret == "" || o.Memory < 16<<20 || l.MaxConnections < 1 || l.EventSize < 1 || l.EventSize > 1<<20 || l.SendBuffer < 4096 ||
 			l.ActivityTimeout < time.Second || l.PongTimeout < time.Millisecond || l.CacheTTL < time.Second || l.PresenceMembers < 1 {
 			t.Errorf("%q: accepted as %+v", text, o)
 		}
-		if o.tlsCert != "" {
+		if o.TLSCert != "" {
 			return // there is none
 		}
-		s := o.server(t)
-		if text := banner(o, []net.Listener{pipes{}}); !strings.Contains(text, "/app/"+o.app.key) {
+		s := serverOf(t, o)
+		if text := banner(o, []net.Listener{pipes{}}, ""); !strings.Contains(text, "/app/"+o.Apps[0].Key) {
 			t.Errorf("%q: %q", text, text)
 		}
 		s.offlineHandler()

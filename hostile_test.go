@@ -146,7 +146,7 @@ func measureSocket(t *testing.T) func(name, frame string) {
 
 // measureAPI returns a function that checks what it costs to handle a body.
 func measureAPI(t *testing.T) func(name, body string) {
-	h := testOptions(t).server(t).offlineHandler()
+	h := serverOf(t, testOptions(t)).offlineHandler()
 	return func(name, body string) {
 		t.Helper()
 		path := "/apps/1/events"
@@ -326,7 +326,7 @@ func (r apiRequest) serve(t *testing.T) int {
 	}
 	req := httptest.NewRequest("POST", "/", strings.NewReader(r.body))
 	req.Method, req.URL = r.method, u
-	s, w := testOptions(t, "-key", vectorName, "-secret", vectorSecret).server(t), httptest.NewRecorder()
+	s, w := serverOf(t, testOptions(t, "-key", vectorName, "-secret", vectorSecret)), httptest.NewRecorder()
 	s.clock.now = func() time.Time { return time.Unix(vectorTime, 0).Add(r.clock) }
 	s.offlineHandler().ServeHTTP(w, req)
 	if strings.Contains(w.Body.String(), vectorSecret) {

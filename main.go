@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/listen"
 	"edge/internal/logs"
@@ -138,29 +139,29 @@ func (p *program) dispatch() error {
 			return c.run(p)
 		}
 	}
-	return usageError{fmt.Errorf("there is no command %q; %s", p.args[0], didYouMean("edge ", p.args[0], names, "edge -help lists them"))}
+	return usageError{fmt.Errorf("there is no command %q; %s", p.args[0], config.DidYouMean("edge ", p.args[0], names, "edge -help lists them"))}
 }
 
 // serve is what edge does without a command.
 func (p *program) serve() error {
-	o, err := parseOptions(p.args, p.getenv)
+	o, err := config.Parse(p.args, p.getenv)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return err
 	case err != nil:
 		return usageError{err}
-	case o.version:
+	case o.Version:
 		fmt.Fprintf(p.stdout, "edge %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		return nil
 	}
 	// While a channel's pump writes, someone must read the next requests, on a machine with one core too.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
-	memory := conn.NewBudget(o.memory)
+	memory := conn.NewBudget(o.Memory)
 	debug.SetMemoryLimit(memory.Limit)
 	memory.Watch()
 	defer memory.Stop()
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if o.config == "" && !signal.Ignored(syscall.SIGHUP) { // nohup(1) has it ignored
+	if o.File == "" && !signal.Ignored(syscall.SIGHUP) { // nohup(1) has it ignored
 		ends = append(ends, syscall.SIGHUP) // the terminal was closed, and no server is to stay behind
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), ends...)
@@ -171,9 +172,9 @@ func (p *program) serve() error {
 }
 
 // listenAndServe serves until ctx is done.
-func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Budget) error {
+func (p *program) listenAndServe(ctx context.Context, o config.Options, memory *conn.Budget) error {
 	_, journal := p.getenv("JOURNAL_STREAM")
-	inJSON, stamps := o.logFormat == "json", !journal || p.terminal
+	inJSON, stamps := o.LogFormat == "json", !journal || p.terminal
 	slog.SetDefault(logs.New(p.stderr, inJSON, stamps))
 	s, err := newServer(o, memory, logs.New(p.stdout, inJSON, stamps))
 	if err != nil {
@@ -184,8 +185,8 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 		return err
 	}
 	defer listen.Close(listeners) // unless they have been served, and are closed by now
-	if o.metricsAddr != "" {
-		l, err := listen.Open(o.metricsAddr, "metrics-addr")
+	if o.MetricsAddr != "" {
+		l, err := listen.Open(o.MetricsAddr, "metrics-addr")
 		if err != nil {
 			return err
 		}
@@ -193,23 +194,24 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 		defer srv.Close()
 		go srv.Serve(l) // ends with Close
 	}
-	if o.pidFile != "" {
-		if err := os.WriteFile(o.pidFile, fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {
+	if o.PIDFile != "" {
+		if err := os.WriteFile(o.PIDFile, fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {
 			return fmt.Errorf("cannot write -pid-file: %w", err)
 		}
-		defer os.Remove(o.pidFile)
+		defer os.Remove(o.PIDFile)
 	}
-	if o.config != "" {
+	if o.File != "" {
 		hangups := make(chan os.Signal, 1)
 		signal.Notify(hangups, syscall.SIGHUP)
 		defer signal.Stop(hangups)
-		go s.reloadWhenAsked(ctx, hangups, func() (options, error) { return parseOptions(p.args, p.getenv) }) // ends with ctx
+		go s.reloadWhenAsked(ctx, hangups, func() (config.Options, error) { return config.Parse(p.args, p.getenv) }) // ends with ctx
 	}
+	link := ""
 	if s.console != nil && p.shown {
-		o.consoleLink = s.console.Link(s.firstAccess())
+		link = s.console.Link(s.firstAccess())
 	}
-	io.WriteString(p.stdout, banner(o, listeners))
-	if o.secretShown && !p.terminal { // on a terminal somebody is trying things out
+	io.WriteString(p.stdout, banner(o, listeners, link))
+	if o.SecretShown && !p.terminal { // on a terminal somebody is trying things out
 		slog.Warn("the secret is on the command line, where others can see it: use EDGE_SECRET or -secret-file")
 	}
 	for _, warning := range warnings(o) {
@@ -219,23 +221,17 @@ func (p *program) listenAndServe(ctx context.Context, o options, memory *conn.Bu
 }
 
 // warnings are what is legal, but probably not meant.
-func warnings(o options) (all []string) {
-	if o.devAuth != nil {
-		all = append(all, fmt.Sprintf("-dev-auth is on: whoever calls from %s gets anything signed, which is for development only", prefixesText(o.devAuth)))
+func warnings(o config.Options) (all []string) {
+	if o.DevAuth != nil {
+		all = append(all, fmt.Sprintf("-dev-auth is on: whoever calls from %s gets anything signed, which is for development only", listen.NetworksText(o.DevAuth)))
 	}
-	if unused := unusedVariables(o, os.Environ()); unused != "" {
+	if unused := o.Unused(os.Environ()); unused != "" {
 		all = append(all, unused)
 	}
-	if limit := defaultConnections(); o.connections > limit {
-		all = append(all, fmt.Sprintf("-max-connections is %d, but open files allow for about %d: raise the limit (ulimit -n, or LimitNOFILE in a unit)", o.connections, limit))
+	if limit := config.DefaultConnections(); o.Connections > limit {
+		all = append(all, fmt.Sprintf("-max-connections is %d, but open files allow for about %d: raise the limit (ulimit -n, or LimitNOFILE in a unit)", o.Connections, limit))
 	}
 	return all
-}
-
-// defaultConnections leaves descriptors for API requests and whatever else needs one.
-func defaultConnections() int {
-	limit := conn.DescriptorLimit()
-	return max(64, limit-max(128, limit/20))
 }
 
 // printHelp prints what there is to know without the README.
@@ -250,18 +246,18 @@ func printHelp(w io.Writer) {
 	fmt.Fprint(w, "\nedge trigger -help says more of that, and so do the commands below it.\n\n"+
 		"Options, each also an environment variable (-send-buffer is EDGE_SEND_BUFFER) and a key of the file (\"send-buffer\");\n"+
 		"a flag goes before a variable, and that before the file:\n\n")
-	for _, opt := range optionTable(new(options)) {
-		fmt.Fprintf(w, "  -%-22s %s", opt.name, opt.help)
-		if opt.value != "" {
-			fmt.Fprintf(w, " (default %s)", opt.value)
+	for _, opt := range config.All() {
+		fmt.Fprintf(w, "  -%-22s %s", opt.Name, opt.Help)
+		if opt.Default != "" {
+			fmt.Fprintf(w, " (default %s)", opt.Default)
 		}
 		fmt.Fprintln(w)
 	}
 }
 
 // banner is what a person needs after starting edge.
-func banner(o options, listeners []net.Listener) string {
-	first, app := listeners[0], o.apps[0]
+func banner(o config.Options, listeners []net.Listener, consoleLink string) string {
+	first, app := listeners[0], o.Apps[0]
 	scheme := "http"
 	if _, sealed := first.(conn.TLSListener); sealed {
 		scheme = "https"
@@ -271,48 +267,48 @@ func banner(o options, listeners []net.Listener) string {
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host, elsewhere = "localhost", lanAddresses(port)
 	}
-	base := net.JoinHostPort(host, port) + o.path
+	base := net.JoinHostPort(host, port) + o.Path
 	if err != nil {
-		base, elsewhere = "localhost"+o.path, "" // a Unix socket
+		base, elsewhere = "localhost"+o.Path, "" // a Unix socket
 	}
-	id, idNote, secret := app.id, "", "your secret"
+	id, idNote, secret := app.ID, "", "your secret"
 	if id == "" {
 		id, idNote = "1", " (any id is accepted)"
 	}
-	if app.madeSecret {
-		secret = app.secret
+	if app.MadeSecret {
+		secret = app.Secret
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "edge %s, a Pusher Channels server\n\n", version)
-	fmt.Fprintf(&b, "  WebSocket  ws%s://%s/app/%s\n  HTTP API   %s://%s/apps/%s\n%s", scheme[4:], base, app.key, scheme, base, id, elsewhere)
+	fmt.Fprintf(&b, "  WebSocket  ws%s://%s/app/%s\n  HTTP API   %s://%s/apps/%s\n%s", scheme[4:], base, app.Key, scheme, base, id, elsewhere)
 	for _, l := range listeners[1:] {
 		fmt.Fprintf(&b, "  and on     %s\n", listenerText(l))
 	}
 	keyNote := ""
-	if app.madeKey {
+	if app.MadeKey {
 		keyNote = " (made up for this run; set your own with -key or EDGE_KEY)"
 	}
-	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s%s\n", id, idNote, app.key, keyNote)
-	if app.madeSecret {
-		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", app.secret)
+	fmt.Fprintf(&b, "  app id     %s%s\n  key        %s%s\n", id, idNote, app.Key, keyNote)
+	if app.MadeSecret {
+		fmt.Fprintf(&b, "  secret     %s (made up for this run; set your own with -secret or EDGE_SECRET)\n", app.Secret)
 	}
-	for _, a := range o.apps[1:] {
-		fmt.Fprintf(&b, "  app id     %s\n  key        %s\n", a.id, a.key)
+	for _, a := range o.Apps[1:] {
+		fmt.Fprintf(&b, "  app id     %s\n  key        %s\n", a.ID, a.Key)
 	}
-	memory := conn.NewBudget(o.memory)
-	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", sizeText(memory.Total), sizeText(memory.Most()))
-	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.connections, tighter(o))
-	if o.found != nil {
-		fmt.Fprintf(&b, "  found      %s\n", strings.Join(o.found, ", "))
+	memory := conn.NewBudget(o.Memory)
+	fmt.Fprintf(&b, "  memory     %s, of them %s for clients that read slowly\n", conn.SizeText(memory.Total), conn.SizeText(memory.Most()))
+	fmt.Fprintf(&b, "  clients    %d at most%s\n", o.Connections, tighter(o))
+	if o.Found != nil {
+		fmt.Fprintf(&b, "  found      %s\n", strings.Join(o.Found, ", "))
 	}
-	if o.metricsAddr != "" {
-		fmt.Fprintf(&b, "  metrics    %s\n", metricsText(o.metricsAddr))
+	if o.MetricsAddr != "" {
+		fmt.Fprintf(&b, "  metrics    %s\n", metricsText(o.MetricsAddr))
 	}
-	if o.console {
-		fmt.Fprintf(&b, "  console    %s://%s/console%s\n", scheme, base, o.consoleLink)
+	if o.Console {
+		fmt.Fprintf(&b, "  console    %s://%s/console%s\n", scheme, base, consoleLink)
 	}
 	if err == nil {
-		b.WriteString(samples(app, id, secret, host, port, o.path, scheme == "https"))
+		b.WriteString(samples(app, id, secret, host, port, o.Path, scheme == "https"))
 	}
 	fmt.Fprintf(&b, "Ready on %s. Ctrl-C ends it.\n", first.Addr())
 	return b.String()
@@ -331,7 +327,7 @@ func metricsText(addr string) string {
 }
 
 // samples are how clients find the server.
-func samples(app appOptions, id, secret, host, port, path string, sealed bool) string {
+func samples(app config.App, id, secret, host, port, path string, sealed bool) string {
 	wsPort, wsPath := "wsPort", ""
 	if sealed {
 		wsPort = "wssPort"
@@ -341,7 +337,7 @@ func samples(app appOptions, id, secret, host, port, path string, sealed bool) s
 	}
 	return fmt.Sprintf("\nIn a page, with pusher-js:\n  new Pusher(%q, { cluster: \"\", wsHost: %q, %s: %s,%s forceTLS: %t, enabledTransports: [\"ws\", \"wss\"] })\n"+
 		"On a server, with Node's pusher:\n  new Pusher({ appId: %q, key: %q, secret: %q, host: %q, port: %q, useTLS: %t })\n\n",
-		app.key, host, wsPort, port, wsPath, sealed, id, app.key, secret, host, port, sealed)
+		app.Key, host, wsPort, port, wsPath, sealed, id, app.Key, secret, host, port, sealed)
 }
 
 // listenerText says where a listener listens, and how.
@@ -357,8 +353,8 @@ func listenerText(l net.Listener) string {
 }
 
 // tighter says what keeps edge from serving as many clients as there is memory for, if something does.
-func tighter(o options) string {
-	if there := conn.ConnectionsFor(o.memory, o.tlsCert != ""); o.connections < there && o.connections == defaultConnections() {
+func tighter(o config.Options) string {
+	if there := conn.ConnectionsFor(o.Memory, o.TLSCert != ""); o.Connections < there && o.Connections == config.DefaultConnections() {
 		return fmt.Sprintf(": the limit of open files is %d (ulimit -n), there is memory for %d", conn.DescriptorLimit(), there)
 	}
 	return ""

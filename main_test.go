@@ -26,6 +26,7 @@ import (
 	"unsafe"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/logs"
@@ -103,10 +104,10 @@ func startOn(t testing.TB, l net.Listener, args ...string) *testServer {
 }
 
 // serveOptions is startOn for options.
-func serveOptions(t testing.TB, l net.Listener, o options) *testServer {
+func serveOptions(t testing.TB, l net.Listener, o config.Options) *testServer {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &testServer{server: o.server(t), addr: l.Addr().String()}
+	s := &testServer{server: serverOf(t, o), addr: l.Addr().String()}
 	s.app = s.apps.Load().all[0]
 	done := make(chan error, 1)
 	go func() { done <- s.serve(ctx, s.seal(l, "", 0)) }()
@@ -124,19 +125,19 @@ func serveOptions(t testing.TB, l net.Listener, o options) *testServer {
 func noEnv(string) (string, bool) { return "", false }
 
 // testOptions are what the flags say, with the key and secret of these tests unless they say others.
-func testOptions(t testing.TB, args ...string) options {
+func testOptions(t testing.TB, args ...string) config.Options {
 	t.Helper()
-	o, err := parseOptions(append([]string{"-key", "key", "-secret", testSecret}, args...), noEnv)
+	o, err := config.Parse(append([]string{"-key", "key", "-secret", testSecret}, args...), noEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return o
 }
 
-// server makes the server that the options describe.
-func (o options) server(t testing.TB) *server {
+// serverOf makes the server that the options describe.
+func serverOf(t testing.TB, o config.Options) *server {
 	t.Helper()
-	s, err := newServer(o, conn.NewBudget(o.memory), slog.New(slog.DiscardHandler))
+	s, err := newServer(o, conn.NewBudget(o.Memory), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +147,7 @@ func (o options) server(t testing.TB) *server {
 
 // testApp is the app of a server that nobody can connect to.
 func testApp(t testing.TB, args ...string) *app {
-	return testOptions(t, args...).server(t).apps.Load().all[0]
+	return serverOf(t, testOptions(t, args...)).apps.Load().all[0]
 }
 
 // offlineHandler is what answers the requests to a server that has no listener.

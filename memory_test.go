@@ -65,23 +65,3 @@ func TestTightMemory(t *testing.T) {
 	connect(t, s.addr).settled()
 	c.settled() // nothing of what was refused has reached anyone
 }
-
-func TestSize(t *testing.T) {
-	var got int64
-	set := size(&got, 1024)
-	for text, want := range map[string]int64{"1024": 1024, "2k": 2 << 10, "96M": 96 << 20, "96MB": 96 << 20, "96MiB": 96 << 20, "1g": 1 << 30} {
-		if err := set(text); err != nil || got != want {
-			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "M", "1023", "-5M", "1.5G", "1MM", "1KM", "x", "9999999999G", "1 G"} {
-		if err := set(text); err == nil || err.Error() != "it must be a size like 96M or 1G, at least 1024 bytes" {
-			t.Errorf("%q: %d, %v", text, got, err)
-		}
-	}
-	for bytes, want := range map[int64]string{5: "5 bytes", 96 << 20: "96 MB", 11 << 30: "11 GB", 20 << 10: "20 KB"} {
-		if got := sizeText(bytes); got != want {
-			t.Errorf("%d: %q, want %q", bytes, got, want)
-		}
-	}
-}

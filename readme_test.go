@@ -6,7 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
+
+	"edge/internal/config"
 )
 
 // TestRunningVariables: the options that docs/running.md names instead of other servers' variables exist.
@@ -17,7 +20,7 @@ func TestRunningVariables(t *testing.T) {
 		t.Errorf("%d rows", len(rows))
 	}
 	for _, row := range rows {
-		if indexOption(optionTable(new(options)), string(row[2])) < 0 {
+		if !slices.ContainsFunc(config.All(), func(o config.Option) bool { return o.Name == string(row[2]) }) {
 			t.Errorf("there is no option %s", row[2])
 		}
 	}
@@ -46,12 +49,12 @@ func TestPromises(t *testing.T) {
 // TestReadmeOptions compares the README's table of options with the one that drives the program. EDGE_UPDATE=1 writes it anew.
 func TestReadmeOptions(t *testing.T) {
 	want := "| option | default | meaning |\n|---|---|---|\n"
-	for _, opt := range optionTable(new(options)) {
-		value := opt.value
+	for _, opt := range config.All() {
+		value := opt.Default
 		if value != "" {
 			value = "`" + value + "`"
 		}
-		want += fmt.Sprintf("| `-%s` | %s | %s |\n", opt.name, value, opt.help)
+		want += fmt.Sprintf("| `-%s` | %s | %s |\n", opt.Name, value, opt.Help)
 	}
 	compareTable(t, "README.md", `\| option \| default \|`, want)
 }

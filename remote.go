@@ -26,6 +26,7 @@ import (
 	"unicode"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/listen"
 	"edge/internal/sign"
 	"edge/internal/wire"
@@ -45,13 +46,13 @@ type whereabouts struct {
 	tls             bool
 }
 
-func (w *whereabouts) table() []option {
-	return []option{
-		{name: "host", set: text(&w.host), help: "server elsewhere: HOST or HOST:PORT, " +
-			"with https:// before it for TLS (port 6001, with TLS 443); without it -addr says where"},
-		{"tls", "false", "use TLS with -host", 0, boolean(&w.tls), nil},
-		{name: "tls-ca", set: text(&w.authority), help: "file with an authority to trust besides the system's, " +
-			"like edge-ca.pem; implies -tls"},
+func (w *whereabouts) table() []config.Option {
+	return []config.Option{
+		config.New("host", "", &w.host, "server elsewhere: HOST or HOST:PORT, with https:// before it for TLS "+
+			"(port 6001, with TLS 443); without it -addr says where"),
+		config.New("tls", "false", &w.tls, "use TLS with -host"),
+		config.New("tls-ca", "", &w.authority, "file with an authority to trust besides the system's, "+
+			"like edge-ca.pem; implies -tls"),
 	}
 }
 
@@ -67,8 +68,8 @@ type remote struct {
 }
 
 // newRemote finds the server.
-func newRemote(o *options, w whereabouts) (r *remote, err error) {
-	r = &remote{id: cmp.Or(o.app.id, "1"), key: sign.NewKey(o.app.key, o.app.secret), path: o.path} // edge takes any id then
+func newRemote(o config.Options, w whereabouts) (r *remote, err error) {
+	r = &remote{id: cmp.Or(o.Apps[0].ID, "1"), key: sign.NewKey(o.Apps[0].Key, o.Apps[0].Secret), path: o.Path} // edge takes any id then
 	switch {
 	case w.host != "":
 		err = r.elsewhere(w)
@@ -95,12 +96,12 @@ func newRemote(o *options, w whereabouts) (r *remote, err error) {
 }
 
 // here finds the server that runs on this machine with the same options.
-func (r *remote) here(o *options) {
-	others := len(o.addrs) - 1
-	i := max(0, slices.IndexFunc(o.addrs, func(addr string) bool { return listen.Plain(addr, others) }))
-	r.network, r.addr = listen.Split(o.addrs[i])
-	if o.tlsCert != "" && !listen.Plain(o.addrs[i], others) {
-		r.trust = func() (*tls.Config, error) { return trusting("-tls-cert", o.tlsCert, true) }
+func (r *remote) here(o config.Options) {
+	others := len(o.Addrs) - 1
+	i := max(0, slices.IndexFunc(o.Addrs, func(addr string) bool { return listen.Plain(addr, others) }))
+	r.network, r.addr = listen.Split(o.Addrs[i])
+	if o.TLSCert != "" && !listen.Plain(o.Addrs[i], others) {
+		r.trust = func() (*tls.Config, error) { return trusting("-tls-cert", o.TLSCert, true) }
 	}
 }
 

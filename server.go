@@ -19,6 +19,7 @@ import (
 
 	"edge/internal/api"
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/console"
 	"edge/internal/fallback"
@@ -49,7 +50,7 @@ type server struct {
 	memory   *conn.Budget
 	printer  *logs.Printer
 	cert     *listen.Certificate // nil without TLS
-	began    options             // what it was started with: some of that holds to the end
+	began    config.Options      // what it was started with: some of that holds to the end
 	callers  *listen.Callers
 	clock    *clock
 	notifier *systemd.Notifier
@@ -59,27 +60,27 @@ type server struct {
 	apps     atomic.Pointer[apps]
 	draining atomic.Bool // it is about to end
 
-	mu      sync.Mutex // guards the following
-	options options    // what holds
-	removed []*app     // by a reload; their webhooks deliver what they have
+	mu      sync.Mutex     // guards the following
+	options config.Options // what holds
+	removed []*app         // by a reload; their webhooks deliver what they have
 }
 
 // newServer makes the server that the options describe. Its lines, if they are wanted, go to log.
-func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error) {
+func newServer(o config.Options, memory *conn.Budget, log *slog.Logger) (*server, error) {
 	s := &server{memory: memory, printer: logs.NewPrinter(log), clock: newClock(), probed: newProbe(o),
 		began: o, options: o}
 	s.notifier = systemd.New(s.status)
 	memory.Changed = s.notifier.StatusLater
 	s.callers = listen.NewCallers()
 	s.divide(o)
-	s.apps.Store(newApps(o.apps, memory, nil))
-	s.setVerboseLocked(o.verbose)
-	if o.console {
+	s.apps.Store(newApps(o.Apps, memory, nil))
+	s.setVerboseLocked(o.Verbose)
+	if o.Console {
 		s.console = s.newConsole()
 	}
-	if o.tlsCert != "" {
+	if o.TLSCert != "" {
 		var err error
-		if s.cert, err = listen.Load(o.tlsCert, o.tlsKey); err != nil {
+		if s.cert, err = listen.Load(o.TLSCert, o.TLSKey); err != nil {
 			return nil, err
 		}
 	}
@@ -89,7 +90,7 @@ func newServer(o options, memory *conn.Budget, log *slog.Logger) (*server, error
 // newConsole makes the console, which sees of the server nothing but what it is given.
 func (s *server) newConsole() *console.Console {
 	return console.New(console.Options{
-		Path: s.began.path, Version: version, Proxies: s.began.proxies, None: s.apps.Load().none.App,
+		Path: s.began.Path, Version: version, Proxies: s.began.Proxies, None: s.apps.Load().none.App,
 		SignIn: s.signIn,
 		Alone:  func() bool { return len(s.apps.Load().all) == 1 },
 		Warnings: func() []string {
@@ -102,9 +103,9 @@ func (s *server) newConsole() *console.Console {
 }
 
 // divide gives clients what the options say of memory and descriptors, and callers what that leaves.
-func (s *server) divide(o options) {
-	s.memory.MostClients.Store(int64(o.connections))
-	s.callers.Limit.Store(int64(max(minCallers, min(conn.DescriptorLimit()-o.connections-spareDescriptors, s.memory.Callers()))))
+func (s *server) divide(o config.Options) {
+	s.memory.MostClients.Store(int64(o.Connections))
+	s.callers.Limit.Store(int64(max(minCallers, min(conn.DescriptorLimit()-o.Connections-spareDescriptors, s.memory.Callers()))))
 }
 
 // listen opens all addresses of the options, or takes what was opened for us instead.
@@ -116,7 +117,7 @@ func (s *server) listen() (all []net.Listener, err error) {
 	if len(all) > 0 || err != nil {
 		return all, err
 	}
-	addrs := s.began.addrs
+	addrs := s.began.Addrs
 	for _, addr := range addrs {
 		l, err := listen.Open(addr, "addr")
 		if err != nil {
@@ -143,7 +144,7 @@ func (s *server) serve(ctx context.Context, listeners ...net.Listener) error {
 		return err
 	}
 	defer poller.Close()
-	up := &upgrader{apps: &s.apps, poller: poller, deflate: s.began.deflate, path: s.began.path, proxies: s.began.proxies,
+	up := &upgrader{apps: &s.apps, poller: poller, deflate: s.began.Deflate, path: s.began.Path, proxies: s.began.Proxies,
 		probed: s.probed}
 	srv := s.httpServer(s.handler(up))
 	srv.ConnState = s.callers.Note
@@ -196,25 +197,25 @@ func (serverErrors) Write(p []byte) (int, error) {
 func (s *server) handler(up *upgrader) http.Handler {
 	mux := http.NewServeMux()
 	for _, route := range api.Routes {
-		mux.HandleFunc(route.Method+" "+s.began.path+route.Path, route.Serve(s.checkCall, s.began.proxies))
-		mux.HandleFunc(s.began.path+route.Path, route.NotAllowed)
+		mux.HandleFunc(route.Method+" "+s.began.Path+route.Path, route.Serve(s.checkCall, s.began.Proxies))
+		mux.HandleFunc(s.began.Path+route.Path, route.NotAllowed)
 	}
-	mux.HandleFunc(s.began.path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
-	mux.HandleFunc("GET "+s.began.path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
-	if path := s.began.httpPath; path != "" {
-		path = s.began.path + path
+	mux.HandleFunc(s.began.Path+"/app/{key}", up.serveHTTP) // not an upgrade, which is what it says
+	mux.HandleFunc("GET "+s.began.Path+"/{$}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, welcome, version) })
+	if path := s.began.HTTPPath; path != "" {
+		path = s.began.Path + path
 		mux.Handle(path+"/", fallback.New(fallback.Options{Path: path, Callers: s.callers, Memory: s.memory,
-			Proxies: s.began.proxies, Open: up.openSession, Reject: up.rejectSession}))
+			Proxies: s.began.Proxies, Open: up.openSession, Reject: up.rejectSession}))
 	}
 	s.healthRoutes(mux)
-	if s.began.devAuth != nil {
+	if s.began.DevAuth != nil {
 		s.devAuthRoutes(mux)
 	}
 	if s.console != nil {
 		s.console.Routes(mux)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.began.path), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("not found: the API is under %s/apps/{id}, WebSocket connections under %[1]s/app/{key}", s.began.Path), http.StatusNotFound)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if conn.IsUpgrade(r) { // before mux, which redirects paths it does not like: to a WebSocket client that is an error
@@ -260,28 +261,26 @@ func (s *server) metricsHandler() http.Handler {
 }
 
 // reload makes other options hold, as far as a running server can. No connection is dropped but those of apps that are gone.
-func (s *server) reload(o options) error {
+func (s *server) reload(o config.Options) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.options
-	if err := o.keepMadeUp(&old); err != nil {
+	late, err := o.Follow(&old, &s.began)
+	if err != nil {
 		return err
 	}
-	if s.cert != nil && o.tlsCert != "" {
-		if err := s.cert.Use(o.tlsCert, o.tlsKey); err != nil {
+	if s.cert != nil && o.TLSCert != "" {
+		if err := s.cert.Use(o.TLSCert, o.TLSKey); err != nil {
 			return err
 		}
 	}
-	for _, name := range o.given.differences(s.began.given, "addr", "path", "http-path", "deflate", "tls-cert", "tls-key", "trusted-proxies", "memory", "metrics-addr", "log", "pid-file", "dev-auth", "console") {
-		if !strings.HasPrefix(name, "tls-") || (o.tlsCert == "") != (s.began.tlsCert == "") {
-			slog.Warn("this option takes effect with the next start", "option", name)
-		}
+	for _, name := range late {
+		slog.Warn("this option takes effect with the next start", "option", name)
 	}
-	o.keepMemory(&s.began)
 	s.options = o
 	s.divide(o)
 	before := s.apps.Load()
-	after := newApps(o.apps, s.memory, before)
+	after := newApps(o.Apps, s.memory, before)
 	s.apps.Store(after)
 	removed := slices.DeleteFunc(s.removed, (*app).done)
 	for _, a := range before.all {
@@ -294,7 +293,7 @@ func (s *server) reload(o options) error {
 		}
 	}
 	s.removed = removed
-	s.setVerboseLocked(o.verbose)
+	s.setVerboseLocked(o.Verbose)
 	return nil
 }
 
@@ -311,22 +310,8 @@ func (s *server) setVerboseLocked(on bool) {
 	}
 }
 
-// keepMemory leaves the memory as it was at the start, and with it the number of connections that was worked out from it.
-func (o *options) keepMemory(began *options) {
-	derived := o.connections
-	if o.memory = began.memory; o.given["max-connections"].from != fromSystem {
-		return
-	}
-	o.connections = min(defaultConnections(), conn.ConnectionsFor(o.memory, o.tlsCert != ""))
-	for i := range o.apps {
-		if l := &o.apps[i].limits; l.MaxConnections == derived {
-			l.MaxConnections = o.connections
-		}
-	}
-}
-
 // reloadWhenAsked applies the options that parse returns, after each hangup, until ctx is done.
-func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (options, error)) {
+func (s *server) reloadWhenAsked(ctx context.Context, hangups <-chan os.Signal, parse func() (config.Options, error)) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -451,15 +436,15 @@ func plural(n int, what string) string {
 }
 
 // newProbe makes the app of the watchdog, which nobody else knows, and which has nothing to do with limits.
-func newProbe(o options) *app {
-	a := o.app.anonymous(systemd.ProbeChannel)
-	a.origins, a.limits.AuthorizeWithin = nil, 0
+func newProbe(o config.Options) *app {
+	a := o.Apps[0].Anonymous(systemd.ProbeChannel)
+	a.Origins, a.Limits.AuthorizeWithin = nil, 0
 	return newFrontApp(a, conn.NewBudget(1<<30))
 }
 
 // probe is what the watchdog asks of the listener.
 func (s *server) probe(l net.Listener) systemd.Probe {
-	return systemd.Probe{Listener: l, Path: s.began.path, Key: s.probed.keys()[0].Name, Trigger: func(event string) {
+	return systemd.Probe{Listener: l, Path: s.began.Path, Key: s.probed.keys()[0].Name, Trigger: func(event string) {
 		s.probed.Trigger(systemd.ProbeChannel, wire.KindPublic, channel.Event{Name: []byte(event), Data: wire.EmptyData})
 	}}
 }

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"edge/internal/channel"
+	"edge/internal/config"
 	"edge/internal/conn"
 	"edge/internal/edgetest"
 	"edge/internal/listen"
@@ -83,7 +84,7 @@ func startApps(t *testing.T, config string, args ...string) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := mustParse(t, append(args, "-config", configOf(t, config)))
+	o := mustParse(t, append(args, "-config", edgetest.File(t, config)))
 	return serveOptions(t, l, o)
 }
 
@@ -206,7 +207,7 @@ func (s *testServer) rewrite(t *testing.T, file, text string) error {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o, err := parseOptions([]string{"-config", file}, noEnv)
+	o, err := config.Parse([]string{"-config", file}, noEnv)
 	if err != nil {
 		return err
 	}
@@ -218,7 +219,7 @@ func TestReload(t *testing.T) {
 	first := &keyedReceiver{t: t, key: sign.NewKey("new", "n")}
 	receiver := httptest.NewServer(first)
 	t.Cleanup(receiver.Close)
-	file := configOf(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
+	file := edgetest.File(t, `{"apps": [{"id": "1", "key": "one", "secret": "o"}, {"id": "2", "key": "two", "secret": "t"}]}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -304,14 +305,14 @@ func TestReloadOfOneApp(t *testing.T) {
 	}
 	o := mustParse(t, nil)
 	s := serveOptions(t, l, o)
-	c := connectTo(t, s.addr, o.app.key)
+	c := connectTo(t, s.addr, o.Apps[0].Key)
 	c.join("room")
 	again := mustParse(t, []string{"-id", "7", "-addr", ":7777"})
 	if err := s.reload(again); err != nil {
 		t.Fatal(err)
 	}
 	c.settled()
-	key := withKey{o.app.key, o.app.secret}
+	key := withKey{o.Apps[0].Key, o.Apps[0].Secret}
 	if status, answer := key.call(t, s.addr, "POST", "/apps/7/events", `{"name":"e","channel":"room","data":"x"}`); status != 200 {
 		t.Errorf("%d %s", status, answer)
 	}
@@ -327,7 +328,7 @@ func TestReloadOfWhatStays(t *testing.T) {
 	log.SetOutput(&out)
 	defer log.SetOutput(errorOutput)
 	args := []string{"-key", "key", "-secret", testSecret}
-	s := mustParse(t, append(args, "-memory", "1G")).server(t)
+	s := serverOf(t, mustParse(t, append(args, "-memory", "1G")))
 	most := s.apps.Load().all[0].Limits().MaxConnections
 	for _, c := range []struct {
 		args []string
@@ -360,23 +361,8 @@ func containsAll(s string, parts []string) bool {
 	return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(s, part) })
 }
 
-// TestCommandNames: a command that is not there is named, with the nearest.
-func TestCommandNames(t *testing.T) {
-	for args, part := range map[string]string{"confg": "did you mean edge config?", "nonsense": "edge -help"} {
-		code, _, stderr := runCommand(t, strings.Fields(args))
-		if oneSentence(t, stderr, part); code != 2 {
-			t.Errorf("%s: exit code %d", args, code)
-		}
-	}
-}
-
 func TestClientAddr(t *testing.T) {
-	trusted := func(list string) (p []netip.Prefix) {
-		if err := proxies(&p)(list); err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
+	trusted := func(list string) []netip.Prefix { return testOptions(t, "-trusted-proxies", list).Proxies }
 	for _, c := range []struct {
 		proxies, peer string
 		noted         []string
@@ -432,7 +418,7 @@ func TestStaleSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr := runCommand(t, []string{"-addr", "unix:" + name})
-	if oneSentence(t, stderr, name, "a file of that name"); code != 1 || string(readFile(t, name)) != "mine" {
+	if edgetest.OneSentence(t, stderr, name, "a file of that name"); code != 1 || string(readFile(t, name)) != "mine" {
 		t.Errorf("exit code %d", code)
 	}
 	if os.Remove(name); runtime.GOOS != "linux" {
@@ -639,7 +625,7 @@ func samplesTwice(page string) (twice []string) {
 func TestMetricsOnce(t *testing.T) {
 	const one = `{"id": "1", "key": "one", "secret": "o", "webhook": ["http://127.0.0.1:1/h#prefix=a", "http://127.0.0.1:1/h#prefix=b"]}`
 	const two = `{"id": "none", "key": "two", "secret": "t"}`
-	file := configOf(t, `{"apps": [`+one+`,`+two+`]}`)
+	file := edgetest.File(t, `{"apps": [`+one+`,`+two+`]}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -660,7 +646,7 @@ func TestMetricsOnce(t *testing.T) {
 
 // TestRevokedKey: a key that is gone is good for nothing, not even for what needs no app.
 func TestRevokedKey(t *testing.T) {
-	file := configOf(t, `{"id": "1", "key": "one", "secret": "o"}`)
+	file := edgetest.File(t, `{"id": "1", "key": "one", "secret": "o"}`)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -184,7 +184,7 @@ func serverInBubble(t *testing.T, args ...string) (s *server, dial func() net.Co
 // stoppableInBubble is serverInBubble for a test that stops the server itself.
 func stoppableInBubble(t *testing.T, args ...string) (s *server, dial func() net.Conn, stop func()) {
 	time.Sleep(time.Until(conn.ProcessStart) + 1) // in a bubble it is the year 2000, and monotonic would not be positive
-	s = testOptions(t, args...).server(t)
+	s = serverOf(t, testOptions(t, args...))
 	l := pipes{make(chan net.Conn), make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)

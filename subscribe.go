@@ -20,6 +20,7 @@ import (
 
 	"github.com/lxzan/gws"
 
+	"edge/internal/config"
 	"edge/internal/sign"
 	"edge/internal/wire"
 )
@@ -71,14 +72,14 @@ func (p *program) subscribeCommand() error {
 	var timeout time.Duration
 	var info string
 	s := &subscriber{p: p}
-	return p.atServer([]option{
-		{"count", "0", "end after so many events; 0 for no end", onlyFlag, number(&s.count, 0, 1<<31-1), nil},
-		{"timeout", "0", "end after so long, like 30s; the exit code is 1 then if it never was subscribed, or with -count",
-			onlyFlag, duration(&timeout, 0), nil},
-		{"user", "", "user id on presence channels; without it one is made up", onlyFlag, text(&s.user), nil},
-		{"user-info", "{}", "what others there learn of the user, an object", onlyFlag, text(&info), nil},
-		{"all", "false", "print what the server says too: pusher:subscription_succeeded, pusher:member_added and the like",
-			onlyFlag, boolean(&s.all), nil},
+	return p.atServer([]config.Option{
+		own("count", "0", &s.count, "end after so many events; 0 for no end"),
+		own("timeout", "0", &timeout, "end after so long, like 30s; "+
+			"the exit code is 1 then if it never was subscribed, or with -count"),
+		own("user", "", &s.user, "user id on presence channels; without it one is made up"),
+		own("user-info", "{}", &info, "what others there learn of the user, an object"),
+		own("all", "false", &s.all, "print what the server says too: "+
+			"pusher:subscription_succeeded, pusher:member_added and the like"),
 	}, 1, math.MaxInt, func(r *remote, args []string) error {
 		s.remote = r
 		for _, channel := range args {

@@ -62,7 +62,7 @@ func TestWatchdogTriesAgain(t *testing.T) {
 	broken.left.Store(2)
 	t.Setenv("NOTIFY_SOCKET", sup.Name)
 	t.Setenv("WATCHDOG_USEC", fmt.Sprint(period.Microseconds()))
-	s := testOptions(t).server(t)
+	s := serverOf(t, testOptions(t))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	began := time.Now()

@@ -161,3 +161,22 @@ func TestTightMemoryEnds(t *testing.T) {
 	})
 	edgetest.WaitUntil(t, "it is not tight any more", func() bool { return !b.Refuses() })
 }
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]int64{"16777216": 16 << 20, "20480k": 20 << 20, "96M": 96 << 20,
+		"96MB": 96 << 20, "96MiB": 96 << 20, "1g": 1 << 30} {
+		if got, err := ParseMemory(text); err != nil || got != want {
+			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "M", "16777215", "-50M", "1.5G", "1MM", "1KM", "x", "9999999999G", "1 G"} {
+		if got, err := ParseMemory(text); err == nil || err.Error() != "it must be a size like 96M or 1G, at least 16 MB" {
+			t.Errorf("%q: %d, %v", text, got, err)
+		}
+	}
+	for bytes, want := range map[int64]string{5: "5 bytes", 96 << 20: "96 MB", 11 << 30: "11 GB", 20 << 10: "20 KB"} {
+		if got := SizeText(bytes); got != want {
+			t.Errorf("%d: %q, want %q", bytes, got, want)
+		}
+	}
+}

@@ -10,10 +10,13 @@ package conn
 
 import (
 	"container/list"
+	"fmt"
 	"math"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -251,4 +254,29 @@ func DefaultMemory() int64 {
 		return n
 	}
 	return 1 << 30
+}
+
+const leastMemory = 16 << 20
+
+// ParseMemory reads a number of bytes, with K, M or G behind it of 1024, 1024² or 1024³ bytes.
+func ParseMemory(s string) (int64, error) {
+	digits, shift := strings.TrimRight(strings.ToUpper(s), "IB"), 0
+	if n := len(digits) - 1; n >= 0 && strings.Contains("KMG", digits[n:]) {
+		digits, shift = digits[:n], 10*(1+strings.Index("KMG", digits[n:]))
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n > math.MaxInt>>shift || n<<shift < leastMemory {
+		return 0, fmt.Errorf("it must be a size like 96M or 1G, at least %s", SizeText(leastMemory))
+	}
+	return n << shift, nil
+}
+
+// SizeText is a number of bytes for people to read.
+func SizeText(bytes int64) string {
+	for shift, unit := range []string{"bytes", "KB", "MB"} {
+		if n := bytes >> (10 * shift); n < 10<<10 {
+			return fmt.Sprintf("%d %s", n, unit)
+		}
+	}
+	return fmt.Sprintf("%d GB", bytes>>30)
 }

@@ -2,9 +2,12 @@ package edgetest
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 )
 
 // Ping and Pong are the protocol's own.
@@ -98,4 +101,41 @@ func SubscribeMessage(channel, auth, channelData string) []byte {
 		data += `,"channel_data":` + Quote(channelData)
 	}
 	return Text(`{"event":"pusher:subscribe","data":%s}}`, data)
+}
+
+// Getenv is an environment of these NAME=VALUE.
+func Getenv(variables ...string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		for _, v := range variables {
+			if value, ok := strings.CutPrefix(v, name+"="); ok {
+				return value, true
+			}
+		}
+		return "", false
+	}
+}
+
+// File writes a file for a test.
+func File(t testing.TB, text string) (name string) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "edge.json")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// OneSentence checks a complaint: a line that begins with the program's name and has these parts, and nothing of a panic.
+func OneSentence(t testing.TB, complaint string, parts ...string) {
+	t.Helper()
+	line, more, _ := strings.Cut(complaint, "\n")
+	text, ok := strings.CutPrefix(line, "edge: ")
+	if !ok || text == "" || more != "" || strings.Contains(text, "goroutine") || strings.Contains(text, "sesame") {
+		t.Errorf("not one sentence: %q", complaint)
+	}
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q does not name %q", text, part)
+		}
+	}
 }

@@ -1,9 +1,13 @@
 package listen
 
 import (
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -47,4 +51,54 @@ func CallerAddr(r *http.Request, proxies []netip.Prefix) string {
 		return a.String()
 	}
 	return r.RemoteAddr
+}
+
+// ParseAddr accepts what Open can open.
+func ParseAddr(addr string) (string, error) {
+	network, rest := Split(addr)
+	_, port, err := net.SplitHostPort(rest)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	_, number := strconv.ParseUint(addr, 10, 16)
+	switch {
+	case network == "unix" && rest != "", network != "unix" && err == nil && port != "":
+		return addr, nil
+	case number == nil:
+		return "", fmt.Errorf("it must be host:port, :port or unix:/path; did you mean :%s?", addr)
+	}
+	return "", errors.New("it must be host:port, :port or unix:/path")
+}
+
+// ParseNetwork reads an address or a network. unix, for whoever comes over a Unix socket, is the zero Prefix.
+func ParseNetwork(s string) (p netip.Prefix, err error) {
+	if s == "unix" {
+		return p, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	if p, err = netip.ParsePrefix(s); err != nil {
+		err = fmt.Errorf("%q is neither an address nor a network like 10.0.0.0/8", s)
+	}
+	return p, err
+}
+
+// Loopback are the networks of this machine.
+var Loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// NetworksText lists networks for people.
+func NetworksText(all []netip.Prefix) string {
+	if slices.Equal(all, Loopback) {
+		return "this machine"
+	}
+	var texts []string
+	for _, p := range all {
+		text := "unix"
+		if p.IsValid() {
+			text = strings.TrimSuffix(strings.TrimSuffix(p.String(), "/32"), "/128")
+		}
+		texts = append(texts, text)
+	}
+	return strings.Join(texts, ", ")
 }

@@ -137,6 +137,13 @@ var ChannelChars = func() (set [256]bool) {
 	return set
 }()
 
+// ValidKey reports whether an app key can stand in a URL and in an auth string.
+func ValidKey(s string) bool {
+	return strings.Trim(s, ".") != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return c >= 0x80 || !ChannelChars[c] || strings.ContainsRune("=@,;", c)
+	})
+}
+
 // SocketID is the id of a connection, two numbers written with a point between them; the server libraries refuse to
 // sign anything else. It is part of every signature, so it must not be guessed: 106 random bits.
 type SocketID struct{ a, b uint64 }

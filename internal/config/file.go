@@ -1,6 +1,6 @@
-package main
+package config
 
-// The configuration file, and edge config.
+// The configuration file.
 
 import (
 	"bytes"
@@ -16,7 +16,6 @@ import (
 
 	"github.com/tailscale/hujson"
 
-	"edge/internal/listen"
 	"edge/internal/webhook"
 	"edge/internal/wire"
 )
@@ -35,8 +34,11 @@ type appEntry struct {
 	given given
 }
 
-// read reads the file.
+// read reads the file, if there is one.
 func (f *configFile) read() error {
+	if f.name == "" {
+		return nil
+	}
 	b, err := os.ReadFile(f.name)
 	if err != nil {
 		return fmt.Errorf("cannot read the configuration: %w", err)
@@ -47,7 +49,7 @@ func (f *configFile) read() error {
 		return err
 	}
 	var apps hujson.Value
-	f.given, err = f.readObject(top, optionTable(new(options)), &apps)
+	f.given, err = f.readObject(top, All(), &apps)
 	if err != nil || apps.Value == nil || apps.Value.Kind() == 'n' {
 		return err
 	}
@@ -56,7 +58,7 @@ func (f *configFile) read() error {
 		return fmt.Errorf("%s: \"apps\" must be a list of one app at least", f.place(apps))
 	}
 	for _, v := range list.Elements {
-		g, err := f.readObject(v, appTable(new(appOptions)), nil)
+		g, err := f.readObject(v, appTable(new(App)), nil)
 		if err != nil {
 			return err
 		}
@@ -94,7 +96,7 @@ func (f *configFile) parse() (top hujson.Value, err error) {
 }
 
 // readObject reads an object with the options of a table. apps takes the value of "apps"; it is nil inside an app.
-func (f *configFile) readObject(v hujson.Value, table []option, apps *hujson.Value) (given, error) {
+func (f *configFile) readObject(v hujson.Value, table []Option, apps *hujson.Value) (given, error) {
 	object, ok := v.Value.(*hujson.Object)
 	if !ok {
 		return nil, fmt.Errorf("%s: there must be an object of options, { … }", f.place(v))
@@ -126,54 +128,53 @@ func (f *configFile) readObject(v hujson.Value, table []option, apps *hujson.Val
 }
 
 // misplaced says why a name cannot stand in an object of the file, the outermost or that of an app.
-func misplaced(name string, table []option, outermost bool) string {
-	all := optionTable(new(options))
+func misplaced(name string, table []Option, outermost bool) string {
+	all := All()
 	if i := indexOption(all, name); i >= 0 && !all[i].inFile() {
 		return fmt.Sprintf("%q cannot stand in a file; it is the option -%s", name, name)
 	} else if i >= 0 {
 		return fmt.Sprintf("%q is for all apps together and belongs outside \"apps\"", name)
 	}
-	names := optionNames(slices.DeleteFunc(slices.Clone(table), func(o option) bool { return !o.inFile() }))
+	names := optionNames(slices.DeleteFunc(slices.Clone(table), func(o Option) bool { return !o.inFile() }))
 	if outermost {
 		names = append(names, "apps")
 	}
-	meant := didYouMean("", name, names, "edge -help lists the options")
+	meant := DidYouMean("", name, names, "edge -help lists the options")
 	return fmt.Sprintf("unknown option %q; %s", wire.Clip([]byte(name)), meant)
 }
 
 // settingValues returns the value of an option as flags would give it, a list as several. It returns nil for null, and
 // for "" where that holds without the file, as in the example.
-func settingValues(v hujson.ValueTrimmed, opt option) (values []string, err error) {
+func settingValues(v hujson.ValueTrimmed, opt Option) (values []string, err error) {
+	items := []hujson.Value{{Value: v}}
 	list, isList := v.(*hujson.Array)
-	if !isList {
-		text, err := itemText(v, opt)
-		if err != nil || v.Kind() == 'n' || text == "" && opt.value == "" {
-			return nil, err
-		}
-		return []string{text}, nil
-	}
-	if opt.traits&(repeats|commas) == 0 {
+	if isList && opt.traits&(repeats|commas) == 0 {
 		return nil, errors.New("it takes one value, not a list")
+	} else if isList {
+		items = list.Elements
 	}
 	values = []string{}
-	for _, item := range list.Elements {
+	for _, item := range items {
 		text, err := itemText(item.Value, opt)
 		if err != nil {
 			return nil, err
 		}
 		values = append(values, text)
 	}
-	if opt.value != "" && strings.Join(values, "") == "" {
+	empty := strings.Join(values, "") == ""
+	switch {
+	case isList && empty && opt.Default != "":
 		return nil, errors.New("the list is empty")
-	}
-	if opt.traits&commas != 0 {
-		values = []string{strings.Join(values, ",")}
+	case isList && opt.traits&commas != 0:
+		return []string{strings.Join(values, ",")}, nil
+	case !isList && (v.Kind() == 'n' || empty && opt.Default == ""):
+		return nil, nil
 	}
 	return values, nil
 }
 
 // itemText returns what a flag would say for a string, number or truth value, or for a pair of keys as an object.
-func itemText(v hujson.ValueTrimmed, opt option) (string, error) {
+func itemText(v hujson.ValueTrimmed, opt Option) (string, error) {
 	switch v := v.(type) {
 	case hujson.Literal:
 		return v.String(), nil
@@ -199,80 +200,56 @@ func keyAndSecret(object *hujson.Object) (string, error) {
 	return pair.Key + ":" + pair.Secret, nil
 }
 
-// options reads all options, and the files that they name.
-func (p *program) options(args []string) (options, error) {
-	o, err := parseOptions(args, p.getenv)
-	if err == nil && o.tlsCert != "" {
-		_, err = listen.Load(o.tlsCert, o.tlsKey)
-	}
-	return o, p.misread(err, "")
-}
-
-// configCommand prints every option with its value and where it was set, or with -check only what is wrong.
-func (p *program) configCommand() error {
-	if slices.Contains(p.args, "-example") {
-		_, err := io.WriteString(p.stdout, exampleConfig())
-		return err
-	}
-	o, err := p.options(slices.DeleteFunc(slices.Clone(p.args), func(a string) bool { return a == "-check" }))
-	switch {
-	case err != nil:
-		return err
-	case slices.Contains(p.args, "-check"):
-		fmt.Fprintln(p.stdout, "the configuration is good")
-		return nil
-	}
-	o.given.print(p.stdout, "", optionTable(new(options)))
+// Print prints every option that holds, and where it was set, without secrets.
+func (o *Options) Print(w io.Writer) {
+	o.given.print(w, "", All())
 	for i, g := range o.givenApps {
-		fmt.Fprintf(p.stdout, "\napp %s\n", o.apps[i].id)
-		g.print(p.stdout, "  ", appTable(new(appOptions)))
+		fmt.Fprintf(w, "\napp %s\n", o.Apps[i].ID)
+		g.print(w, "  ", appTable(new(App)))
 	}
-	return nil
 }
 
 // print prints the settings of a table's options, without secrets.
-func (g given) print(w io.Writer, indent string, table []option) {
+func (g given) print(w io.Writer, indent string, table []Option) {
 	for _, opt := range table {
-		s, ok := g[opt.name]
-		if !ok || opt.traits&onlyFlag != 0 {
+		s, ok := g[opt.Name]
+		if !ok || opt.traits&OnlyFlag != 0 {
 			continue
 		}
 		text := strings.Join(s.values, " ")
 		switch {
 		case opt.traits&masked != 0 && text != "":
 			text = "***"
-		case opt.name == "webhook":
-			text = redacted(text)
+		case opt.Name == "webhook":
+			text = withoutSecrets(s.values)
 		}
-		fmt.Fprintf(w, "%s%-23s %-30s # %s\n", indent, opt.name, text, s.from)
+		fmt.Fprintf(w, "%s%-23s %-30s # %s\n", indent, opt.Name, text, s.from)
 	}
 }
 
-// redacted returns URLs, with spaces between, without what may be secret in them.
-func redacted(urls string) string {
-	all := strings.Fields(urls)
-	for i, s := range all {
-		if shown, err := webhook.Check(s); err == nil {
-			all[i] = shown
-		}
+// withoutSecrets returns the URLs of hooks without what may be secret in them.
+func withoutSecrets(values []string) string {
+	all := strings.Fields(strings.Join(values, " "))
+	for i, url := range all {
+		all[i], _ = webhook.Check(url) // they are good by now
 	}
 	return strings.Join(all, " ")
 }
 
-// exampleConfig returns a file with every default, for people to change.
-func exampleConfig() string {
+// Example returns a file with every default, for people to change.
+func Example() string {
 	var b strings.Builder
 	b.WriteString("// The configuration of edge: JSON, in which comments are allowed. " +
 		"What stands here in a comment is what holds without it.\n{\n")
-	for _, opt := range optionTable(new(options)) {
+	for _, opt := range All() {
 		if !opt.inFile() {
 			continue
 		}
-		value := opt.value
+		value := opt.Default
 		if _, err := strconv.Atoi(value); err != nil && value != "true" && value != "false" {
 			value = string(wire.AppendString(nil, value))
 		}
-		fmt.Fprintf(&b, "  // %s\n  // %q: %s,\n", opt.help, opt.name, value)
+		fmt.Fprintf(&b, "  // %s\n  // %q: %s,\n", opt.Help, opt.Name, value)
 	}
 	b.WriteString(`
   // Several apps, each with whatever it has of its own. Without them the options above describe the only one.

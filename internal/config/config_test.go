@@ -1,4 +1,4 @@
-package main
+package config
 
 // Tests of the configuration file, of other servers' credentials, of suggestions, and of edge config.
 
@@ -16,17 +16,9 @@ import (
 	"time"
 
 	"edge/internal/conn"
+	"edge/internal/edgetest"
+	"edge/internal/wire"
 )
-
-// configOf writes a configuration file.
-func configOf(t testing.TB, text string) (name string) {
-	t.Helper()
-	name = filepath.Join(t.TempDir(), "edge.json")
-	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
 
 // TestConfigFile: the file says the same as flags would.
 func TestConfigFile(t *testing.T) {
@@ -40,20 +32,26 @@ func TestConfigFile(t *testing.T) {
 		{`{"addr": "127.0.0.1:7000"}`, []string{"-addr", "127.0.0.1:7000"}},
 		{`{"addr": [":7000", "unix:/tmp/x"]}`, []string{"-addr", ":7000", "-addr", "unix:/tmp/x"}},
 		{`{"activity-timeout": "60s", "pong-timeout": 5}`, []string{"-activity-timeout", "60s", "-pong-timeout", "5"}},
-		{`{"client-events": false, "subscription-count": true, "event-size": 1000}`, []string{"-client-events=false", "-subscription-count", "-event-size", "1000"}},
+		{`{"client-events": false, "subscription-count": true, "event-size": 1000}`,
+			[]string{"-client-events=false", "-subscription-count", "-event-size", "1000"}},
 		{`{"origins": ["a.example", "*.b.example"]}`, []string{"-origins", "a.example,*.b.example"}},
 		{`{"origins": "a.example, *.b.example"}`, []string{"-origins", "a.example,*.b.example"}},
-		{`{"trusted-proxies": ["127.0.0.1", "unix"], "dev-auth": ["10.0.0.0/8"]}`, []string{"-trusted-proxies", "127.0.0.1,unix", "-dev-auth=10.0.0.0/8"}},
+		{`{"trusted-proxies": ["127.0.0.1", "unix"], "dev-auth": ["10.0.0.0/8"]}`,
+			[]string{"-trusted-proxies", "127.0.0.1,unix", "-dev-auth=10.0.0.0/8"}},
 		{`{"webhook": "http://a http://b"}`, []string{"-webhook", "http://a", "-webhook", "http://b"}},
-		{`{"webhook": ["http://a", "http://b#events=cache_miss"]}`, []string{"-webhook", "http://a", "-webhook", "http://b#events=cache_miss"}},
+		{`{"webhook": ["http://a", "http://b#events=cache_miss"]}`, []string{"-webhook", "http://a", "-webhook",
+			"http://b#events=cache_miss"}},
 		{`{"more-keys": [{"key": "a", "secret": "b"}, "c:d"]}`, []string{"-more-keys", "a:b c:d"}},
-		{`{"memory": "64M", "path": "/edge/", "verbose": true, "log": "json"}`, []string{"-memory", "64M", "-path", "edge", "-verbose", "-log", "json"}},
+		{`{"memory": "64M", "path": "/edge/", "verbose": true, "log": "json"}`,
+			[]string{"-memory", "64M", "-path", "edge", "-verbose", "-log", "json"}},
 		{`{"id": null, "webhook": [], "event-size": null}`, nil},
 		{`{"id": "\u0037"}`, []string{"-id", "7"}},
-		{`{"max-connections": "", "memory": "", "metrics-addr": "", "webhook": ""}`, nil},       // as the example has it
-		{"// at the start\n{ /* inside */ \"id\": \"7\", // behind\n\"path\": \"a//b\" }", nil}, // which is refused below
+		{`{"max-connections": "", "memory": "", "metrics-addr": "", "webhook": ""}`,
+			nil}, // as the example has it
+		{"// at the start\n{ /* inside */ \"id\": \"7\", // behind\n\"path\": \"a//b\" }",
+			nil}, // which is refused below
 	} {
-		o, err := parseOptions([]string{"-config", configOf(t, c.file), "-key", "k", "-secret", "s"}, noEnv)
+		o, err := Parse([]string{"-config", edgetest.File(t, c.file), "-key", "k", "-secret", "s"}, edgetest.Getenv())
 		if strings.Contains(c.file, "a//b") {
 			if err == nil || !strings.Contains(err.Error(), `line 3: invalid value "a//b" of "path"`) {
 				t.Errorf("%s: %v", c.file, err)
@@ -64,8 +62,8 @@ func TestConfigFile(t *testing.T) {
 			t.Errorf("%s: %v", c.file, err)
 			continue
 		}
-		want := mustParse(t, append([]string{"-key", "k", "-secret", "s"}, c.args...))
-		o.config, o.given, want.given = "", nil, nil
+		want := parsed(t, append([]string{"-key", "k", "-secret", "s"}, c.args...))
+		o.File, o.given, want.given = "", nil, nil
 		if !reflect.DeepEqual(o, want) {
 			t.Errorf("%s:\ngot  %+v\nwant %+v", c.file, o, want)
 		}
@@ -74,7 +72,7 @@ func TestConfigFile(t *testing.T) {
 
 // TestConfigPrecedence: a flag goes before a variable, that before the file, that before another server's variable.
 func TestConfigPrecedence(t *testing.T) {
-	file := configOf(t, `{"key": "file", "event-size": 1, "secret": "s"}`)
+	file := edgetest.File(t, `{"key": "file", "event-size": 1, "secret": "s"}`)
 	for _, c := range []struct {
 		args, variables []string
 		key, from       string
@@ -88,9 +86,10 @@ func TestConfigPrecedence(t *testing.T) {
 			if len(args) == len(c.args) {
 				variables = append(variables, "EDGE_CONFIG="+file)
 			}
-			o := mustParse(t, args, variables...)
-			if o.app.key != c.key || o.given["key"].from != c.from || o.app.limits.EventSize != 1 {
-				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.key, o.given["key"].from, o.app.limits.EventSize)
+			o := parsed(t, args, variables...)
+			if o.app.Key != c.key || o.given["key"].from != c.from || o.app.Limits.EventSize != 1 {
+				t.Errorf("%q %q: %q from %q, event size %d", args, variables, o.app.Key, o.given["key"].from,
+					o.app.Limits.EventSize)
 			}
 		}
 	}
@@ -98,29 +97,38 @@ func TestConfigPrecedence(t *testing.T) {
 
 // Apps inherit what they do not say, and nothing of each other.
 func TestConfigApps(t *testing.T) {
-	o := mustParse(t, []string{"-presence-members", "7", "-config", configOf(t, `{
+	o := parsed(t, []string{"-presence-members", "7", "-config", edgetest.File(t, `{
 		"event-size": 100, "webhook": "http://all",
 		"apps": [
-			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200, "webhook": ["http://one", "http://two"]},
-			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false, "max-connections": 5},
-			{"id": "3", "key": "d", "secret": "z", "origins": [], "webhook": []}, {"id": "4", "key": "e", "secret": "z", "origins": "", "webhook": ""}
+			{"id": "1", "key": "a", "secret": "x", "more-keys": "b:y", "event-size": 200,
+				"webhook": ["http://one", "http://two"]},
+			{"id": "2", "key": "c", "secret": "z", "origins": ["a.example"], "client-events": false,
+				"max-connections": 5},
+			{"id": "3", "key": "d", "secret": "z", "origins": [], "webhook": []},
+			{"id": "4", "key": "e", "secret": "z", "origins": "", "webhook": ""}
 		]}`)}, "EDGE_ORIGINS=all.example")
-	if len(o.apps) != 4 {
-		t.Fatalf("%d apps", len(o.apps))
+	if len(o.Apps) != 4 {
+		t.Fatalf("%d apps", len(o.Apps))
 	}
-	one, two := o.apps[0], o.apps[1]
-	if open, silent := o.apps[2], o.apps[3]; open.origins != nil || open.hooks != nil || silent.origins == nil || silent.hooks == nil {
+	one, two := o.Apps[0], o.Apps[1]
+	if open, silent := o.Apps[2], o.Apps[3]; open.Origins != nil || open.Hooks != nil || silent.Origins == nil ||
+		silent.Hooks == nil {
 		t.Errorf("an empty list says nothing, or \"\" does: %+v, %+v", open, silent)
 	}
-	if one.id != "1" || one.key != "a" || one.secret != "x" || one.limits.EventSize != 200 || !one.limits.ClientEvents ||
-		!slices.Equal(one.hooks, []string{"http://one", "http://two"}) || !slices.Equal(one.keys(), []keyPair{{"a", "x"}, {"b", "y"}}) {
+	if one.ID != "1" || one.Key != "a" || one.Secret != "x" || one.Limits.EventSize != 200 ||
+		!one.Limits.ClientEvents ||
+		!slices.Equal(one.Hooks, []string{"http://one", "http://two"}) ||
+		!slices.Equal(one.Keys(), []Key{{"a", "x"}, {"b", "y"}}) {
 		t.Errorf("the first is %+v", one)
 	}
-	if two.id != "2" || two.limits.EventSize != 100 || two.limits.ClientEvents || two.limits.MaxConnections != 5 || two.limits.PresenceMembers != 7 ||
-		!slices.Equal(two.hooks, []string{"http://all"}) || !slices.Equal(two.origins, []string{"a.example"}) || two.moreKeys != nil {
+	if two.ID != "2" || two.Limits.EventSize != 100 || two.Limits.ClientEvents || two.Limits.MaxConnections != 5 ||
+		two.Limits.PresenceMembers != 7 ||
+		!slices.Equal(two.Hooks, []string{"http://all"}) || !slices.Equal(two.Origins, []string{"a.example"}) ||
+		two.moreKeys != nil {
 		t.Errorf("the second is %+v", two)
 	}
-	if one.limits.PresenceMembers != 7 || !slices.Equal(one.origins, []string{"all.example"}) || one.limits.MaxConnections == 5 {
+	if one.Limits.PresenceMembers != 7 || !slices.Equal(one.Origins, []string{"all.example"}) ||
+		one.Limits.MaxConnections == 5 {
 		t.Errorf("the first has what is the second's: %+v", one)
 	}
 }
@@ -131,23 +139,24 @@ func TestConfigAppsOfAUnit(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("credential\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o := mustParse(t, []string{"-secret-file", secret, "-config", configOf(t, `{"apps": [
+	o := parsed(t, []string{"-secret-file", secret, "-config", edgetest.File(t, `{"apps": [
 		{"id": "1", "key": "a"}, {"id": "2", "key": "b", "secret": "own"}]}`)})
-	if len(o.apps) != 2 || o.apps[0].secret != "credential" || o.apps[1].secret != "own" {
-		t.Errorf("the apps are %+v", o.apps)
+	if len(o.Apps) != 2 || o.Apps[0].Secret != "credential" || o.Apps[1].Secret != "own" {
+		t.Errorf("the apps are %+v", o.Apps)
 	}
 }
 
 // TestConfigTLS: connections with TLS need more memory.
 func TestConfigTLS(t *testing.T) {
-	o := mustParse(t, []string{"-memory", "32M"})
-	sealed := options{memory: o.memory, tlsCert: "x"}
-	if plain := conn.ConnectionsFor(o.memory, o.tlsCert != ""); conn.ConnectionsFor(sealed.memory, sealed.tlsCert != "") > plain/5 || plain*conn.ConnBytes > 8<<20 {
-		t.Errorf("%d and %d", plain, conn.ConnectionsFor(sealed.memory, sealed.tlsCert != ""))
+	o := parsed(t, []string{"-memory", "32M"})
+	sealed := Options{Memory: o.Memory, TLSCert: "x"}
+	if plain := conn.ConnectionsFor(o.Memory, o.TLSCert != ""); conn.ConnectionsFor(sealed.Memory,
+		sealed.TLSCert != "") > plain/5 || plain*conn.ConnBytes > 8<<20 {
+		t.Errorf("%d and %d", plain, conn.ConnectionsFor(sealed.Memory, sealed.TLSCert != ""))
 	}
 }
 
-// TestConfigRefused: whatever is wrong with a file ends edge with exit code 2 and a sentence that says where, and what.
+// TestConfigRefused: whatever is wrong with a file is an error that says where, and what.
 func TestConfigRefused(t *testing.T) {
 	const app = `{"id": "1", "key": "a", "secret": "sesame"}`
 	for _, c := range []struct {
@@ -189,7 +198,6 @@ func TestConfigRefused(t *testing.T) {
 		{`{"more-keys": "sesame"}`, []string{`"more-keys"`, `"***"`}},
 		{`{"trusted-proxies": "10.0.0.0/99"}`, []string{`"10.0.0.0/99"`, `"trusted-proxies"`}},
 		{`{"tls-cert": "a"}`, []string{"-tls-cert and -tls-key"}},
-		{`{"tls-cert": "/nothing/a", "tls-key": "/nothing/b"}`, []string{"/nothing/a"}},
 		{`{"secret-file": "/nothing"}`, []string{"/nothing"}},
 		{`{"secret-file": "/nothing", "secret": "sesame"}`, []string{"two secrets"}},
 		{`{"log": "xml"}`, []string{`"xml"`, "text, json"}},
@@ -215,33 +223,24 @@ func TestConfigRefused(t *testing.T) {
 		{"{\n\"key\": \"sesame\\q\"}", []string{"line 2", "invalid string"}},
 		{"{\n\"key\": \"sesame\n\"}", []string{"line 2", "invalid string"}},
 		{"{\n\"key\": sesame}", []string{"line 2", "invalid string, number or word"}},
-		{`{"origins":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`, []string{"a list cannot stand in a list"}},
-		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000), []string{"more than 100000 lists"}}, // the stack is smaller
+		{`{"origins":` + strings.Repeat("[", 50) + strings.Repeat("]", 50) + `}`,
+			[]string{"a list cannot stand in a list"}},
+		{"{\n\"origins\":" + strings.Repeat("[", 5_000_000),
+			[]string{"more than 100000 lists"}}, // the stack is smaller
 		{`{"id": "x" /* no end`, []string{"line 1"}},
 	} {
-		file := configOf(t, c.file)
-		for _, args := range [][]string{{"-config", file}, {"config", "-config", file}, {"config", "-check", "-config", file}} {
-			code, stdout, stderr := runCommand(t, args, "EDGE_SECRET=")
-			if code != 2 || stdout != "" {
-				t.Errorf("%s: exit code %d, want 2; %q", c.file, code, stdout)
-			}
-			oneSentence(t, stderr, c.parts...)
-		}
+		file := edgetest.File(t, c.file)
+		refused(t, []string{"-config", file}, []string{"EDGE_SECRET="}, c.parts...)
 	}
 	for _, args := range [][]string{{"-config", "/nothing/edge.json"}, {"-config", t.TempDir()}} {
-		code, _, stderr := runCommand(t, args)
-		if oneSentence(t, stderr, args[1]); code != 2 {
-			t.Errorf("%q: exit code %d", args, code)
-		}
+		refused(t, args, nil, args[1])
 	}
 	// Apps in the file, and one by flags.
-	code, _, stderr := runCommand(t, []string{"-key", "k", "-config", configOf(t, `{"apps": [`+app+`]}`)})
-	if oneSentence(t, stderr, "-key", "apps"); code != 2 {
-		t.Errorf("exit code %d", code)
-	}
+	refused(t, []string{"-key", "k", "-config", edgetest.File(t, `{"apps": [`+app+`]}`)}, nil, "-key", "apps")
 }
 
-// TestConfigComments: comments and last commas change nothing, wherever they stand. What looks like them in strings stays.
+// TestConfigComments: comments and last commas change nothing, wherever they stand. What looks like them in strings
+// stays.
 func TestConfigComments(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -264,7 +263,7 @@ func TestConfigComments(t *testing.T) {
 			b.WriteString("{")
 			left := len(v)
 			for name, item := range v {
-				b.WriteString(space() + string(quote(name)) + space() + ":")
+				b.WriteString(space() + string(wire.AppendString(nil, name)) + space() + ":")
 				write(item, b)
 				if left--; left > 0 || r.IntN(2) == 0 {
 					b.WriteString(space() + ",")
@@ -297,14 +296,15 @@ func TestConfigComments(t *testing.T) {
 	}
 }
 
-// TestOthers: the first complete credentials of other servers count without own ones, and the banner names them.
+// TestOthers: the first complete credentials of other servers count without own ones.
 func TestOthers(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("ours\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	own, apps := configOf(t, `{"id": "7"}`), configOf(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)
-	const all, names = "PUSHER_APP_ID=12 PUSHER_APP_KEY=k PUSHER_APP_SECRET=s ", "PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"
+	own, apps := edgetest.File(t, `{"id": "7"}`), edgetest.File(t, `{"apps": [{"id": "1", "key": "a", "secret": "b"}]}`)
+	const all = "PUSHER_APP_ID=12 PUSHER_APP_KEY=k PUSHER_APP_SECRET=s "
+	const names = "PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"
 	for _, c := range []struct {
 		variables, args string
 		id, key, secret string // "" for a key or a secret that is made up
@@ -324,26 +324,23 @@ func TestOthers(t *testing.T) {
 		{all, "-secret-file " + secret, "", "", "ours", ""},
 		{all, "-config " + apps, "1", "a", "b", ""},
 	} {
-		o := mustParse(t, strings.Fields(c.args), strings.Fields(c.variables)...)
-		a := o.apps[0]
+		o := parsed(t, strings.Fields(c.args), strings.Fields(c.variables)...)
+		a := o.Apps[0]
 		for _, v := range []struct {
 			got, want string
 			made      bool
-		}{{a.id, c.id, false}, {a.key, c.key, a.madeKey}, {a.secret, c.secret, a.madeSecret}} {
+		}{{a.ID, c.id, false}, {a.Key, c.key, a.MadeKey}, {a.Secret, c.secret, a.MadeSecret}} {
 			if v.made != (v.want == "" && v.got != "") || !v.made && v.got != v.want {
 				t.Errorf("%s %s: %q, want %q", c.variables, c.args, v.got, v.want)
 			}
 		}
-		found := strings.Join(o.found, ", ")
-		named := strings.Contains(banner(o, listenersOf(o)), "\n  found      "+found+"\n")
-		if found != c.found || named != (found != "") {
-			t.Errorf("%s %s: found %s; in the banner: %t", c.variables, c.args, found, named)
+		found := strings.Join(o.Found, ", ")
+		if found != c.found {
+			t.Errorf("%s %s: found %s", c.variables, c.args, found)
 		}
 	}
-	code, _, stderr := runCommand(t, nil, "EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame")
-	if oneSentence(t, stderr, "PUSHER_APP_KEY", `"a b"`); code != 2 {
-		t.Errorf("exit code %d", code)
-	}
+	refused(t, nil, []string{"EDGE_SECRET=", "PUSHER_APP_KEY=a b", "PUSHER_APP_SECRET=sesame"}, "PUSHER_APP_KEY",
+		`"a b"`)
 }
 
 // TestUnusedVariables: one line names the variables without an effect that look like ours or another server's.
@@ -352,58 +349,30 @@ func TestUnusedVariables(t *testing.T) {
 		"PUSHER=x", "PATH=/", "MY_PUSHER_HOST=x",
 		"SOKETI_PORT=6001", "REVERB_HOST=a", "PUSHER_APP_CLUSTER=mt1", "PUSHER_APP_KEY=k"}
 	const names = "EDGE_SECRTE, PUSHER_APP_CLUSTER, REVERB_HOST, SOKETI_PORT:"
-	got := unusedVariables(options{found: []string{"PUSHER_APP_KEY"}}, environment)
+	got := (&Options{Found: []string{"PUSHER_APP_KEY"}}).Unused(environment)
 	if !strings.Contains(got, " "+names) || strings.Contains(got, "\n") {
 		t.Errorf("%q", got)
 	}
-	if got := unusedVariables(options{}, environment[1:8]); got != "" {
+	if got := new(Options).Unused(environment[1:8]); got != "" {
 		t.Errorf("%q", got)
-	}
-}
-
-// TestConfigCommand: edge config prints what holds and where it is from, and no secret.
-func TestConfigCommand(t *testing.T) {
-	file := configOf(t, `{
-  "event-size": 500,
-  "webhook": ["http://user:sesame@a.example/x"]
-}`)
-	code, stdout, stderr := runCommand(t, []string{"config", "-key", "k", "-config", file, "-more-keys", "old:sesame"}, "EDGE_ORIGINS=a.example", "EDGE_ID=9")
-	if code != 0 || stderr != "" {
-		t.Fatalf("exit code %d, %q", code, stderr)
-	}
-	for _, want := range [][]string{
-		{"key", "k", "# option -key"}, {"secret", "***", "# EDGE_SECRET"}, {"more-keys", "***", "# option -more-keys"}, {"id", "9", "# EDGE_ID"},
-		{"event-size", "500", "# " + file + " line 2"}, {"origins", "a.example", "# EDGE_ORIGINS"}, {"webhook", "http://a.example/x", "# " + file + " line 3"},
-		{"cache-ttl", "30m", "# the default"}, {"memory", "B", "# the system"}, {"max-connections", "", "# memory and open files"},
-	} {
-		if !slices.ContainsFunc(strings.Split(stdout, "\n"), func(line string) bool {
-			return strings.HasPrefix(line, want[0]+" ") && strings.Contains(line, want[1]) && strings.HasSuffix(line, want[2])
-		}) {
-			t.Errorf("no line %q in\n%s", want, stdout)
-		}
-	}
-	if strings.Contains(stdout, "sesame") {
-		t.Errorf("the secret is printed:\n%s", stdout)
-	}
-	if code, stdout, stderr := runCommand(t, []string{"config", "-check", "-config", file}); code != 0 || stdout != "the configuration is good\n" || stderr != "" {
-		t.Errorf("-check: %d %q %q", code, stdout, stderr)
 	}
 }
 
 // TestConfigExample: the example is accepted as it is, and so is what it offers, and both say what holds anyway.
 func TestConfigExample(t *testing.T) {
-	_, example, _ := runCommand(t, []string{"config", "-example"})
-	standard := mustParse(t, []string{"-key", "k", "-secret", "s"})
+	example := Example()
+	standard := parsed(t, []string{"-key", "k", "-secret", "s"})
 	active := ""
 	for line := range strings.Lines(example) { // the options, but for those without a default, and no apps
-		if i := strings.Index(line, `// "`); i >= 0 && !strings.Contains(line, `: "",`) && !strings.Contains(line, "apps") {
+		if i := strings.Index(line, `// "`); i >= 0 && !strings.Contains(line, `: "",`) &&
+			!strings.Contains(line, "apps") {
 			line = line[:i] + line[i+3:]
 		}
 		active += line
 	}
 	for _, text := range []string{example, active} {
-		o := mustParse(t, []string{"-key", "k", "-secret", "s", "-config", configOf(t, text)})
-		o.given, o.config, standard.given = nil, "", nil
+		o := parsed(t, []string{"-key", "k", "-secret", "s", "-config", edgetest.File(t, text)})
+		o.given, o.File, standard.given = nil, "", nil
 		if !reflect.DeepEqual(o, standard) {
 			t.Errorf("%s\ngot  %+v\nwant %+v", text, o, standard)
 		}
@@ -417,7 +386,8 @@ func TestNear(t *testing.T) {
 	for _, c := range []struct {
 		a, b string
 		want int
-	}{{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"addr", "addr", 0}, {"adr", "addr", 1}, {"addrr", "addr", 1}, {"kitten", "sitting", 3}, {"ab", "ba", 2}} {
+	}{{"", "", 0}, {"a", "", 1}, {"", "abc", 3}, {"addr", "addr", 0}, {"adr", "addr", 1}, {"addrr", "addr",
+		1}, {"kitten", "sitting", 3}, {"ab", "ba", 2}} {
 		if !near(c.a, c.b, c.want) || c.want > 0 && near(c.a, c.b, c.want-1) {
 			t.Errorf("%q, %q: not %d", c.a, c.b, c.want)
 		}
@@ -430,21 +400,15 @@ func TestSuggestions(t *testing.T) {
 		"-port 8080": "-addr :8080", "-port=8080": "-addr :8080", "--port": "-addr :PORT", "-port x": "-addr :PORT",
 		"-host ::1": "-addr HOST:6001", "-app-key k": "-key", "-app-secret=sesame": "-secret", "-cert x": "-tls-cert",
 		"-debug": "-verbose", "-addr 6001": ":6001", "-orgins x": "-origins", "-Addr :1": "-addr",
-		"start": "edge", "serve": "edge", "version": "edge -version", "confg": "edge config",
 	} {
-		code, _, stderr := runCommand(t, strings.Fields(written))
-		if oneSentence(t, stderr, "did you mean "+meant+"?"); code != 2 {
-			t.Errorf("%s: exit code %d", written, code)
-		}
+		refused(t, strings.Fields(written), nil, "did you mean "+meant+"?")
 	}
 }
 
 func TestProxies(t *testing.T) {
-	var got []netip.Prefix
-	if err := proxies(&got)("127.0.0.1, 10.0.0.0/8,::1,unix"); err != nil {
-		t.Fatal(err)
-	}
-	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("::1/128"), {}}
+	got := parsed(t, []string{"-trusted-proxies", "127.0.0.1, 10.0.0.0/8,::1,unix"}).Proxies
+	want := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("::1/128"), {}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
@@ -453,9 +417,12 @@ func TestProxies(t *testing.T) {
 // FuzzConfig reads any file: what is wrong with it is said in one line, without the secret.
 func FuzzConfig(f *testing.F) {
 	for _, seed := range []string{
-		"{}", "// x\n{\"addr\": \":1\", /* y */ \"event-size\": 5,}", `{"apps":[{"id":"1","key":"k","secret":"s3cr3t","more-keys":[{"key":"a","secret":"s3cr3t"},],},]}`,
-		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`, `/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff", `{"addr":[]}`,
-		`{"origins":[],"trusted-proxies":["unix"],"apps":[{"id":"1","key":"k","secret":["s3cr3t"],"origins":["https://a/"]}]}`, "\ufeff{}",
+		"{}", "// x\n{\"addr\": \":1\", /* y */ \"event-size\": 5,}",
+		`{"apps":[{"id":"1","key":"k","secret":"s3cr3t","more-keys":[{"key":"a","secret":"s3cr3t"},],},]}`,
+		`{"addr":[":1",":2"],"webhook":"http://a"}`, `{"secret":"s3cr3t","event-size":-1}`,
+		`/*`, `{"a":"\`, "{\"a\":\"//\n\"}", `[,]`, "\xff", `{"addr":[]}`,
+		`{"origins":[],"trusted-proxies":["unix"],
+			"apps":[{"id":"1","key":"k","secret":["s3cr3t"],"origins":["https://a/"]}]}`, "\ufeff{}",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -467,18 +434,19 @@ func FuzzConfig(f *testing.F) {
 		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		o, err := parseOptions([]string{"-config", name}, noEnv)
+		o, err := Parse([]string{"-config", name}, edgetest.Getenv())
 		if err != nil {
-			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") || bytes.Contains(text, []byte(`"secret":"s3cr3t"`)) && strings.Contains(message, "s3cr3t") {
+			if message := err.Error(); message == "" || strings.ContainsAny(message, "\r\n") ||
+				bytes.Contains(text, []byte(`"secret":"s3cr3t"`)) && strings.Contains(message, "s3cr3t") {
 				t.Errorf("%q: %q", text, message)
 			}
 			return
 		}
-		if len(o.addrs) == 0 {
+		if len(o.Addrs) == 0 {
 			t.Errorf("%q: accepted without an address", text)
 		}
-		for _, a := range o.apps {
-			if a.key == "" || a.secret == "" || a.limits.EventSize < 1 || a.limits.ActivityTimeout < time.Second {
+		for _, a := range o.Apps {
+			if a.Key == "" || a.Secret == "" || a.Limits.EventSize < 1 || a.Limits.ActivityTimeout < time.Second {
 				t.Errorf("%q: accepted as %+v", text, a)
 			}
 		}
