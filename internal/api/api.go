@@ -101,12 +101,12 @@ func (route Route) Serve(check func(*Call) error, proxies []netip.Prefix) http.H
 // ReadBody reads the body, which is no larger than the largest legal request: a batch of ten, data with an escape for
 // every byte, and the rest.
 func (c *Call) ReadBody() (err error) {
-	c.Body, err = ReadBody(c.Body, c.Request, 64<<10+wire.MaxBatch*6*c.App.Limits().EventSize)
+	c.Body, err = readBody(c.Body, c.Request, 64<<10+wire.MaxBatch*6*c.App.Limits().EventSize)
 	return err
 }
 
-// ReadBody appends the body of a request to dst, which is empty, if it is not larger than limit.
-func ReadBody(dst []byte, r *http.Request, limit int) ([]byte, error) {
+// readBody appends the body of a request to dst, which is empty, if it is not larger than limit.
+func readBody(dst []byte, r *http.Request, limit int) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		return dst, tooLarge(limit)
 	}

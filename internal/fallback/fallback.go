@@ -50,7 +50,7 @@ type Options struct {
 	Proxies []netip.Prefix
 
 	// Open makes the client of a session, whose connection is c, over nc, to which it does not write yet: serve is called
-	// next and brings the client to life, with feed for conn.Conn.Start.
+	// next and brings the client to life, with feed for conn.Conn.Start. Open must not call into a session that is there.
 	Open func(r *http.Request, key string, nc net.Conn) (c *conn.Conn, serve func(feed func()))
 	// Reject notes that a client was rejected.
 	Reject func(r *http.Request, key string, remote netip.AddrPort, code int, reason string)

@@ -165,6 +165,12 @@ func (s *session) attach(t *receiving) {
 
 // detach is called when the answer to t has ended. If nobody receives from then on, the session ends.
 func (s *session) detach(t *receiving) {
+	s.mu.Lock()
+	newest := s.receiving == t && !s.over
+	s.mu.Unlock()
+	if !newest {
+		return
+	}
 	s.later(sessionGap, func() {
 		if s.receiving == t {
 			s.endLocked()
