@@ -36,7 +36,7 @@ import (
 
 // TestMain fails if goroutines, descriptors or memory are left when the tests are over, or the secret was seen.
 func TestMain(m *testing.M) {
-	if os.Getenv("EDGE_TEST_POLLER") == "no" { // all tests as on a system without one
+	if os.Getenv("TEST_POLLER") == "no" { // all tests as on a system without one
 		openPoller = func() (*conn.Poller, error) { return nil, nil }
 	}
 	conn.WriteTimeout = time.Minute // a test may be held up for longer than a client may

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 		be(os.Args[1:])
 		return
 	}
-	if os.Getenv("EDGE_TEST_POLLER") == "no" {
+	if os.Getenv("TEST_POLLER") == "no" {
 		fmt.Println("skipped: the binary has its poller")
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -132,6 +133,9 @@ func TestSaid(t *testing.T) {
 // TestHangupWithoutConfig: a closed terminal leaves no server behind unless nohup(1) started it. With -config, SIGHUP
 // reloads even then.
 func TestHangupWithoutConfig(t *testing.T) {
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP) // a child starts with the default, even where nohup runs the tests
+	defer signal.Stop(heard)
 	file := config(t, "{}")
 	for _, c := range []struct {
 		script string

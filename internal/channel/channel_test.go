@@ -427,8 +427,6 @@ func TestDeflatingSubscriptions(t *testing.T) {
 func TestRoundBroken(t *testing.T) {
 	p, n := Processors, Segment
 	t.Cleanup(func() { Processors, Segment = p, n })
-	logged := new(bytes.Buffer)
-	log.SetOutput(logged)
 	t.Cleanup(func() { log.SetOutput(os.Stderr) })
 	for name, harm := range map[string]func(a *App, victim *seat){
 		"an event": func(a *App, _ *seat) { a.trigger2("room", "explode") },
@@ -449,7 +447,8 @@ func TestRoundBroken(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			logged.Reset()
+			logged := new(edgetest.Output)
+			log.SetOutput(logged)
 			a := roomApp()
 			a.Observe(AboutFrames, func(n Notice) {
 				if bytes.Contains(n.Data, []byte("explode")) {

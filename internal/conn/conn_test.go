@@ -604,7 +604,7 @@ func TestConnBroken(t *testing.T) {
 			_, other, inOther := pair(t, p, 1<<20)
 			harm(c, peer)
 			<-in.end
-			if n := Panics.Load() - before; n != 1 {
+			if n := Panics.Load() - before; n < 1 || n > 2 { // two goroutines may meet it
 				t.Errorf("%s: %d panics are logged", name, n)
 			}
 			if say(other, "x"); <-inOther.pieces != "x" {
