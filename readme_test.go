@@ -46,7 +46,7 @@ func TestPromises(t *testing.T) {
 	}
 }
 
-// TestReadmeOptions compares the README's table of options with the one that drives the program. EDGE_UPDATE=1 writes it anew.
+// TestReadmeOptions compares the README's table of options with the one that drives the program. TEST_UPDATE=1 writes it anew.
 func TestReadmeOptions(t *testing.T) {
 	want := "| option | default | meaning |\n|---|---|---|\n"
 	for _, opt := range config.All() {
@@ -68,14 +68,14 @@ func readFile(t *testing.T, name string) []byte {
 	return b
 }
 
-// compareTable compares the table of the file whose first line begins so. EDGE_UPDATE=1 writes it anew.
+// compareTable compares the table of the file whose first line begins so. TEST_UPDATE=1 writes it anew.
 func compareTable(t *testing.T, file, begins, want string) {
 	t.Helper()
 	b := readFile(t, file)
 	table := regexp.MustCompile("(?m)^" + begins + ".*\n(\\|.*\n)+")
 	if got := table.Find(b); string(got) != want {
 		t.Errorf("%s has\n%s\nwant\n%s", file, got, want)
-		if os.Getenv("EDGE_UPDATE") == "1" {
+		if os.Getenv("TEST_UPDATE") == "1" {
 			os.WriteFile(file, table.ReplaceAllLiteral(b, []byte(want)), 0o644)
 		}
 	}

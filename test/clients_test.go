@@ -44,7 +44,7 @@ var (
 	pythonSetup  = setup{"python", nil, []string{python(), "-c", "import nacl, pusher, websocket"},
 		"run python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"}
 	javaSetup = setup{"java", nil, []string{"mvn", "-q", "-o", "compile", "exec:java"}, // does nothing when it is a probe
-		"get Maven and a JDK of 17 or later, and run EDGE_PREPARE=1 mvn -q compile exec:java"}
+		"get Maven and a JDK of 17 or later, and run TEST_PREPARE=1 mvn -q compile exec:java"}
 )
 
 var clientTests = []clientTest{
@@ -81,7 +81,7 @@ var clientTests = []clientTest{
 var consoleLink = regexp.MustCompile(`/console(#once=\w+)`)
 
 // TestClients runs every official client against a server of its own. A client that is not installed is skipped,
-// unless EDGE_REQUIRE_CLIENTS=1 says that all of them have to be there.
+// unless TEST_REQUIRE_CLIENTS=1 says that all of them have to be there.
 func TestClients(t *testing.T) {
 	for _, client := range clientTests {
 		t.Run(client.name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func (c clientTest) missing(ctx context.Context) string {
 		}
 	}
 	probe := c.exec(ctx, c.setup.probe, ":", ":")
-	probe.Env = append(probe.Env, "EDGE_PREPARE=1")
+	probe.Env = append(probe.Env, "TEST_PREPARE=1")
 	if output, err := probe.CombinedOutput(); err != nil {
 		return strings.Join(c.setup.probe, " ") + " fails: " + strings.TrimSpace(string(output))
 	}

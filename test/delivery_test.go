@@ -3,7 +3,7 @@
 package test
 
 // Tests of the one promise that all others serve: numbered messages arrive once, in order and without a gap, whatever
-// else goes on. EDGE_FULL=1 runs them at the size of a release (ten million deliveries).
+// else goes on. TEST_FULL=1 runs them at the size of a release (ten million deliveries).
 
 import (
 	"bytes"

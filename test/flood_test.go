@@ -3,7 +3,7 @@
 package test
 
 // Floods: far more of something than is good. Each alone must leave others unharmed and nothing behind; all together
-// must fit into 128 MiB. EDGE_FULL=1 runs them at the size of a release.
+// must fit into 128 MiB. TEST_FULL=1 runs them at the size of a release.
 
 import (
 	"fmt"

@@ -18,7 +18,7 @@ var helpers = map[string]func(args []string){"flooder": flooder, "floor": floor,
 
 // TestMain fails if the secret was seen anywhere.
 func TestMain(m *testing.M) {
-	if be := helpers[os.Getenv("EDGE_TEST_HELPER")]; be != nil {
+	if be := helpers[os.Getenv("TEST_HELPER")]; be != nil {
 		be(os.Args[1:])
 		return
 	}
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func startHelper(t testing.TB, kind string, args ...string) *edgetest.Process {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = []string{"EDGE_TEST_HELPER=" + kind}
+	cmd.Env = []string{"TEST_HELPER=" + kind}
 	return edgetest.StartCommand(t, cmd)
 }
 

@@ -19,7 +19,7 @@ import (
 	"edge/internal/edgetest"
 )
 
-// TestSmoke: one event goes through. EDGE_TEST_BINARY says which program to try, as .ci/run does with those for other
+// TestSmoke: one event goes through. TEST_BINARY says which program to try, as .ci/run does with those for other
 // machines.
 func TestSmoke(t *testing.T) {
 	const channel, data = "private-smoke", "{\"text\":\"\\\"quoted\\\" \\\\ / grüße 🚀 \u2028\",\"n\":1.50}"

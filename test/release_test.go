@@ -23,7 +23,7 @@ import (
 	"edge/internal/edgetest"
 )
 
-// need skips the test if one of the programs is not installed, and fails it if EDGE_REQUIRE_CLIENTS=1 says that all
+// need skips the test if one of the programs is not installed, and fails it if TEST_REQUIRE_CLIENTS=1 says that all
 // have to be.
 func need(t *testing.T, programs ...string) {
 	t.Helper()
@@ -37,7 +37,7 @@ func need(t *testing.T, programs ...string) {
 // lack skips the test, or fails it as need does.
 func lack(t *testing.T, what string) {
 	t.Helper()
-	if os.Getenv("EDGE_REQUIRE_CLIENTS") == "1" {
+	if os.Getenv("TEST_REQUIRE_CLIENTS") == "1" {
 		t.Fatal(what)
 	}
 	t.Skip(what)

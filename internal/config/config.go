@@ -3,7 +3,7 @@
 // sentence, before edge starts. The package decides nothing that happens later, and opens nothing but the files that
 // options name.
 //
-// A new option is a row of the table in options.go and a field. EDGE_UPDATE=1 go test -run TestReadmeOptions . enters
+// A new option is a row of the table in options.go and a field. TEST_UPDATE=1 go test -run TestReadmeOptions . enters
 // it into the README.
 package config
 

@@ -381,10 +381,10 @@ func TestGuardIdle(t *testing.T) {
 	}
 }
 
-// TestRandomStreams compares random streams, valid ones and others, in random pieces: with EDGE_FULL=1 a million.
+// TestRandomStreams compares random streams, valid ones and others, in random pieces: with TEST_FULL=1 a million.
 func TestRandomStreams(t *testing.T) {
 	seed, streams := rand.Uint64(), 5000
-	if os.Getenv("EDGE_FULL") != "" {
+	if os.Getenv("TEST_FULL") != "" {
 		streams = 1_000_000
 	}
 	t.Logf("seed %d", seed)

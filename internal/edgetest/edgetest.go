@@ -24,8 +24,8 @@ const (
 	Secret = "MarkerOfTheSecret"
 )
 
-// Full reports whether tests are to run at the size of a release: EDGE_FULL=1.
-func Full() bool { return os.Getenv("EDGE_FULL") == "1" }
+// Full reports whether tests are to run at the size of a release: TEST_FULL=1.
+func Full() bool { return os.Getenv("TEST_FULL") == "1" }
 
 // Sized is how often something is done: fast, so that a commit can wait for it, or at the size of a release.
 func Sized(fast, release int) int {

@@ -37,11 +37,11 @@ var binaries struct {
 	built      [2]string
 }
 
-// Binary returns the command that is edge: what EDGE_TEST_BINARY names, be it with an emulator before it, or else a
+// Binary returns the command that is edge: what TEST_BINARY names, be it with an emulator before it, or else a
 // program that is built once. It has the race detector unless plain, where there is one.
 func Binary(t testing.TB, plain bool) []string {
 	t.Helper()
-	if command := strings.Fields(os.Getenv("EDGE_TEST_BINARY")); len(command) > 0 {
+	if command := strings.Fields(os.Getenv("TEST_BINARY")); len(command) > 0 {
 		return command
 	}
 	which, args := 0, []string{"build", "-buildvcs=false"}

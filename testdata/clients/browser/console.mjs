@@ -4,7 +4,7 @@
 //
 // It prints how fast the console is. That it is as fast as promised is asserted on a machine that does nothing else:
 //
-//	EDGE_FULL=1 go test -v -run TestClients/Console .
+//	TEST_FULL=1 go test -v -run TestClients/Console .
 
 import { mkdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -15,7 +15,7 @@ import { launch } from "./launch.mjs";
 import { query, serve } from "./serve.mjs";
 
 const axe = readFileSync(createRequire(new URL("../node/package.json", import.meta.url)).resolve("axe-core/axe.min.js"), "utf8");
-const full = process.env.EDGE_FULL === "1";
+const full = process.env.TEST_FULL === "1";
 const pictures = process.env.EDGE_SCREENSHOTS;
 if (pictures) mkdirSync(pictures, { recursive: true });
 

@@ -36,7 +36,7 @@ import javax.crypto.spec.SecretKeySpec;
  * made by the server library, sees presence members with string ids, sends a client event, and signs in. The client library
  * is the strict one: it insists on data as a string and on ids as strings.
  *
- * With EDGE_PREPARE set it does nothing, so that one run of Maven online fetches all that an offline run needs.
+ * With TEST_PREPARE set it does nothing, so that one run of Maven online fetches all that an offline run needs.
  */
 public class Main {
     private static final String HOST = System.getenv("EDGE_HOST"), PORT = System.getenv("EDGE_PORT");
@@ -55,7 +55,7 @@ public class Main {
     }
 
     public static void main(String[] args) {
-        if (System.getenv("EDGE_PREPARE") != null) {
+        if (System.getenv("TEST_PREPARE") != null) {
             return;
         }
         try {
